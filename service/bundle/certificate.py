@@ -1,0 +1,56 @@
+"""``fold.json``: the proof that folding changed nothing, layer by layer and end to end."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from service.bundle.manifest import Record
+
+
+class LayerProof(Record):
+    """conv + BatchNorm against the folded conv, on the input the layer really received."""
+
+    name: str = Field(description="The BatchNorm that was folded.")
+    conv: str
+    max_abs_error: float = Field(description="Largest |folded - reference| over all proof inputs.")
+    reference_peak: float = Field(description="Largest |reference| output over the same inputs.")
+    relative_error: float = Field(description="max_abs_error / reference_peak.")
+    tolerance: float = Field(description="Bound on relative_error.")
+    passed: bool
+
+
+class EndToEndProof(Record):
+    """The folded network against the unfolded one with the same head, on one input."""
+
+    input: str = Field(description="Picture's file name, or the seed of the noise.")
+    kind: Literal["photograph", "generated", "noise"]
+    raw_max_abs_error: float = Field(description="Largest difference in the decoded boxes (px) and scores.")
+    raw_relative_error: float = Field(description="Worst of boxes and scores, each over its own largest value.")
+    detections: int = Field(description="Boxes of the unfolded network at or above the comparison threshold.")
+    matched: int = Field(description="Of these, boxes the folded network repeats (same class, IoU >= 0.99).")
+    extra: int = Field(description="Boxes only the folded network has.")
+    max_box_error_px: float
+    max_confidence_error: float
+    passed: bool
+
+
+class Unfoldable(Record):
+    """A BatchNorm that stays in the deployed graph."""
+
+    name: str
+    reason: str
+
+
+class FoldCertificate(Record):
+    """The whole of ``fold.json``."""
+
+    schema_version: Literal[1] = 1
+    passed: bool
+    dtype: Literal["float32"] = "float32"
+    layer_tolerance: float
+    end_to_end_tolerance: float
+    comparison_threshold: float = Field(description="Confidence from which detections are compared.")
+    layers: list[LayerProof]
+    end_to_end: list[EndToEndProof]
+    unfoldable: list[Unfoldable]
+    checkpoint_sha256: str

@@ -1,0 +1,61 @@
+"""``latency.json``: how long each arm took, what may be concluded from it, and on which machine."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from service.bundle.manifest import Record
+
+Verdict = Literal["gain", "loss", "indistinguishable"]
+
+
+class Arm(Record):
+    """One way to run the same network on the same input."""
+
+    name: str = Field(examples=["ort_deployed"])
+    title: str = Field(examples=["ONNX Runtime, folded (as served)"])
+    runtime: Literal["torch", "onnxruntime"]
+    samples: int
+    median_ms: float
+    p05_ms: float
+    p95_ms: float
+
+
+class Comparison(Record):
+    """Speed-up of one arm over another, from per-round ratios."""
+
+    name: str = Field(examples=["folding_in_torch"])
+    question: str = Field(examples=["What does folding BatchNorm save in eager PyTorch?"])
+    baseline: str = Field(description="Arm in the numerator.")
+    candidate: str = Field(description="Arm in the denominator.")
+    speedup: float = Field(description="exp(median(ln(baseline / candidate))); above 1 the candidate is faster.")
+    ci95_low: float
+    ci95_high: float
+    verdict: Verdict
+
+
+class Machine(Record):
+    """Where the times were taken; a figure without it means nothing."""
+
+    cpu: str
+    cores: int = Field(description="Cores this process may use (affinity and cgroup quota).")
+    memory_bytes: int
+    system: str
+    python: str
+
+
+class LatencyReport(Record):
+    """The whole of ``latency.json``."""
+
+    schema_version: Literal[1] = 1
+    measured_at: str = Field(description="UTC, ISO 8601.")
+    rounds: int
+    threads: int
+    batch: int
+    imgsz: int
+    duration_s: float
+    load_average_before: float | None = Field(description="1-minute load before the first round, None if unknown.")
+    machine: Machine
+    arms: list[Arm]
+    null_control: Comparison = Field(description="A second copy of the deployed arm against the first: the noise floor.")
+    comparisons: list[Comparison]

@@ -1,0 +1,91 @@
+"""``manifest.json``: what the bundle is, where it came from and the SHA-256 of every other file in it."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+WeightsSource = Literal["official", "local", "embedded"]
+
+
+class Record(BaseModel):
+    """Base of everything stored in a bundle: immutable, and strict about unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class InputSpec(Record):
+    """The tensor the deployed graph takes: (batch, height, width, 3)."""
+
+    height: int = Field(description="Rows of the letterboxed image.", examples=[640])
+    width: int = Field(description="Columns of the letterboxed image.", examples=[640])
+    layout: Literal["NHWC"] = "NHWC"
+    dtype: Literal["uint8"] = "uint8"
+    color_order: Literal["BGR"] = Field("BGR", description="Channel order; scaling to 0..1 and RGB happen in the graph.")
+
+
+class HeadSpec(Record):
+    """How boxes leave the network; the output is always (batch, max_det, 6): x1, y1, x2, y2, confidence, class."""
+
+    kind: Literal["one2one", "one2many"] = Field(description="one2one heads are trained to need no suppression.")
+    nms: Literal["none", "graph"] = Field(description="Where non-maximum suppression runs; none for one2one heads.")
+    max_det: int = Field(description="Rows of the output.", examples=[300])
+    iou: float | None = Field(description="Overlap above which suppression drops a box of the same class.")
+    min_confidence: float = Field(description="Boxes below this never leave the graph.")
+
+
+class ModelSpec(Record):
+    """The network and its classes."""
+
+    name: str = Field(examples=["yolo26n"])
+    version: str = Field(description="First 12 digits of the bundle's content hash.", examples=["1f3a9c0b2d4e"])
+    task: Literal["detect"] = "detect"
+    architecture: str = Field(description="The Ultralytics YAML the network was built from.", examples=["yolo26n.yaml"])
+    parameters: int = Field(description="Weights and biases of the deployed (folded, one head) network.")
+    classes: list[str] = Field(description="Class names; the position is the class id.")
+    default_confidence: float = Field(description="Threshold used when a request names none.", examples=[0.25])
+    input: InputSpec
+    head: HeadSpec
+
+
+class WeightsSpec(Record):
+    """The checkpoint the bundle was prepared from."""
+
+    requested: str = Field(description="What was asked for: auto, embedded, a name or a file name.")
+    source: WeightsSource
+    file: str = Field(description="The file's name, without its folder.")
+    sha256: Sha256
+    bytes: int
+    note: str | None = Field(None, description="Why auto fell back to the embedded weights, if it did.")
+
+
+class GraphSpec(Record):
+    """Figures counted in an ONNX file, not taken from an exporter's flag."""
+
+    file: str
+    opset: int
+    nodes: int
+    batch_normalization_nodes: int
+    bytes: int
+
+
+class FileRecord(Record):
+    """Fingerprint of one file of the bundle."""
+
+    sha256: Sha256
+    bytes: int
+
+
+class BundleManifest(Record):
+    """The whole of ``manifest.json``."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    created_at: str = Field(description="UTC, ISO 8601.")
+    model: ModelSpec
+    weights: WeightsSpec
+    deployed: GraphSpec
+    reference: GraphSpec
+    tools: dict[str, str] = Field(description="Versions of the tools that made the bundle.")
+    files: dict[str, FileRecord] = Field(description="Every other file of the bundle.")

@@ -1,0 +1,188 @@
+"""Bundles on disk: written under a temporary name and renamed, verified byte by byte before they are trusted."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from service.bundle.batchnorm import BatchNormReport, LayerTree
+from service.bundle.certificate import FoldCertificate
+from service.bundle.latency import LatencyReport
+from service.bundle.manifest import BundleManifest, FileRecord, Record
+from service.errors import (
+    BundleCorrupt,
+    BundleIncomplete,
+    BundleMissing,
+    BundleSchemaError,
+    BundleUncertified,
+)
+
+MANIFEST = "manifest.json"
+DEPLOYED, REFERENCE = "model.onnx", "reference.onnx"
+BN_STATS, BN_ARRAYS, LAYERS, CERTIFICATE, LATENCY = (
+    "bn_stats.json",
+    "bn_stats.npz",
+    "layers.json",
+    "fold.json",
+    "latency.json",
+)
+REQUIRED = frozenset({DEPLOYED, REFERENCE, BN_STATS, BN_ARRAYS, LAYERS, CERTIFICATE, LATENCY})
+_PARTIAL_PREFIX = ".partial-"
+T = TypeVar("T", bound=Record)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle. Per-channel arrays stay on disk until they are asked for."""
+
+    path: Path
+    manifest: BundleManifest
+    batchnorm: BatchNormReport
+    layers: LayerTree
+    certificate: FoldCertificate
+    latency: LatencyReport
+
+    @property
+    def deployed_graph(self) -> Path:
+        """The ONNX file that is served."""
+        return self.path / DEPLOYED
+
+    @property
+    def reference_graph(self) -> Path:
+        """The ONNX file that kept its BatchNorm."""
+        return self.path / REFERENCE
+
+    def batchnorm_arrays(self, layer: str, names: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
+        """Read per-channel float32 arrays (channels,) of one layer, by array name.
+
+        Raises:
+            KeyError: the layer or an array is not in the bundle.
+        """
+        with np.load(self.path / BN_ARRAYS, allow_pickle=False) as arrays:
+            return {name: arrays[f"{layer}/{name}"] for name in names}
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file as 64 lower-case hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def content_version(parts: Mapping[str, str | int | float | None]) -> str:
+    """Twelve hexadecimal digits that name a bundle by what decides its content."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@contextmanager
+def bundle_writer(root: Path, name: str) -> Iterator[Path]:
+    """A temporary folder beside the final one; it becomes ``root/name`` only if the block ends without an error.
+
+    The files are flushed to disk before the rename, and serving ignores temporary names, so a kill at any moment
+    leaves either the old state or the finished bundle.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=_PARTIAL_PREFIX, dir=root))
+    try:
+        yield partial
+        for path in (*partial.iterdir(), partial):
+            _flush(path)
+        partial.chmod(0o755)  # mkdtemp makes it private, but the server may run as another user
+        final = root / name
+        if final.exists():
+            shutil.rmtree(final)
+        partial.rename(final)
+        _flush(root)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_json(path: Path, record: Record) -> None:
+    """Store one record of the contract as indented JSON. NaN and infinity are refused: JSON has neither.
+
+    Raises:
+        ValueError: a figure is not finite.
+    """
+    text = json.dumps(record.model_dump(mode="json"), indent=1, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def fingerprint_files(folder: Path) -> dict[str, FileRecord]:
+    """Record of every file in ``folder``, for the manifest."""
+    return {p.name: FileRecord(sha256=sha256_file(p), bytes=p.stat().st_size) for p in sorted(folder.iterdir())}
+
+
+def find_bundle(root: Path, key: str) -> Path | None:
+    """The finished bundle prepared for the settings ``key``, or None.
+
+    Bundles are named ``<key>-<version>``: a restart finds its bundle without opening any weights.
+    """
+    found = sorted(p for p in root.glob(f"{key}-*") if p.is_dir()) if root.is_dir() else []
+    return max(found, key=lambda p: p.stat().st_mtime, default=None)
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Verify every byte of a bundle and read its records.
+
+    Raises:
+        BundleMissing: no folder or no manifest.
+        BundleIncomplete: a file is missing or surplus.
+        BundleCorrupt: a file's hash differs.
+        BundleSchemaError: a record does not have the expected fields or version.
+        BundleUncertified: the fold certificate did not pass, or belongs to other weights.
+    """
+    if not (path / MANIFEST).is_file():
+        raise BundleMissing(f"There is no bundle in {path}: {MANIFEST} is missing. Run `python -m service prepare`.")
+    manifest = _read(path / MANIFEST, BundleManifest)
+    _verify_files(path, manifest)
+    certificate = _read(path / CERTIFICATE, FoldCertificate)
+    if not certificate.passed or certificate.checkpoint_sha256 != manifest.weights.sha256:
+        raise BundleUncertified(f"{path / CERTIFICATE} does not certify this bundle. Prepare it again.")
+    return Bundle(
+        path=path,
+        manifest=manifest,
+        batchnorm=_read(path / BN_STATS, BatchNormReport),
+        layers=_read(path / LAYERS, LayerTree),
+        certificate=certificate,
+        latency=_read(path / LATENCY, LatencyReport),
+    )
+
+
+def _verify_files(path: Path, manifest: BundleManifest) -> None:
+    listed, present = set(manifest.files), {p.name for p in path.iterdir()} - {MANIFEST}
+    if missing := (REQUIRED | listed) - present:
+        raise BundleIncomplete(f"{path} lacks {', '.join(sorted(missing))}. Prepare it again.")
+    if surplus := present - listed:
+        raise BundleIncomplete(f"{path} holds files its manifest does not list: {', '.join(sorted(surplus))}.")
+    for name, record in manifest.files.items():
+        file = path / name
+        if file.is_symlink() or not file.is_file():
+            raise BundleCorrupt(f"{file} is not a regular file.")
+        if (found := sha256_file(file)) != record.sha256:
+            raise BundleCorrupt(f"{file} was altered: SHA-256 is {found}, the manifest says {record.sha256}.")
+
+
+def _read(path: Path, kind: type[T]) -> T:
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise BundleSchemaError(f"{path}: {where}: {first['msg']}. Prepare it again with this release.") from error
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,127 @@
+"""Every error this project raises on purpose, as one tree. HTTP status codes live in ``service.api.problems``."""
+
+
+class YolofoldError(Exception):
+    """Base of all domain errors. ``str(error)`` is written for the person who has to act on it."""
+
+
+class SettingsError(YolofoldError):
+    """A setting is unknown, malformed or contradicts another."""
+
+
+# --- prepare -----------------------------------------------------------------------------------------------
+
+
+class PrepareError(YolofoldError):
+    """Preparation stopped; no bundle was written."""
+
+
+class WeightsError(PrepareError):
+    """The weights cannot be used."""
+
+
+class WeightsNotFound(WeightsError):
+    """No file lies at the path given, or the name is not an official one."""
+
+
+class WeightsDownloadFailed(WeightsError):
+    """An official checkpoint could not be downloaded within the time-out."""
+
+
+class WeightsHashMismatch(WeightsError):
+    """The file's SHA-256 is not the one that was demanded; it has not been opened."""
+
+
+class UnreadableCheckpoint(WeightsError):
+    """The file is not an Ultralytics checkpoint that can be loaded safely."""
+
+
+class UnsupportedModel(WeightsError):
+    """The checkpoint is sound but of a task, channel count or head that is not served."""
+
+
+class FoldRejected(PrepareError):
+    """The folded model does not reproduce the unfolded one within tolerance.
+
+    ``layer`` names the first BatchNorm at fault, or is None when only the end-to-end comparison failed.
+    """
+
+    def __init__(self, message: str, layer: str | None = None) -> None:
+        super().__init__(message)
+        self.layer = layer
+
+
+class ExportFailed(PrepareError):
+    """The ONNX file does not have the promised shape, node counts or outputs."""
+
+
+# --- bundle ------------------------------------------------------------------------------------------------
+
+
+class BundleError(YolofoldError):
+    """The bundle on disk cannot be served."""
+
+
+class BundleMissing(BundleError):
+    """There is no bundle where one was expected."""
+
+
+class BundleIncomplete(BundleError):
+    """A file that the manifest lists is missing, or one it does not list is present."""
+
+
+class BundleCorrupt(BundleError):
+    """A file's bytes do not have the SHA-256 that the manifest records."""
+
+
+class BundleSchemaError(BundleError):
+    """A bundle file is not of the schema (or schema version) this release reads."""
+
+
+class BundleUncertified(BundleError):
+    """The bundle carries no passing fold certificate."""
+
+
+class LayerNotFound(YolofoldError):
+    """No BatchNorm layer has the name asked for. ``near`` lists the closest names, best first."""
+
+    def __init__(self, name: str, near: list[str]) -> None:
+        hint = f" Did you mean: {', '.join(near)}?" if near else ""
+        super().__init__(f"There is no BatchNorm layer named {name!r}.{hint}")
+        self.name = name
+        self.near = near
+
+
+# --- inference ---------------------------------------------------------------------------------------------
+
+
+class ImageError(YolofoldError):
+    """The bytes sent cannot be turned into pixels."""
+
+
+class UnsupportedImage(ImageError):
+    """The content is not one of the accepted image formats."""
+
+
+class BrokenImage(ImageError):
+    """The format is accepted, but the data is truncated or damaged."""
+
+
+class ImageTooLarge(ImageError):
+    """The picture has more pixels than the limit. Decided from its header, before decoding."""
+
+
+class EngineError(YolofoldError):
+    """The inference runtime could not load or run the graph."""
+
+
+class Overloaded(YolofoldError):
+    """The queue is full. ``retry_after_s`` is when to try again, in whole seconds (at least 1)."""
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(YolofoldError):
+    """The request waited or ran for longer than its time-out."""

@@ -1,0 +1,1 @@
+"""Pixels of any size to the network's square input and back. A leaf: numpy and OpenCV only."""

@@ -1,0 +1,76 @@
+"""Letterboxing that matches ``ultralytics.data.augment.LetterBox`` to the byte, and its inverse for boxes."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+PAD_VALUE = 114
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """Where a picture lies inside the network's square input.
+
+    Attributes:
+        source_wh: width and height of the picture, pixels.
+        size: side of the square, pixels.
+        resized_wh: width and height the picture has inside the square.
+        offset_xy: its top-left corner inside the square.
+    """
+
+    source_wh: tuple[int, int]
+    size: int
+    resized_wh: tuple[int, int]
+    offset_xy: tuple[int, int]
+
+
+def plan_letterbox(width: int, height: int, size: int) -> Letterbox:
+    """Fit ``width`` x ``height`` centred into a square of ``size``, keeping its proportions.
+
+    Rounding follows Ultralytics: the resized sides are rounded (never below 1), and an odd remainder of the
+    padding goes to the right and bottom.
+    """
+    scale = min(size / height, size / width)
+    resized = max(round(width * scale), 1), max(round(height * scale), 1)
+    # The 0.1 makes an exact half round down on the left, hence up on the right.
+    left, top = (round((size - side) / 2 - 0.1) for side in resized)
+    return Letterbox((width, height), size, resized, (left, top))
+
+
+def letterbox(image: NDArray[np.uint8], plan: Letterbox, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    """Draw ``image`` (H, W, 3, any channel order) into the square of ``plan``.
+
+    Args:
+        out: (size, size, 3) uint8 to draw into; a new array when None.
+
+    Returns:
+        (size, size, 3) uint8, the border filled with grey 114.
+    """
+    canvas = np.empty((plan.size, plan.size, 3), np.uint8) if out is None else out
+    (width, height), (left, top) = plan.resized_wh, plan.offset_xy
+    canvas[:top], canvas[top + height :] = PAD_VALUE, PAD_VALUE
+    rows = canvas[top : top + height]
+    rows[:, :left], rows[:, left + width :] = PAD_VALUE, PAD_VALUE
+    if (image.shape[1], image.shape[0]) != (width, height):
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+    rows[:, left : left + width] = image
+    return canvas
+
+
+def unletterbox_xyxy(xyxy: NDArray[np.float32], plan: Letterbox) -> NDArray[np.float32]:
+    """Map boxes from the square back to the picture and clip them to it.
+
+    Args:
+        xyxy: (N, 4) corners x1, y1, x2, y2 in pixels of the square.
+
+    Returns:
+        (N, 4) float32 corners in pixels of the picture, within [0, width] and [0, height].
+    """
+    left, top = plan.offset_xy
+    width, height = plan.source_wh
+    # Each axis has its own gain because each side was rounded by itself.
+    gain_x, gain_y = plan.resized_wh[0] / width, plan.resized_wh[1] / height
+    boxes = (xyxy - np.array([left, top, left, top], np.float32)) / np.array([gain_x, gain_y] * 2, np.float32)
+    return np.clip(boxes, 0, np.array([width, height, width, height], np.float32)).astype(np.float32)

@@ -1,0 +1,76 @@
+"""All settings: one frozen table, read once from ``YOLOFOLD_*`` environment variables and passed in from there."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import SettingsError
+
+ENV_PREFIX = "YOLOFOLD_"
+
+# The three strides of a YOLO pyramid give 336 anchors at 128 px: the smallest square that can fill 300 rows.
+MIN_IMGSZ, MAX_IMGSZ, STRIDE = 128, 2048, 32
+
+
+class Settings(BaseSettings):
+    """What an operator can choose. Names are the environment variables without their ``YOLOFOLD_`` prefix."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+
+    weights: str = Field("auto", min_length=1, description="auto, embedded, an official name or a path to a .pt file.")
+    weights_sha256: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="Refuse weights whose SHA-256 differs, before opening them."
+    )
+    download_timeout_s: float = Field(
+        5.0, gt=0, le=600, description="Longest wait for the weight server to answer, in seconds."
+    )
+    imgsz: int = Field(640, ge=MIN_IMGSZ, le=MAX_IMGSZ, description="Side of the square input in pixels, a multiple of 32.")
+    head: Literal["auto", "one2one", "one2many"] = Field(
+        "auto", description="Detection head: auto takes the NMS-free one2one head where the checkpoint has it."
+    )
+    bundle_dir: Path = Field(Path("bundles"), description="Folder in which bundles are kept.")
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the network runs.")
+    workers: int = Field(0, ge=0, le=256, description="Requests worked on at once; 0 chooses from the cores.")
+    threads: int = Field(0, ge=0, le=256, description="Threads of the network itself; 0 takes every usable core.")
+    queue_size: int = Field(64, ge=1, le=100_000, description="Requests that may wait; more are answered 503.")
+    request_timeout_s: float = Field(30.0, gt=0, le=3600, description="Longest life of one request in seconds.")
+    max_upload_bytes: int = Field(20_000_000, ge=1, description="Largest image file accepted, in bytes.")
+    max_pixels: int = Field(50_000_000, ge=1, le=1_000_000_000, description="Most pixels an image may decode to.")
+
+    @field_validator("imgsz")
+    @classmethod
+    def _multiple_of_stride(cls, value: int) -> int:
+        if value % STRIDE:
+            raise ValueError(f"must be a multiple of {STRIDE}")
+        return value
+
+
+def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """Build the settings once; ``overrides`` (from the command line, None meaning "not given") win.
+
+    Raises:
+        SettingsError: an unknown ``YOLOFOLD_*`` variable, or a value out of range; the message names it.
+    """
+    environ = os.environ if environ is None else environ
+    given = {k[len(ENV_PREFIX) :].lower(): v for k, v in environ.items() if k.startswith(ENV_PREFIX)}
+    for name in given:
+        if name not in Settings.model_fields:
+            near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+            hint = f" Did you mean {ENV_PREFIX}{near[0].upper()}?" if near else ""
+            raise SettingsError(f"There is no setting {ENV_PREFIX}{name.upper()}.{hint}")
+    # An empty variable is how compose files and shells spell "unset".
+    values = {k: v for k, v in given.items() if v != ""} | {k: v for k, v in overrides.items() if v is not None}
+    try:
+        return Settings(**{k: values.get(k, field.default) for k, field in Settings.model_fields.items()})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = f"{ENV_PREFIX}{str(first['loc'][0]).upper()}"
+        raise SettingsError(f"{name}={first['input']!r}: {first['msg']}.") from error
