@@ -14,8 +14,10 @@ class LayerProof(Record):
     conv: str
     max_abs_error: float = Field(description="Largest |folded - reference| over all proof inputs.")
     reference_peak: float = Field(description="Largest |reference| output over the same inputs.")
-    relative_error: float = Field(description="max_abs_error / reference_peak.")
-    tolerance: float = Field(description="Bound on relative_error.")
+    relative_error: float = Field(
+        description="Worst channel's error over the sum of the magnitudes of the terms that make up its output."
+    )
+    tolerance: float = Field(description="Bound on relative_error, from the number of terms and float32's precision.")
     passed: bool
 
 
@@ -47,7 +49,6 @@ class FoldCertificate(Record):
     schema_version: Literal[1] = 1
     passed: bool
     dtype: Literal["float32"] = "float32"
-    layer_tolerance: float
     end_to_end_tolerance: float
     comparison_threshold: float = Field(description="Confidence from which detections are compared.")
     layers: list[LayerProof]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -78,6 +79,17 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def bundle_key(weights: str, imgsz: int, head: str) -> str:
+    """The part of a bundle's folder name that follows from the settings alone, such as ``auto-640-auto``.
+
+    Weights given as a path are told apart by a hash of that path, since many files are called ``best.pt``.
+    """
+    slug = re.sub(r"[^A-Za-z0-9.]+", "_", Path(weights).name)
+    if Path(weights).name != weights:
+        slug += "_" + hashlib.sha256(weights.encode()).hexdigest()[:6]
+    return f"{slug}-{imgsz}-{head}"
+
+
 def content_version(parts: Mapping[str, str | int | float | None]) -> str:
     """Twelve hexadecimal digits that name a bundle by what decides its content."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
@@ -122,10 +134,12 @@ def fingerprint_files(folder: Path) -> dict[str, FileRecord]:
 
 
 def find_bundle(root: Path, key: str) -> Path | None:
-    """The finished bundle prepared for the settings ``key``, or None.
+    """The finished bundle prepared for the settings ``key``, or None; ``root`` itself when it is a bundle.
 
     Bundles are named ``<key>-<version>``: a restart finds its bundle without opening any weights.
     """
+    if (root / MANIFEST).is_file():
+        return root
     found = sorted(p for p in root.glob(f"{key}-*") if p.is_dir()) if root.is_dir() else []
     return max(found, key=lambda p: p.stat().st_mtime, default=None)
 

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Lint, formatting and types.
+. "$(dirname "$0")/environment.sh"
+need_environment dev
+"$python" -m ruff check .
+"$python" -m ruff format --check .
+"$python" -m mypy

@@ -1,0 +1,24 @@
+# Sourced by the other scripts: one virtual environment, installed from the lock files, reused while they are unchanged.
+# Set VENV to put it elsewhere, PYTHON to choose the interpreter, TORCH_INDEX_URL for a CPU-only torch
+# (https://download.pytorch.org/whl/cpu); pip's own PIP_* variables apply as always.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+venv=${VENV:-.venv}
+python=$venv/bin/python
+
+need_environment() { # need_environment serve|prepare|dev
+  local lock=requirements/$1.txt stamp=$venv/.installed-$1 wanted
+  wanted=$(cat requirements/*.txt | sha256sum)
+  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then return; fi
+  if [ ! -x "$python" ]; then
+    "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed." >&2; exit 1; }
+    "${PYTHON:-python3}" -m venv "$venv"
+  fi
+  echo "Installing $lock into $venv ..." >&2
+  if [ "$1" != serve ] && [ -n "${TORCH_INDEX_URL:-}" ]; then
+    # First and by itself, so that the index serves nothing but torch.
+    "$python" -m pip install -q $(grep -E '^(torch|torchvision)==' requirements/prepare.txt) --index-url "$TORCH_INDEX_URL"
+  fi
+  "$python" -m pip install -q -r "$lock"
+  echo "$wanted" >"$stamp"
+}

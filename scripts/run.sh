@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Serve: makes the environment, prepares a bundle if there is none for these settings, and starts the server.
+# Settings are YOLOFOLD_* environment variables; README lists them.
+. "$(dirname "$0")/environment.sh"
+need_environment serve
+status=0
+"$python" -m service bundle >/dev/null 2>&1 || status=$?
+if [ "$status" = 3 ]; then # no bundle yet; any other failure is reported by serve itself
+  need_environment prepare
+  "$python" -m service prepare
+fi
+exec "$python" -m service serve

@@ -1,0 +1,50 @@
+"""Runs the application under uvicorn and says where it listens once it really does."""
+
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from service.api.app import create_app
+from service.bundle.store import Bundle
+from service.settings import Settings
+
+#: uvicorn itself would wait for ever for a half-sent body after SIGTERM.
+_SHUTDOWN_GRACE_S = 10
+_KEEP_ALIVE_S = 15
+
+
+class _AnnouncingServer(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, announce: Callable[[str], None]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            self._announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+
+
+def run_server(settings: Settings, bundle: Bundle, announce: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Args:
+        announce: called once with the address, when the network has passed its first inference and the port is open.
+
+    Raises:
+        SystemExit: the port could not be opened or the network could not be loaded (uvicorn has logged why).
+    """
+    config = uvicorn.Config(
+        create_app(settings, bundle),
+        host=settings.host,
+        port=settings.port,
+        log_level="warning",
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_SHUTDOWN_GRACE_S,
+        server_header=False,
+    )
+    server = _AnnouncingServer(config, announce)
+    server.run()
+    if not server.started:
+        raise SystemExit(1)

@@ -1,0 +1,172 @@
+"""The commands. They read the settings, wire the parts together and print; the work is done elsewhere."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from service.bundle.store import Bundle, bundle_key, find_bundle, load_bundle
+from service.errors import BundleMissing, WeightsHashMismatch, YolofoldError
+from service.settings import Settings, load_settings
+
+EXIT_FAILED = 1
+EXIT_NO_BUNDLE = 3
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Serve YOLO26 with its BatchNorm folded away. Every option is also a YOLOFOLD_* environment variable.",
+)
+console = Console(stderr=True)
+
+Weights = Annotated[str | None, typer.Option(help="auto, embedded, an official name or a path. [YOLOFOLD_WEIGHTS]")]
+Imgsz = Annotated[int | None, typer.Option(help="Side of the square input, pixels. [YOLOFOLD_IMGSZ]")]
+Head = Annotated[str | None, typer.Option(help="auto, one2one or one2many. [YOLOFOLD_HEAD]")]
+BundleDir = Annotated[Path | None, typer.Option(help="Where bundles are kept. [YOLOFOLD_BUNDLE_DIR]")]
+
+
+def main() -> None:
+    """Run a command; a domain error becomes one line on stderr and a non-zero exit."""
+    try:
+        app()
+    except BundleMissing as error:
+        console.print(f"[red]{type(error).__name__}[/]: ", end="")
+        console.print(str(error), markup=False)
+        sys.exit(EXIT_NO_BUNDLE)
+    except YolofoldError as error:
+        console.print(f"[red]{type(error).__name__}[/]: ", end="")
+        console.print(str(error), markup=False)
+        sys.exit(EXIT_FAILED)
+
+
+@app.command()
+def bundle(weights: Weights = None, imgsz: Imgsz = None, head: Head = None, bundle_dir: BundleDir = None) -> None:
+    """Print the folder of the bundle these settings serve; exit 3 when there is none."""
+    print(_find(load_settings(weights=weights, imgsz=imgsz, head=head, bundle_dir=bundle_dir)))
+
+
+@app.command()
+def prepare(
+    weights: Weights = None,
+    imgsz: Imgsz = None,
+    head: Head = None,
+    bundle_dir: BundleDir = None,
+    force: Annotated[bool, typer.Option(help="Prepare again even if a bundle exists.")] = False,
+    latency_rounds: Annotated[
+        int | None, typer.Option(min=10, help="Measure this many rounds, without the quick run's time limit.")
+    ] = None,
+) -> None:
+    """Read, fold, prove, export and measure a checkpoint, and write the bundle."""
+    settings = load_settings(weights=weights, imgsz=imgsz, head=head, bundle_dir=bundle_dir)
+    if not force:
+        try:
+            console.print(f"Reusing {_find(settings)}. Use --force to prepare it again.", highlight=False)
+            return
+        except BundleMissing:
+            pass
+    from service.machine import usable_cores
+    from service.prepare.pipeline import LatencyEffort, prepare_bundle  # torch, hence only here
+
+    effort = LatencyEffort() if latency_rounds is None else LatencyEffort(latency_rounds, float("inf"))
+    progress = _RichProgress()
+    path = prepare_bundle(settings, progress, effort, settings.threads or usable_cores())
+    _print_summary(load_bundle(path))
+
+
+@app.command()
+def serve(
+    weights: Weights = None,
+    imgsz: Imgsz = None,
+    head: Head = None,
+    bundle_dir: BundleDir = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. [YOLOFOLD_HOST]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on, 0 for a free one. [YOLOFOLD_PORT]")] = None,
+) -> None:
+    """Serve the bundle over HTTP."""
+    settings = load_settings(
+        weights=weights, imgsz=imgsz, head=head, bundle_dir=bundle_dir, host=host, port=port
+    )
+    bundle = load_bundle(_find(settings))
+    if settings.weights_sha256 not in (None, bundle.manifest.weights.sha256):
+        raise WeightsHashMismatch(
+            f"{bundle.path} was prepared from weights with SHA-256 {bundle.manifest.weights.sha256}, but "
+            f"{settings.weights_sha256} is demanded."
+        )
+    from service.api.server import run_server
+
+    run_server(settings, bundle, announce=lambda address: _announce(address, bundle))
+
+
+def _find(settings: Settings) -> Path:
+    key = bundle_key(settings.weights, settings.imgsz, settings.head)
+    path = find_bundle(settings.bundle_dir, key)
+    if path is None:
+        raise BundleMissing(
+            f"There is no bundle for {key} in {settings.bundle_dir.resolve()}. Run `python -m service prepare`."
+        )
+    return path
+
+
+def _announce(address: str, bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    model = manifest.model
+    print(
+        f"yolofold serves {model.name} {model.version} ({manifest.weights.source} weights, {len(model.classes)} classes, "
+        f"{model.input.width} px, {bundle.batchnorm.totals.folded} BatchNorm layers folded)\n"
+        f"  {address}            the page; {address}/docs for the API\n"
+        f"  curl -F file=@samples/parcel.jpg {address}/detect",
+        flush=True,
+    )
+    if manifest.weights.note:
+        console.print(f"[yellow]warning[/]: {manifest.weights.note}", highlight=False)
+
+
+class _RichProgress:
+    """Draws each step with its time."""
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Callable[[int, int], None]]:
+        """Show a step while it runs and its seconds when it is done."""
+        from time import perf_counter
+
+        start = perf_counter()
+        with console.status(f"{title} ...") as status:
+
+            def advance(done: int, total: int) -> None:
+                status.update(f"{title} ... {done}/{total}")
+
+            yield advance
+        console.print(f"{title:<28}{perf_counter() - start:7.1f} s", highlight=False)
+
+
+def _print_summary(bundle: Bundle) -> None:
+    manifest, totals, certificate = bundle.manifest, bundle.batchnorm.totals, bundle.certificate
+    worst = max(certificate.layers, key=lambda layer: layer.relative_error / layer.tolerance, default=None)
+    lines = [
+        f"Model      {manifest.model.name} {manifest.model.version}, {manifest.weights.source} weights, "
+        f"{manifest.model.head.kind} head, suppression: {manifest.model.head.nms}",
+        f"BatchNorm  {totals.layers} layers: {totals.folded} folded, {totals.dropped} dropped with the unused head, "
+        f"{totals.unfoldable} left; {totals.dead_channels} dead and {totals.eps_dominated_channels} eps-dominated "
+        "channels",
+        f"Graphs     {manifest.deployed.nodes} nodes served; {manifest.reference.nodes} in the reference, "
+        f"{manifest.reference.batch_normalization_nodes} of them BatchNormalization",
+    ]
+    if worst is not None:
+        lines.append(
+            f"Proof      passed on {len(certificate.end_to_end)} inputs; worst layer {worst.name} at "
+            f"{worst.relative_error / worst.tolerance:.0%} of its bound"
+        )
+    for item in bundle.latency.comparisons:
+        lines.append(
+            f"Latency    {item.speedup:5.2f}x [{item.ci95_low:.2f}, {item.ci95_high:.2f}] {item.verdict:<17} "
+            f"{item.question}"
+        )
+    if manifest.weights.note:
+        lines.append(f"Note       {manifest.weights.note}")
+    lines.append(f"Bundle     {bundle.path}")
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)

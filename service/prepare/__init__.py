@@ -1,0 +1,1 @@
+"""Weights in, bundle out. The only part of the project that imports torch or ultralytics."""

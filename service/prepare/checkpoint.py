@@ -1,0 +1,95 @@
+"""A checkpoint file as a live float32 network with one head selected."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from service.bundle.batchnorm import Stage
+from service.errors import UnreadableCheckpoint, UnsupportedModel
+from service.prepare.ultralytics_runtime import Detect, load_checkpoint, v10Detect
+
+HeadKind = Literal["one2one", "one2many"]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A detection network as its checkpoint holds it: float32, eval mode, both heads, nothing folded.
+
+    Attributes:
+        network: the Ultralytics DetectionModel.
+        name: file name without suffix.
+        classes: class names by id.
+        architecture: YAML the network was built from, as recorded in the checkpoint.
+    """
+
+    network: nn.Module
+    name: str
+    classes: list[str]
+    architecture: str
+
+
+def load_model(path: Path) -> LoadedModel:
+    """Open a ``.pt`` with Ultralytics' safe loading.
+
+    Raises:
+        UnreadableCheckpoint: not a checkpoint, damaged, or it refers to types outside the allow-list.
+        UnsupportedModel: another task than detection, an unknown head, not three channels, or already fused.
+    """
+    try:
+        network, _ = load_checkpoint(path, device=torch.device("cpu"))
+    except Exception as error:  # Ultralytics, torch and zip errors alike mean the same to the operator
+        raise UnreadableCheckpoint(f"{path} cannot be loaded safely as an Ultralytics checkpoint: {error}") from error
+    _refuse_unsupported(network, path)
+    names = network.names
+    classes = [str(names[i]) for i in range(len(names))]
+    yaml_file = Path(str(network.yaml.get("yaml_file", "unknown"))).name
+    return LoadedModel(network.eval().requires_grad_(False), path.stem, classes, yaml_file)
+
+
+def _refuse_unsupported(network: nn.Module, path: Path) -> None:
+    task = getattr(network, "task", "unknown")
+    if task != "detect":
+        raise UnsupportedModel(f"{path} is a checkpoint for the task {task!r}; only 'detect' is served so far.")
+    head = network.model[-1]
+    if type(head) not in (Detect, v10Detect):
+        raise UnsupportedModel(f"{path} ends in a {type(head).__name__} head; only Detect heads are served.")
+    channels = network.yaml.get("channels", 3)
+    if channels != 3:
+        raise UnsupportedModel(f"{path} takes {channels} image channels; only 3 are served.")
+    if not any(isinstance(m, nn.BatchNorm2d) for m in network.modules()):
+        raise UnsupportedModel(f"{path} holds no BatchNorm2d: it was fused before it was saved. Use the original.")
+
+
+def choose_head(network: nn.Module, wanted: Literal["auto", "one2one", "one2many"]) -> HeadKind:
+    """The head to deploy: ``auto`` prefers the NMS-free one2one head where the checkpoint has it.
+
+    Raises:
+        UnsupportedModel: a one2one head was demanded of a checkpoint without one.
+    """
+    has_one2one = getattr(network.model[-1], "one2one_cv2", None) is not None
+    if wanted == "one2one" and not has_one2one:
+        raise UnsupportedModel("The checkpoint has no one2one head. Use the head 'auto' or 'one2many'.")
+    if wanted == "auto":
+        return "one2one" if has_one2one else "one2many"
+    return wanted
+
+
+def drop_unused_head(network: nn.Module, head: HeadKind) -> None:
+    """Keep one head of a network, in place; BatchNorm is left alone.
+
+    Both arms of every comparison get this, so that what is compared is folding and nothing else.
+    """
+    detect = network.model[-1]
+    if getattr(detect, "one2one_cv2", None) is None:
+        return
+    detect.end2end = head == "one2one"
+    detect.fuse()  # Ultralytics' name for dropping the head that is not selected
+
+
+def stage_of_block(network: nn.Module) -> dict[int, Stage]:
+    """Stage of each top-level block by index; the YAML says where the backbone ends, the last block is the head."""
+    backbone, last = len(network.yaml["backbone"]), len(network.model) - 1
+    return {i: "head" if i == last else "backbone" if i < backbone else "neck" for i in range(last + 1)}

@@ -1,0 +1,210 @@
+"""Judges a fold: each layer on the input it really receives, then the whole network. ``fold`` never judges itself."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from service.bundle.certificate import EndToEndProof, FoldCertificate, LayerProof, Unfoldable
+from service.errors import FoldRejected
+from service.prepare.checkpoint import HeadKind
+from service.prepare.dataflow import BatchNormSite
+from service.prepare.deployed_network import DeployedNetwork
+from service.prepare.detection_match import COMPARISON_THRESHOLD, match_detections
+from service.prepare.fold import FoldResult, scale_and_shift
+from service.prepare.proof_inputs import ProofInput
+
+#: Two float32 results are compared, each with its own rounding and summation order; this leaves room for both.
+_SAFETY = 4.0
+_FLOAT32_UNIT = 2.0**-24
+#: Raw head outputs, relative to their largest value: the layers' rounding, grown through about a hundred layers.
+END_TO_END_TOLERANCE = 1e-3
+
+
+@dataclass
+class _LayerError:
+    max_abs: float = 0.0
+    peak: float = 0.0
+    relative: float = 0.0
+
+
+def verify_fold(
+    reference: nn.Module,
+    result: FoldResult,
+    inputs: Sequence[ProofInput],
+    *,
+    head: HeadKind,
+    checkpoint_sha256: str,
+) -> FoldCertificate:
+    """Compare a folded network with the unfolded one that has the same head.
+
+    Args:
+        reference: float32, eval mode, one head, BatchNorm intact.
+        result: what ``fold_batchnorm(reference, ...)`` returned.
+        inputs: uint8 (1, S, S, 3) BGR.
+
+    Returns:
+        The certificate, passed or not; ``require_pass`` turns a failed one into an error.
+    """
+    layers = prove_layers(reference, result, inputs)
+    end_to_end = prove_end_to_end(reference, result.network, inputs, head)
+    return FoldCertificate(
+        passed=all(proof.passed for proof in (*layers, *end_to_end)),
+        end_to_end_tolerance=END_TO_END_TOLERANCE,
+        comparison_threshold=COMPARISON_THRESHOLD,
+        layers=layers,
+        end_to_end=end_to_end,
+        unfoldable=[Unfoldable(name=site.name, reason=str(site.obstacle)) for site in result.unfoldable],
+        checkpoint_sha256=checkpoint_sha256,
+    )
+
+
+def require_pass(certificate: FoldCertificate) -> None:
+    """Stop at the first proof that failed.
+
+    Raises:
+        FoldRejected: names the layer, or the input when only the end-to-end comparison failed.
+    """
+    for layer in certificate.layers:
+        if not layer.passed:
+            raise FoldRejected(
+                f"The fold of {layer.name} into {layer.conv} is wrong: its relative error {layer.relative_error:.3g} "
+                f"exceeds {layer.tolerance:.3g} (largest difference {layer.max_abs_error:.3g}).",
+                layer.name,
+            )
+    for proof in certificate.end_to_end:
+        if not proof.passed:
+            raise FoldRejected(
+                f"Every layer folds within tolerance, but on {proof.input} the folded network differs: raw outputs by "
+                f"{proof.raw_relative_error:.3g} of their peak, {proof.matched} of {proof.detections} boxes matched."
+            )
+
+
+def prove_layers(reference: nn.Module, result: FoldResult, inputs: Sequence[ProofInput]) -> list[LayerProof]:
+    """Run the reference and, at each folded site, its folded convolution on the same input beside it."""
+    errors = {site.name: _LayerError() for site in result.folded}
+    for item in inputs:
+        handles = [h for site in result.folded for h in _watch(reference, result.network, site, errors[site.name])]
+        try:
+            with torch.inference_mode():
+                reference(network_input(item.image))
+        finally:
+            for handle in handles:
+                handle.remove()
+    return [_layer_proof(reference, site, errors[site.name]) for site in result.folded]
+
+
+def layer_tolerance(conv: nn.Module) -> float:
+    """Bound on a layer's error, relative to the sum of the magnitudes of the terms of each output.
+
+    A float32 sum of n products errs by at most about sqrt(n) units in the last place of that sum with high
+    probability (Higham and Mary 2019, "A New Approach to Probabilistic Rounding Error Analysis"); the BatchNorm adds
+    three roundings.
+    """
+    weight = conv.weight
+    terms = weight[:, 0].numel() if isinstance(conv, nn.ConvTranspose2d) else weight[0].numel()
+    return _SAFETY * (math.sqrt(terms) + 3) * _FLOAT32_UNIT
+
+
+def _layer_proof(reference: nn.Module, site: BatchNormSite, error: _LayerError) -> LayerProof:
+    tolerance = layer_tolerance(reference.get_submodule(str(site.conv)))
+    return LayerProof(
+        name=site.name,
+        conv=str(site.conv),
+        max_abs_error=error.max_abs,
+        reference_peak=error.peak,
+        relative_error=error.relative,
+        tolerance=tolerance,
+        passed=error.relative <= tolerance,
+    )
+
+
+def _watch(reference: nn.Module, folded: nn.Module, site: BatchNormSite, error: _LayerError) -> list[Any]:
+    conv, batchnorm = reference.get_submodule(str(site.conv)), reference.get_submodule(site.name)
+    folded_conv = folded.get_submodule(str(site.conv))
+    assert isinstance(batchnorm, nn.BatchNorm2d)
+    compare = _comparison(conv, batchnorm, folded_conv, error)
+    seen: list[torch.Tensor] = []
+    return [
+        conv.register_forward_hook(lambda _, args, __: seen.append(args[0])),
+        batchnorm.register_forward_hook(lambda _, __, output: compare(seen.pop(), output)),
+    ]
+
+
+def _comparison(
+    conv: nn.Module, batchnorm: nn.BatchNorm2d, folded_conv: nn.Module, error: _LayerError
+) -> Callable[[torch.Tensor, torch.Tensor], None]:
+    scale, _ = scale_and_shift(batchnorm)
+    mean, beta = batchnorm.running_mean, batchnorm.bias
+    assert mean is not None
+    constant = (mean.double() * scale).abs() + (0.0 if beta is None else beta.double().abs())
+
+    def compare(layer_input: torch.Tensor, expected: torch.Tensor) -> None:
+        difference = (folded_conv(layer_input) - expected).abs().amax((0, 2, 3))
+        terms = _sum_of_magnitudes(conv, layer_input).amax((0, 2, 3)).double() * scale.abs() + constant
+        relative = difference.double() / terms.clamp_min(torch.finfo(torch.float32).tiny)
+        error.max_abs = _worst(error.max_abs, difference)
+        error.peak = _worst(error.peak, expected.abs())
+        error.relative = _worst(error.relative, relative)
+
+    return compare
+
+
+def _worst(so_far: float, values: torch.Tensor) -> float:
+    # A NaN would lose every comparison and pass unseen.
+    found = float(values.nan_to_num(nan=torch.inf).max())
+    return max(so_far, min(found, torch.finfo(torch.float32).max))
+
+
+def _sum_of_magnitudes(conv: nn.Module, layer_input: torch.Tensor) -> torch.Tensor:
+    bias = conv.bias
+    parameters = {"weight": conv.weight.abs()} | ({} if bias is None else {"bias": bias.abs()})
+    # functional_call would run the hooks again; the bare forward does not.
+    with torch.nn.utils.stateless._reparametrize_module(conv, parameters):
+        return conv.forward(layer_input.abs())
+
+
+def network_input(image: torch.Tensor) -> torch.Tensor:
+    """uint8 (B, S, S, 3) BGR to the float32 (B, 3, S, S) RGB in 0..1 that an Ultralytics network takes."""
+    return image.permute(0, 3, 1, 2)[:, [2, 1, 0]].float() / 255.0
+
+
+def prove_end_to_end(
+    reference: nn.Module, folded: nn.Module, inputs: Sequence[ProofInput], head: HeadKind
+) -> list[EndToEndProof]:
+    """Raw head outputs and final detections of both networks, input by input."""
+    arms = DeployedNetwork(reference, head).eval(), DeployedNetwork(folded, head).eval()
+    return [_prove_one(reference, folded, arms, item) for item in inputs]
+
+
+def _prove_one(
+    reference: nn.Module, folded: nn.Module, arms: tuple[DeployedNetwork, DeployedNetwork], item: ProofInput
+) -> EndToEndProof:
+    with torch.inference_mode():
+        expected, found = raw_outputs(reference, item.image), raw_outputs(folded, item.image)
+        rows = [arm(item.image)[0].numpy() for arm in arms]
+    differences = [_worst(0.0, (a - b).abs()) for a, b in zip(expected, found, strict=True)]
+    relative = max(d / max(_worst(0.0, a.abs()), 1e-30) for d, a in zip(differences, expected, strict=True))
+    match = match_detections(rows[0], rows[1])
+    return EndToEndProof(
+        input=item.name,
+        kind=item.kind,
+        raw_max_abs_error=max(differences),
+        raw_relative_error=relative,
+        detections=match.expected,
+        matched=match.matched,
+        extra=match.extra,
+        max_box_error_px=match.max_box_error_px,
+        max_confidence_error=match.max_confidence_error,
+        passed=relative <= END_TO_END_TOLERANCE and match.complete,
+    )
+
+
+def raw_outputs(network: nn.Module, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Box distances and class logits, straight from the head's last convolutions, before any decoding."""
+    _, predictions = network(network_input(image))
+    kept = predictions.get("one2one") or predictions.get("one2many") or predictions
+    return kept["boxes"], kept["scores"]

@@ -1,0 +1,98 @@
+"""The real thing, made once per run: a bundle of the embedded checkpoint and a uvicorn that serves it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from service.bundle.store import Bundle, load_bundle
+from service.prepare.weights import EMBEDDED
+
+ROOT = Path(__file__).parent.parent
+IMGSZ = 320
+
+
+def command(*arguments: str) -> list[str]:
+    """The command line of one of our commands, as a user would type it."""
+    return [sys.executable, "-m", "service", *arguments]
+
+
+def clean_environ(**settings: str) -> dict[str, str]:
+    """This process's environment without the operator's own settings, plus the ones given."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("YOLOFOLD_")}
+    return kept | {f"YOLOFOLD_{k.upper()}": v for k, v in settings.items()}
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A server process and where it listens."""
+
+    url: str
+    pid: int
+    banner: str
+
+
+@pytest.fixture(scope="session")
+def samples() -> list[Path]:
+    """Every sample picture of the repository."""
+    found = sorted((ROOT / "samples").glob("*.jpg"))
+    assert found
+    return found
+
+
+@pytest.fixture(scope="session")
+def embedded_checkpoint() -> Path:
+    """The checkpoint that comes with the project."""
+    return EMBEDDED
+
+
+@pytest.fixture(scope="session")
+def bundle_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle folder in which the embedded checkpoint has been prepared by the command itself."""
+    root = tmp_path_factory.mktemp("bundles")
+    arguments = command("prepare", "--latency-rounds", "10")
+    environ = clean_environ(weights="embedded", imgsz=str(IMGSZ), bundle_dir=str(root))
+    subprocess.run(arguments, cwd=ROOT, env=environ, check=True, timeout=600)
+    return root
+
+
+@pytest.fixture(scope="session")
+def bundle_path(bundle_root: Path) -> Path:
+    """Folder of the prepared bundle."""
+    (path,) = (p for p in bundle_root.iterdir() if (p / "manifest.json").is_file())
+    return path
+
+
+@pytest.fixture(scope="session")
+def bundle(bundle_path: Path) -> Bundle:
+    """The prepared bundle, verified and read."""
+    return load_bundle(bundle_path)
+
+
+@pytest.fixture(scope="session")
+def server(bundle_root: Path) -> Iterator[RunningServer]:
+    """A real uvicorn on an ephemeral port of the loopback interface."""
+    environ = clean_environ(weights="embedded", imgsz=str(IMGSZ), bundle_dir=str(bundle_root), port="0")
+    process = subprocess.Popen(command("serve"), cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        banner = ""
+        for line in process.stdout:
+            banner += line
+            if "curl" in line:
+                break
+        url = next(word for word in banner.split() if word.startswith("http://")).rstrip("/")
+        yield RunningServer(url, process.pid, banner)
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def server_url(server: RunningServer) -> str:
+    """Address of the running server, without a trailing slash."""
+    return server.url
