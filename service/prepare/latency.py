@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from service.bundle.latency import Arm, Comparison, LatencyReport
 from service.errors import PrepareError
+from service.machine import describe_machine
 from service.prepare.latency_statistics import MIN_ROUNDS, SEED, Speedup, estimate_speedup, judge, noise_floor
-from service.prepare.machine import describe_machine
 
 DEFAULT_ROUNDS = 30
 DEFAULT_BUDGET_S = 40.0
@@ -80,7 +80,7 @@ def measure_latency(
         questions: the comparisons to report, in this order.
         rounds: rounds wanted, at least 12. The report says how many were run.
         budget_s: seconds for warm-up and rounds. Rounds beyond the 12th are given up to keep it; a machine
-            too slow for 12 rounds exceeds it.
+            too slow for 12 rounds exceeds it. ``math.inf`` runs every round.
         progress: called as ``progress(done, rounds)`` after each round, outside the timed part.
         clock_ns: monotonic clock in nanoseconds.
 
@@ -89,10 +89,10 @@ def measure_latency(
     """
     if rounds < MIN_ROUNDS:
         raise PrepareError(f"A latency run needs at least {MIN_ROUNDS} rounds, not {rounds}.")
-    load, started, budget_ns = _load_average(), clock_ns(), int(budget_s * 1e9)
+    load, started, budget_ns = _load_average(), clock_ns(), budget_s * 1e9
     with _garbage_collection_paused():
         for arm in arms:
-            warm_up(arm, int(WARMUP_SHARE * budget_ns / len(arms)), clock_ns)
+            warm_up(arm, WARMUP_SHARE * budget_ns / len(arms), clock_ns)
         times_ms = _timed_rounds(arms, rounds, started + budget_ns, progress, clock_ns)
     duration_s = (clock_ns() - started) / 1e9
     by_arm = {arm.name: times_ms[:, column] for column, arm in enumerate(arms)}
@@ -113,7 +113,7 @@ def measure_latency(
     )
 
 
-def warm_up(arm: TimedArm, budget_ns: int, clock_ns: Clock = time.perf_counter_ns) -> None:
+def warm_up(arm: TimedArm, budget_ns: float, clock_ns: Clock = time.perf_counter_ns) -> None:
     """Run an arm until the medians of two successive windows of 3 runs agree within 2 %.
 
     Gives up after 24 runs or ``budget_ns`` nanoseconds, whichever comes first, but runs at least once.
@@ -131,7 +131,7 @@ def warm_up(arm: TimedArm, budget_ns: int, clock_ns: Clock = time.perf_counter_n
 
 
 def _timed_rounds(
-    arms: Sequence[TimedArm], rounds: int, deadline: int, progress: Progress | None, clock_ns: Clock
+    arms: Sequence[TimedArm], rounds: int, deadline: float, progress: Progress | None, clock_ns: Clock
 ) -> NDArray[np.float64]:
     """Milliseconds as (rounds run, arms). Past the floor, a round starts only if an average one would fit."""
     order = np.random.default_rng(SEED)

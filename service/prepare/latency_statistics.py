@@ -59,7 +59,7 @@ def block_length(rounds: int) -> int:
     Source: Hall, Horowitz and Jing, "On blocking rules for the bootstrap with dependent data", Biometrika 82
     (1995), whose exponent for one-sided quantiles this is.
     """
-    return math.ceil(rounds**0.25)
+    return math.ceil(math.sqrt(math.sqrt(rounds)))
 
 
 def tail_probability(blocks: int) -> float:

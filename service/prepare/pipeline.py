@@ -23,7 +23,8 @@ from service.prepare.dataflow import Dataflow, observe_dataflow
 from service.prepare.deployed_network import DeployedNetwork, head_spec
 from service.prepare.export import OPSET, check_graph_outputs, export_onnx
 from service.prepare.fold import FoldResult, fold_batchnorm
-from service.prepare.latency import run_latency
+from service.prepare.latency import DEFAULT_BUDGET_S, DEFAULT_ROUNDS
+from service.prepare.latency_arms import run_latency
 from service.prepare.layer_tree import describe_layers
 from service.prepare.proof_inputs import ProofInput, proof_inputs
 from service.prepare.ultralytics_runtime import ULTRALYTICS_VERSION
@@ -46,8 +47,8 @@ class Progress(Protocol):
 class LatencyEffort:
     """How long to measure: at most ``rounds``, stopping early after ``budget_s`` seconds."""
 
-    rounds: int = 30
-    budget_s: float = 40.0
+    rounds: int = DEFAULT_ROUNDS
+    budget_s: float = DEFAULT_BUDGET_S
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,10 @@ import torch
 from service.errors import PrepareError
 from service.preprocessing.letterbox import letterbox, plan_letterbox
 
+ProofKind = Literal["photograph", "generated", "noise"]
+
 PICTURES = Path(__file__).parent / "pictures"
-_NOISE_SEEDS = (0, 1)
+_NOISE_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class ProofInput:
     """One letterboxed input: uint8 (1, S, S, 3) BGR."""
 
     name: str
-    kind: Literal["photograph", "generated", "noise"]
+    kind: ProofKind
     image: torch.Tensor
 
 
@@ -32,17 +34,18 @@ def proof_inputs(imgsz: int) -> list[ProofInput]:
     """
     from ultralytics.utils import ASSETS
 
-    inputs = [_picture(path, "photograph", imgsz) for path in sorted(Path(ASSETS).glob("*.jpg"))]
-    inputs += [_picture(path, "generated", imgsz) for path in sorted(PICTURES.glob("*.jpg"))]
-    if len({item.kind for item in inputs}) < 2:
-        raise PrepareError("The pictures that a fold is proved on are missing from this installation.")
-    for seed in _NOISE_SEEDS:
-        noise = np.random.default_rng(seed).integers(0, 256, (imgsz, imgsz, 3), np.uint8)
-        inputs.append(ProofInput(f"noise seed {seed}", "noise", torch.from_numpy(noise)[None]))
-    return inputs
+    inputs: list[ProofInput] = []
+    sources: tuple[tuple[Path, ProofKind], ...] = ((Path(ASSETS), "photograph"), (PICTURES, "generated"))
+    for folder, kind in sources:
+        pictures = sorted(folder.glob("*.jpg"))
+        if not pictures:
+            raise PrepareError(f"The pictures that a fold is proved on are missing from {folder}.")
+        inputs += [_picture(path, kind, imgsz) for path in pictures]
+    noise = np.random.default_rng(_NOISE_SEED).integers(0, 256, (imgsz, imgsz, 3), np.uint8)
+    return [*inputs, ProofInput(f"noise, seed {_NOISE_SEED}", "noise", torch.from_numpy(noise)[None])]
 
 
-def _picture(path: Path, kind: Literal["photograph", "generated"], imgsz: int) -> ProofInput:
+def _picture(path: Path, kind: ProofKind, imgsz: int) -> ProofInput:
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
         raise PrepareError(f"The proof picture {path} cannot be read.")

@@ -5,7 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from service.bundle.certificate import EndToEndProof, FoldCertificate, LayerProof, Unfoldable
@@ -176,19 +178,33 @@ def prove_end_to_end(
     reference: nn.Module, folded: nn.Module, inputs: Sequence[ProofInput], head: HeadKind
 ) -> list[EndToEndProof]:
     """Raw head outputs and final detections of both networks, input by input."""
-    arms = DeployedNetwork(reference, head).eval(), DeployedNetwork(folded, head).eval()
-    return [_prove_one(reference, folded, arms, item) for item in inputs]
+    arms = [_Arm(network, head) for network in (reference, folded)]
+    return [_prove_one(arms, item) for item in inputs]
 
 
-def _prove_one(
-    reference: nn.Module, folded: nn.Module, arms: tuple[DeployedNetwork, DeployedNetwork], item: ProofInput
-) -> EndToEndProof:
-    with torch.inference_mode():
-        expected, found = raw_outputs(reference, item.image), raw_outputs(folded, item.image)
-        rows = [arm(item.image)[0].numpy() for arm in arms]
+class _Arm:
+    """One network: its final detections and, from the same pass, what its head's last convolutions gave."""
+
+    def __init__(self, network: nn.Module, head: HeadKind) -> None:
+        self._deployed = DeployedNetwork(network, head).eval()
+        self._raw: list[torch.Tensor] = []
+        # The decoder reads both raw maps of the kept head from one dictionary.
+        detect = self._deployed.network.get_submodule("model")[-1]
+        decode = detect._inference
+        detect._inference = lambda raw: (self._raw.extend((raw["boxes"], raw["scores"])), decode(raw))[1]
+
+    def run(self, image: torch.Tensor) -> tuple[list[torch.Tensor], NDArray[np.float32]]:
+        self._raw.clear()
+        with torch.inference_mode():
+            rows = self._deployed(image)[0].numpy()
+        return list(self._raw), rows
+
+
+def _prove_one(arms: Sequence[_Arm], item: ProofInput) -> EndToEndProof:
+    (expected, expected_rows), (found, found_rows) = (arm.run(item.image) for arm in arms)
     differences = [_worst(0.0, (a - b).abs()) for a, b in zip(expected, found, strict=True)]
     relative = max(d / max(_worst(0.0, a.abs()), 1e-30) for d, a in zip(differences, expected, strict=True))
-    match = match_detections(rows[0], rows[1])
+    match = match_detections(expected_rows, found_rows)
     return EndToEndProof(
         input=item.name,
         kind=item.kind,
@@ -202,9 +218,3 @@ def _prove_one(
         passed=relative <= END_TO_END_TOLERANCE and match.complete,
     )
 
-
-def raw_outputs(network: nn.Module, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Box distances and class logits, straight from the head's last convolutions, before any decoding."""
-    _, predictions = network(network_input(image))
-    kept = predictions.get("one2one") or predictions.get("one2many") or predictions
-    return kept["boxes"], kept["scores"]

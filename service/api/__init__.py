@@ -1,0 +1,1 @@
+"""The HTTP face: one file per resource, and one place where errors become answers."""

@@ -1,0 +1,94 @@
+"""Wires the parts into one application."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from service.api import bn_stats, detect, docs, health, model, page
+from service.api.body import UploadBudget
+from service.api.problems import install_problem_handlers
+from service.api.response_headers import ResponseHeaders
+from service.api.state import Service
+from service.bundle.store import Bundle
+from service.inference.detector import Detector
+from service.inference.engine import OnnxRuntimeEngine
+from service.inference.pool import WorkerPool
+from service.machine import usable_cores
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+#: More workers only decode more pictures at once: the network's own threads fill the cores already.
+_MOST_DEFAULT_WORKERS = 4
+#: Bodies of the largest size that may be held at once.
+_HELD_UPLOADS = 8
+
+_DESCRIPTION = """
+Object detection with Ultralytics YOLO26 networks whose BatchNorm layers were folded into their convolutions.
+
+Failures are problem documents (RFC 9457, `application/problem+json`); their `type` is stable.
+"""
+_TAGS = [
+    {"name": "detection", "description": "Find objects in an image."},
+    {"name": "model", "description": "The network, its BatchNorm statistics and the proof of the fold."},
+    {"name": "health", "description": "Probes."},
+]
+
+
+def create_app(settings: Settings, bundle: Bundle) -> FastAPI:
+    """The application serving ``bundle``; its lifespan loads the network and proves it with one inference.
+
+    Args:
+        bundle: verified, as ``load_bundle`` returns it.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service = await asyncio.to_thread(start_service, settings, bundle)
+        app.state.service = service
+        try:
+            yield
+        finally:
+            app.state.service = None
+            await asyncio.to_thread(service.pool.close)
+
+    app = FastAPI(
+        title="yolofold",
+        version="1",
+        description=_DESCRIPTION,
+        openapi_tags=_TAGS,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.settings, app.state.service = settings, None
+    install_problem_handlers(app)
+    docs.install_openapi(app)
+    for resource in (detect, model, bn_stats, health, docs, page):
+        app.include_router(resource.router)
+    app.mount(page.STATIC_PATH, page.static_files)
+    app.add_middleware(ResponseHeaders, static_path=page.STATIC_PATH)
+    return app
+
+
+def start_service(settings: Settings, bundle: Bundle) -> Service:
+    """Load the network, run it once and start the workers.
+
+    Raises:
+        EngineError: the network cannot be loaded or run.
+    """
+    cores = usable_cores()
+    engine = OnnxRuntimeEngine(bundle.deployed_graph, settings.device, settings.threads or cores)
+    detector = Detector(bundle, engine, settings.max_pixels)
+    detector.warm_up()
+    pool = WorkerPool(settings.workers or min(cores, _MOST_DEFAULT_WORKERS), settings.queue_size)
+    log.info(
+        "%s ready: %s, %d threads, %d workers", bundle.path, engine.provider, engine.threads, pool.workers
+    )
+    return Service(
+        settings, bundle, engine, detector, pool, UploadBudget(_HELD_UPLOADS * settings.max_upload_bytes)
+    )

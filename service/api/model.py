@@ -1,0 +1,69 @@
+"""``GET /model`` and ``GET /model/layers``: what is being served."""
+
+from fastapi import APIRouter, Depends, Response
+
+from service.api import problems
+from service.api.answers import json_answer
+from service.api.query import KnownQuery
+from service.api.schemas import EngineInfo, FoldSummary, Graphs, ModelAnswer
+from service.api.state import Service, ServiceDep
+from service.bundle.batchnorm import LayerTree
+from service.bundle.store import Bundle
+
+router = APIRouter(prefix="/model", tags=["model"], dependencies=[Depends(KnownQuery())])
+
+_PROBLEMS = problems.document_problems(problems.UNKNOWN_PARAMETER, problems.NOT_READY)
+
+
+@router.get("", summary="The model being served", response_model=ModelAnswer, responses=_PROBLEMS)
+async def get_model(service: ServiceDep) -> Response:
+    """Its classes, input and head, where its weights came from, what folding did and what runs it.
+
+    `source` is `official`, `local` or `embedded`; `note` says why the embedded weights are served when others
+    were looked for first.
+    """
+    return json_answer(_model_answer(service))
+
+
+@router.get(
+    "/layers", summary="Every convolution and its BatchNorm", response_model=LayerTree, responses=_PROBLEMS
+)
+async def get_layers(service: ServiceDep) -> Response:
+    """The network before folding: which BatchNorm stood behind which convolution."""
+    return json_answer(service.bundle.layers)
+
+
+def _model_answer(service: Service) -> ModelAnswer:
+    manifest = service.bundle.manifest
+    return ModelAnswer(
+        source=manifest.weights.source,
+        note=manifest.weights.note,
+        created_at=manifest.created_at,
+        model=manifest.model,
+        weights=manifest.weights,
+        graphs=Graphs(deployed=manifest.deployed, reference=manifest.reference),
+        fold=_fold_summary(service.bundle),
+        engine=EngineInfo(
+            provider=service.engine.provider, threads=service.engine.threads, workers=service.pool.workers
+        ),
+        tools=manifest.tools,
+    )
+
+
+def _fold_summary(bundle: Bundle) -> FoldSummary:
+    certificate, totals = bundle.certificate, bundle.batchnorm.totals
+    # Tolerances differ from layer to layer, so the worst is the one nearest to its own.
+    worst = max(certificate.layers, key=lambda proof: proof.relative_error / proof.tolerance, default=None)
+    return FoldSummary(
+        passed=certificate.passed,
+        folded=totals.folded,
+        dropped=totals.dropped,
+        unfoldable=totals.unfoldable,
+        worst_layer=worst.name if worst else None,
+        worst_layer_relative_error=worst.relative_error if worst else None,
+        worst_layer_tolerance=worst.tolerance if worst else None,
+        end_to_end_tolerance=certificate.end_to_end_tolerance,
+        worst_end_to_end_relative_error=max(
+            (proof.raw_relative_error for proof in certificate.end_to_end), default=None
+        ),
+    )

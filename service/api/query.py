@@ -1,0 +1,59 @@
+"""Query parameters: nothing unknown is silently ignored."""
+
+from collections.abc import Sequence
+
+from fastapi import Request
+from rapidfuzz import process
+
+from service.api.problems import INVALID_PARAMETER, UNKNOWN_PARAMETER, RequestRefused
+
+_SIMILAR = 60  # per cent
+_MOST_LISTED = 100
+
+
+class KnownQuery:
+    """A dependency that refuses query parameters a route does not have, and repeated single ones."""
+
+    def __init__(self, *single: str, repeatable: Sequence[str] = ()) -> None:
+        self._single, self._names = single, (*single, *repeatable)
+
+    def __call__(self, request: Request) -> None:
+        """Raises RequestRefused for the first parameter at fault."""
+        for name in request.query_params:
+            if name not in self._names:
+                raise RequestRefused(UNKNOWN_PARAMETER, self._unknown(name), field=name)
+        for name in self._single:
+            if len(request.query_params.getlist(name)) > 1:
+                raise RequestRefused(INVALID_PARAMETER, f"{name} may be given once only.", field=name)
+
+    def _unknown(self, name: str) -> str:
+        if not self._names:
+            return f"There is no query parameter {name!r}; this path takes none."
+        hint = f" Did you mean {near[0]!r}?" if (near := near_matches(name, self._names)) else ""
+        return f"There is no query parameter {name!r}.{hint} Known are: {', '.join(self._names)}."
+
+
+def near_matches(name: str, known: Sequence[str], limit: int = 3) -> list[str]:
+    """The names most like ``name``, best first."""
+    found = process.extract(name.lower(), known, processor=str.lower, score_cutoff=_SIMILAR, limit=limit)
+    return [match for match, _, _ in found]
+
+
+def resolve_classes(given: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Class ids for names or ids; a name wins where it could be either.
+
+    Raises:
+        RequestRefused: one is neither; the answer lists what there is.
+    """
+    ids = {name: index for index, name in reversed(list(enumerate(names)))}
+    return [ids[value] if value in ids else _class_id(value, names) for value in given]
+
+
+def _class_id(value: str, names: Sequence[str]) -> int:
+    if value.isascii() and value.isdecimal() and int(value) < len(names):
+        return int(value)
+    near = near_matches(value, names)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    listed = ", ".join(names[:_MOST_LISTED]) + (", ..." if len(names) > _MOST_LISTED else "")
+    detail = f"There is no class {value!r}.{hint} Classes are the ids 0 to {len(names) - 1}, or: {listed}."
+    raise RequestRefused(INVALID_PARAMETER, detail, field="classes")

@@ -1,0 +1,156 @@
+"""The answers' shapes. What a bundle stores is answered as stored and described there."""
+
+from pydantic import BaseModel, Field
+
+from service.bundle.batchnorm import BatchNormLayer, BatchNormTotals
+from service.bundle.latency import LatencyReport
+from service.bundle.manifest import GraphSpec, ModelSpec, WeightsSource, WeightsSpec
+
+
+class ModelRef(BaseModel):
+    """Which model answered."""
+
+    name: str = Field(examples=["yolo26n"])
+    version: str = Field(description="Names the bundle by its content.", examples=["1f3a9c0b2d4e"])
+    task: str = Field(examples=["detect"])
+
+
+class ImageSize(BaseModel):
+    """Size of the upright picture in pixels."""
+
+    width: int = Field(examples=[810])
+    height: int = Field(examples=[1080])
+
+
+class Box(BaseModel):
+    """Corners in pixels of the upright picture, from its top-left; clipped to it."""
+
+    x1: float = Field(examples=[22.1])
+    y1: float = Field(examples=[231.0])
+    x2: float = Field(examples=[805.2])
+    y2: float = Field(examples=[756.9])
+
+
+class Detection(BaseModel):
+    """One object found."""
+
+    name: str = Field(description="Name of its class.", examples=["bus"])
+    class_id: int = Field(serialization_alias="class", description="Id of its class.", examples=[5])
+    confidence: float = Field(description="0 to 1.", examples=[0.93])
+    box: Box
+
+
+class TimingMs(BaseModel):
+    """Milliseconds since the whole body was received. The steps do not cover the answer's transfer."""
+
+    decode: float = Field(description="Image file to pixels.", examples=[2.4])
+    queue: float = Field(description="Waiting for a worker.", examples=[0.1])
+    inference: float = Field(description="Letterboxing and the network.", examples=[21.0])
+    postprocess: float = Field(description="Selecting boxes and mapping them to the picture.", examples=[0.1])
+    total: float = Field(description="All of it, hand-overs between threads included.", examples=[24.0])
+
+
+class DetectAnswer(BaseModel):
+    """What was found in one picture."""
+
+    model: ModelRef
+    image: ImageSize
+    detections: list[Detection] = Field(description="By falling confidence.")
+    timing_ms: TimingMs
+
+
+class FoldSummary(BaseModel):
+    """The fold certificate in a few figures."""
+
+    passed: bool
+    folded: int = Field(description="BatchNorm layers folded into their convolution.")
+    dropped: int = Field(description="BatchNorm layers of a head that is not deployed.")
+    unfoldable: int = Field(description="BatchNorm layers kept in the deployed graph.")
+    worst_layer: str | None = Field(description="The folded BatchNorm that comes nearest to its tolerance.")
+    worst_layer_relative_error: float | None
+    worst_layer_tolerance: float | None
+    end_to_end_tolerance: float
+    worst_end_to_end_relative_error: float | None
+
+
+class EngineInfo(BaseModel):
+    """What runs the network here."""
+
+    provider: str = Field(examples=["CPUExecutionProvider"])
+    threads: int = Field(description="Threads one inference may use.")
+    workers: int = Field(description="Requests worked on at once.")
+
+
+class Graphs(BaseModel):
+    """The bundle's two ONNX files."""
+
+    deployed: GraphSpec
+    reference: GraphSpec
+
+
+class ModelAnswer(BaseModel):
+    """The model being served, where it came from and what runs it."""
+
+    source: WeightsSource = Field(description="Where the weights came from.")
+    note: str | None = Field(
+        description="Why the embedded weights are served instead of official ones, if so."
+    )
+    created_at: str = Field(description="When the bundle was prepared, UTC, ISO 8601.")
+    model: ModelSpec
+    weights: WeightsSpec
+    graphs: Graphs
+    fold: FoldSummary
+    engine: EngineInfo
+    tools: dict[str, str] = Field(description="Versions of the tools that prepared the bundle.")
+
+
+class LayerFold(BaseModel):
+    """What the certificate says about one folded layer."""
+
+    max_abs_error: float
+    relative_error: float = Field(
+        description="Worst channel's error over the sum of the magnitudes of the terms of its output."
+    )
+    tolerance: float
+    passed: bool
+
+
+class ChannelArrays(BaseModel):
+    """Per-channel values; null stands for NaN or infinity."""
+
+    gamma: list[float | None]
+    beta: list[float | None]
+    running_mean: list[float | None]
+    running_var: list[float | None]
+    scale: list[float | None]
+    shift: list[float | None]
+
+
+class LayerAnswer(BatchNormLayer):
+    """One BatchNorm layer with its fold error and, in full detail, its arrays."""
+
+    fold: LayerFold | None = Field(description="null when the layer was not folded.")
+    arrays: ChannelArrays | None = Field(None, description="Present with detail=full only.")
+
+
+class Threshold(BaseModel):
+    """A limit used in the statistics."""
+
+    value: float | None = Field(description="null when it differs from layer to layer.")
+    meaning: str
+
+
+class BatchNormAnswer(BaseModel):
+    """BatchNorm statistics read before folding, and what folding them gained."""
+
+    model: ModelRef
+    thresholds: dict[str, Threshold]
+    totals: BatchNormTotals
+    layers: list[LayerAnswer]
+    latency: LatencyReport
+
+
+class Health(BaseModel):
+    """A probe's answer."""
+
+    status: str = Field(examples=["ready"])

@@ -1,0 +1,41 @@
+"""What the routes share: built once by the lifespan, read by dependencies."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from service.api.body import UploadBudget
+from service.api.problems import NOT_READY, RequestRefused
+from service.bundle.store import Bundle
+from service.inference.detector import Detector
+from service.inference.engine import InferenceEngine
+from service.inference.pool import WorkerPool
+from service.settings import Settings
+
+
+@dataclass(frozen=True)
+class Service:
+    """The running service. It exists only after a real inference has passed."""
+
+    settings: Settings
+    bundle: Bundle
+    engine: InferenceEngine
+    detector: Detector
+    pool: WorkerPool
+    uploads: UploadBudget
+
+
+def running_service(request: Request) -> Service:
+    """The service behind a request.
+
+    Raises:
+        RequestRefused: it has not started yet, or has stopped.
+    """
+    service: Service | None = request.app.state.service
+    if service is None:
+        raise RequestRefused(NOT_READY, "The service has not finished starting.", retry_after=1)
+    return service
+
+
+ServiceDep = Annotated[Service, Depends(running_service)]

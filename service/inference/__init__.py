@@ -1,0 +1,1 @@
+"""Pixels in, detections out; knows nothing of HTTP."""

@@ -1,0 +1,125 @@
+"""Runs the deployed graph. The only module that knows ONNX Runtime."""
+
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from service.errors import EngineError
+
+INPUT, OUTPUT = "images", "detections"
+COLUMNS = 6  # x1, y1, x2, y2, confidence, class id
+
+Device = Literal["auto", "cpu", "cuda"]
+_CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+
+
+class InferenceEngine(Protocol):
+    """Anything that turns letterboxed pictures into rows of detections; safe to call from several threads."""
+
+    @property
+    def provider(self) -> str:
+        """What executes the graph, as its runtime names it."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """Threads one run may use on the processor."""
+        ...
+
+    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Detect in a batch.
+
+        Args:
+            images: (B, H, W, 3) uint8, BGR, letterboxed to the graph's input.
+
+        Returns:
+            (B, 300, 6) float32: x1, y1, x2, y2 in pixels of the input, confidence, class id.
+
+        Raises:
+            EngineError: the runtime failed.
+        """
+        ...
+
+
+class OnnxRuntimeEngine:
+    """The deployed graph in ONNX Runtime."""
+
+    def __init__(self, model_path: Path, device: Device, threads: int) -> None:
+        """Load the graph and check that it takes and gives what the contract says.
+
+        Args:
+            model_path: ``model.onnx`` of a verified bundle.
+            device: auto takes CUDA where the installed runtime has it.
+            threads: intra-op threads, at least 1.
+
+        Raises:
+            EngineError: CUDA was demanded but is absent, or the graph cannot be loaded or is of another kind.
+        """
+        self._threads = threads
+        self._session = _open_session(model_path, _choose_providers(device), threads)
+        self._provider: str = self._session.get_providers()[0]
+        if device == "cuda" and self._provider != _CUDA:
+            raise EngineError(
+                "ONNX Runtime could not start CUDA; its driver or libraries are missing or do not fit."
+            )
+        _check_signature(self._session, model_path)
+
+    @property
+    def provider(self) -> str:
+        """ONNX Runtime's name of the execution provider in use."""
+        return self._provider
+
+    @property
+    def threads(self) -> int:
+        """Intra-op threads of the session."""
+        return self._threads
+
+    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See ``InferenceEngine.run``."""
+        try:
+            (rows,) = self._session.run([OUTPUT], {INPUT: images})
+        except Exception as error:  # its exceptions share no public base class
+            raise EngineError(f"ONNX Runtime failed: {error}") from error
+        if rows.dtype != np.float32 or rows.ndim != 3 or rows.shape[::2] != (len(images), COLUMNS):
+            raise EngineError(f"The graph answered {rows.dtype} {rows.shape}, not float32 (B, N, {COLUMNS}).")
+        return rows  # type: ignore[no-any-return]
+
+
+def _choose_providers(device: Device) -> list[str]:
+    has_cuda = _CUDA in ort.get_available_providers()
+    if device == "cuda" and not has_cuda:
+        raise EngineError(
+            "YOLOFOLD_DEVICE=cuda, but the installed ONNX Runtime has no CUDA provider. "
+            "Install onnxruntime-gpu instead of onnxruntime, or set YOLOFOLD_DEVICE=cpu."
+        )
+    return [_CUDA, _CPU] if has_cuda and device != "cpu" else [_CPU]
+
+
+def _open_session(model_path: Path, providers: list[str], threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Spinning threads would take the cores that decode the next picture.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # The doubling arena never gives its surplus back; growing by what was asked keeps memory flat.
+    arena = {"arena_extend_strategy": "kSameAsRequested"}
+    with_options = [(name, arena if name == _CUDA else {}) for name in providers]
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(str(model_path), options, providers=with_options)
+    except Exception as error:
+        raise EngineError(f"ONNX Runtime cannot load {model_path}: {error}") from error
+
+
+def _check_signature(session: ort.InferenceSession, model_path: Path) -> None:
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    found = [(t.name, t.type, len(t.shape)) for t in (*inputs, *outputs)]
+    if found != [(INPUT, "tensor(uint8)", 4), (OUTPUT, "tensor(float)", 3)]:
+        raise EngineError(
+            f"{model_path} maps {found}, not uint8 {INPUT!r} (B, H, W, 3) to float {OUTPUT!r} (B, N, 6)."
+        )
+    if inputs[0].shape[3] != 3:
+        raise EngineError(f"{model_path} takes {inputs[0].shape}, not (B, H, W, 3).")

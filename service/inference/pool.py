@@ -1,0 +1,194 @@
+"""A fixed number of worker threads behind a bounded queue. Work nobody waits for is never begun."""
+
+import asyncio
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from service.errors import DeadlineExceeded, Overloaded
+
+T = TypeVar("T")
+
+_MAX_RETRY_AFTER_S = 60
+#: Weight of the newest job in the running mean of job durations.
+_MEAN_WEIGHT = 0.2
+
+
+@dataclass(frozen=True)
+class Finished(Generic[T]):
+    """A job's value and how long it waited for a worker, in seconds."""
+
+    value: T
+    waited_s: float
+
+
+@dataclass(eq=False)
+class _Job:
+    work: Callable[[], Any]
+    deadline: float
+    submitted: float
+    future: Future[Finished[Any]] = field(default_factory=Future)
+
+
+class WorkerPool:
+    """Runs blocking functions on threads for callers on an event loop.
+
+    Decoding happens inside a job, so at most ``workers`` decoded pictures exist at any moment.
+    """
+
+    def __init__(self, workers: int, queue_size: int, hung_after_s: float = 60.0) -> None:
+        """Start the threads.
+
+        Args:
+            workers: jobs run at once.
+            queue_size: jobs that may wait while every worker is busy.
+            hung_after_s: a job running this long past its deadline means the pool is not alive, seconds.
+        """
+        self._queue_size, self._hung_after_s = queue_size, hung_after_s
+        self._changed = threading.Condition()
+        self._waiting: deque[_Job] = deque()
+        self._running: set[_Job] = set()
+        self._mean_s = 0.0
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"yolofold-worker-{i}", daemon=True)
+            for i in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def workers(self) -> int:
+        """Number of worker threads."""
+        return len(self._threads)
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that no worker has begun."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Jobs being worked on."""
+        return len(self._running)
+
+    @property
+    def alive(self) -> bool:
+        """Every worker thread lives, none hangs, and the pool is open."""
+        if self._closed or not all(thread.is_alive() for thread in self._threads):
+            return False
+        with self._changed:
+            latest = time.monotonic() - self._hung_after_s
+            return all(job.deadline >= latest for job in self._running)
+
+    def require_room(self) -> None:
+        """Check whether a job submitted now would be taken.
+
+        Raises:
+            Overloaded: every worker is busy and the queue is full, or the pool is closed.
+        """
+        with self._changed:
+            self._require_room()
+
+    async def submit(self, work: Callable[[], T], deadline: float) -> Finished[T]:
+        """Run ``work`` on a worker thread and wait for it.
+
+        If the caller is cancelled or the deadline passes while the job waits, it is dropped without being
+        run; once begun it runs to its end and its value is thrown away.
+
+        Args:
+            deadline: latest moment to wait for, on ``time.monotonic``'s clock, seconds.
+
+        Raises:
+            Overloaded: the queue is full; carries when to try again.
+            DeadlineExceeded: no result by the deadline.
+        """
+        job = _Job(work, deadline, time.monotonic())
+        with self._changed:
+            self._require_room()
+            self._waiting.append(job)
+            self._changed.notify()
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()) as limit:
+                return await asyncio.wrap_future(job.future)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise  # the work itself raised it
+            raise DeadlineExceeded("The request was not answered within its time-out.") from error
+        finally:
+            self._forget(job)
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Refuse new work, drop what waits and give running jobs ``timeout_s`` seconds to end."""
+        with self._changed:
+            self._closed = True
+            dropped = list(self._waiting)
+            self._waiting.clear()
+            self._changed.notify_all()
+        for job in dropped:
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_exception(Overloaded("The service is shutting down."))
+        until = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+
+    def _require_room(self) -> None:
+        if self._closed:
+            raise Overloaded("The service is shutting down.")
+        idle = self.workers - len(self._running)
+        if len(self._waiting) >= self._queue_size + idle:
+            raise Overloaded(
+                f"All {self.workers} workers are busy and {len(self._waiting)} requests wait already.",
+                self._retry_after_s(),
+            )
+
+    def _retry_after_s(self) -> int:
+        """Whole seconds in which the present queue should be worked off."""
+        backlog = (len(self._waiting) + len(self._running)) * self._mean_s / self.workers
+        return min(max(1, math.ceil(backlog)), _MAX_RETRY_AFTER_S)
+
+    def _forget(self, job: _Job) -> None:
+        with self._changed:
+            if job in self._waiting:
+                self._waiting.remove(job)
+
+    def _next_job(self) -> _Job | None:
+        with self._changed:
+            while True:
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+                if not self._waiting:
+                    return None
+                job = self._waiting.popleft()
+                # False when the caller has gone.
+                if job.future.set_running_or_notify_cancel():
+                    self._running.add(job)
+                    return job
+
+    def _work(self) -> None:
+        while (job := self._next_job()) is not None:
+            started = time.monotonic()
+            try:
+                value = job.work()
+            except Exception as error:
+                self._finish(job, started)
+                job.future.set_exception(error)
+            except BaseException as error:
+                # An order to exit ends this thread, which `alive` reports; the caller must not wait for ever.
+                self._finish(job, started)
+                job.future.set_exception(RuntimeError(f"The worker stopped: {error!r}"))
+                raise
+            else:
+                self._finish(job, started)
+                job.future.set_result(Finished(value, started - job.submitted))
+            del job  # the last job's picture must not live until the next one arrives
+
+    def _finish(self, job: _Job, started: float) -> None:
+        with self._changed:
+            self._running.discard(job)
+            took = time.monotonic() - started
+            self._mean_s = took if self._mean_s == 0 else self._mean_s + _MEAN_WEIGHT * (took - self._mean_s)

@@ -1,0 +1,112 @@
+"""What a process may use, read from made-up procfs and cgroup trees."""
+
+import os
+import platform
+from pathlib import Path
+
+import pytest
+
+from service.machine import cpu_model, describe_machine, usable_cores, usable_memory_bytes
+
+GIB = 1 << 30
+UNLIMITED_V1 = str((1 << 63) - 4096)
+
+
+@pytest.fixture(autouse=True)
+def host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host of 8 cores and 16 GiB."""
+    pages = {"SC_PHYS_PAGES": 16 * GIB // 4096, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(os, "sysconf", pages.__getitem__)
+
+
+def tree(root: Path, files: dict[str, str]) -> tuple[Path, Path]:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    return root / "proc", root / "cgroup"
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 8),
+        ({"proc/self/cgroup": "0::/", "cgroup/cpu.max": "max 100000"}, 8),
+        ({"proc/self/cgroup": "0::/", "cgroup/cpu.max": "200000 100000"}, 2),
+        ({"proc/self/cgroup": "0::/", "cgroup/cpu.max": "250000 100000"}, 2),
+        ({"proc/self/cgroup": "0::/", "cgroup/cpu.max": "50000 100000"}, 1),
+        ({"proc/self/cgroup": "0::/", "cgroup/cpu.max": "6400000 100000"}, 8),
+        # The tighter limit of an outer group applies as well.
+        (
+            {
+                "proc/self/cgroup": "0::/a/b",
+                "cgroup/a/b/cpu.max": "500000 100000",
+                "cgroup/a/cpu.max": "300000 100000",
+            },
+            3,
+        ),
+        # A host's path that does not exist in the container.
+        ({"proc/self/cgroup": "0::/docker/1f3a", "cgroup/cpu.max": "400000 100000"}, 4),
+        (
+            {
+                "proc/self/cgroup": "3:memory:/\n2:cpu,cpuacct:/docker/1f3a",
+                "cgroup/cpu/cpu.cfs_quota_us": "300000",
+                "cgroup/cpu/cpu.cfs_period_us": "100000",
+            },
+            3,
+        ),
+        (
+            {
+                "proc/self/cgroup": "1:cpu:/",
+                "cgroup/cpu/cpu.cfs_quota_us": "-1",
+                "cgroup/cpu/cpu.cfs_period_us": "100000",
+            },
+            8,
+        ),
+    ],
+)
+def test_usable_cores(tmp_path: Path, files: dict[str, str], cores: int) -> None:
+    assert usable_cores(*tree(tmp_path, files)) == cores
+
+
+def test_cores_without_affinity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert usable_cores(*tree(tmp_path, {})) == 6
+
+
+@pytest.mark.parametrize(
+    ("files", "gib"),
+    [
+        ({}, 16),
+        ({"proc/self/cgroup": "0::/", "cgroup/memory.max": "max"}, 16),
+        ({"proc/self/cgroup": "0::/", "cgroup/memory.max": str(4 * GIB)}, 4),
+        ({"proc/self/cgroup": "0::/", "cgroup/memory.max": str(64 * GIB)}, 16),
+        ({"proc/self/cgroup": "4:memory:/x", "cgroup/memory/memory.limit_in_bytes": UNLIMITED_V1}, 16),
+        ({"proc/self/cgroup": "4:memory:/x", "cgroup/memory/x/memory.limit_in_bytes": str(2 * GIB)}, 2),
+    ],
+)
+def test_usable_memory(tmp_path: Path, files: dict[str, str], gib: int) -> None:
+    assert usable_memory_bytes(*tree(tmp_path, files)) == gib * GIB
+
+
+def test_cpu_model_is_the_first_processors_name(tmp_path: Path) -> None:
+    text = "processor\t: 0\nmodel\t\t: 17\nmodel name\t: CPU @ 3: GHz\n\nprocessor\t: 1\nmodel name\t: Other"
+    assert cpu_model(tree(tmp_path, {"proc/cpuinfo": text})[0]) == "CPU @ 3: GHz"
+
+
+@pytest.mark.parametrize("files", [{}, {"proc/cpuinfo": "processor\t: 0\nCPU part\t: 0xd0c"}])
+def test_cpu_model_falls_back_to_the_architecture(
+    tmp_path: Path, files: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert cpu_model(tree(tmp_path, files)[0]) == "aarch64"
+
+
+def test_the_description_names_no_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = describe_machine()
+    assert machine.python == platform.python_version()
+    assert machine.cores >= 1
+    assert platform.node() not in machine.system.split("-")
