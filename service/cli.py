@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from service.bundle.store import Bundle, bundle_key, find_bundle, load_bundle
 from service.errors import BundleMissing, WeightsHashMismatch, YolofoldError
@@ -34,14 +35,9 @@ def main() -> None:
     """Run a command; a domain error becomes one line on stderr and a non-zero exit."""
     try:
         app()
-    except BundleMissing as error:
-        console.print(f"[red]{type(error).__name__}[/]: ", end="")
-        console.print(str(error), markup=False)
-        sys.exit(EXIT_NO_BUNDLE)
     except YolofoldError as error:
-        console.print(f"[red]{type(error).__name__}[/]: ", end="")
-        console.print(str(error), markup=False)
-        sys.exit(EXIT_FAILED)
+        console.print(f"[red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(EXIT_NO_BUNDLE if isinstance(error, BundleMissing) else EXIT_FAILED)
 
 
 @app.command()
@@ -58,14 +54,15 @@ def prepare(
     bundle_dir: BundleDir = None,
     force: Annotated[bool, typer.Option(help="Prepare again even if a bundle exists.")] = False,
     latency_rounds: Annotated[
-        int | None, typer.Option(min=10, help="Measure this many rounds, without the quick run's time limit.")
+        int | None, typer.Option(min=12, help="Measure this many rounds, without the quick run's time limit.")
     ] = None,
 ) -> None:
     """Read, fold, prove, export and measure a checkpoint, and write the bundle."""
     settings = load_settings(weights=weights, imgsz=imgsz, head=head, bundle_dir=bundle_dir)
     if not force:
         try:
-            console.print(f"Reusing {_find(settings)}. Use --force to prepare it again.", highlight=False)
+            reused = f"Reusing {_find(settings)}. Use --force to prepare it again."
+            console.print(reused, highlight=False, markup=False, soft_wrap=True)
             return
         except BundleMissing:
             pass
@@ -123,7 +120,7 @@ def _announce(address: str, bundle: Bundle) -> None:
         flush=True,
     )
     if manifest.weights.note:
-        console.print(f"[yellow]warning[/]: {manifest.weights.note}", highlight=False)
+        console.print(f"[yellow]warning[/]: {escape(manifest.weights.note)}", highlight=False, soft_wrap=True)
 
 
 class _RichProgress:

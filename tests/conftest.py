@@ -55,7 +55,7 @@ def embedded_checkpoint() -> Path:
 def bundle_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle folder in which the embedded checkpoint has been prepared by the command itself."""
     root = tmp_path_factory.mktemp("bundles")
-    arguments = command("prepare", "--latency-rounds", "10")
+    arguments = command("prepare", "--latency-rounds", "12")
     environ = clean_environ(weights="embedded", imgsz=str(IMGSZ), bundle_dir=str(root))
     subprocess.run(arguments, cwd=ROOT, env=environ, check=True, timeout=600)
     return root

@@ -53,8 +53,8 @@ class LatencyReport(Record):
     threads: int
     batch: int
     imgsz: int
-    duration_s: float
-    load_average_before: float | None = Field(description="1-minute load before the first round, None if unknown.")
+    duration_s: float = Field(description="Warm-up and rounds, without loading the graphs.")
+    load_average_before: float | None = Field(description="1-minute load before the warm-up, None if unknown.")
     machine: Machine
     arms: list[Arm]
     null_control: Comparison = Field(description="A second copy of the deployed arm against the first: the noise floor.")

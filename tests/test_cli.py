@@ -1,0 +1,124 @@
+"""The commands as a user runs them: exit codes, reuse, refusals, and a kill at any moment."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from service.bundle.store import find_bundle, load_bundle
+from service.errors import BundleMissing
+from tests.conftest import IMGSZ, ROOT, RunningServer, clean_environ, command
+
+
+def run(*arguments: str, timeout: float = 300, **settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), cwd=ROOT, env=clean_environ(**settings), capture_output=True, text=True, timeout=timeout
+    )
+
+
+@pytest.fixture
+def prepared(bundle_root: Path) -> dict[str, str]:
+    """Settings under which a bundle exists."""
+    return {"weights": "embedded", "imgsz": str(IMGSZ), "bundle_dir": str(bundle_root)}
+
+
+def test_the_banner_says_what_is_served_where_and_how_to_try_it(server: RunningServer) -> None:
+    assert re.search(r"yolofold serves yolo26n-codes [0-9a-f]{12} \(embedded weights, 5 classes", server.banner)
+    assert f"curl -F file=@samples/parcel.jpg {server.url}/detect" in server.banner
+
+
+def test_a_server_holds_less_than_400_mb(server: RunningServer) -> None:
+    status = Path(f"/proc/{server.pid}/status").read_text()
+    peak_kb = int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1))
+    assert peak_kb < 400_000
+
+
+def test_bundle_prints_the_folder(prepared: dict[str, str], bundle_path: Path) -> None:
+    done = run("bundle", **prepared)
+    assert (done.returncode, done.stdout.strip()) == (0, str(bundle_path))
+
+
+@pytest.mark.parametrize("name", ["bundle", "serve"])
+def test_no_bundle_is_exit_3(name: str, tmp_path: Path) -> None:
+    done = run(name, bundle_dir=str(tmp_path))
+    assert done.returncode == 3
+    assert "BundleMissing" in done.stderr and "python -m service prepare" in done.stderr
+
+
+def test_a_bundle_is_reused_without_importing_torch(prepared: dict[str, str]) -> None:
+    environ = clean_environ(**prepared)
+    done = subprocess.run(
+        [command()[0], "-X", "importtime", "-m", "service", "prepare"],
+        cwd=ROOT,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "Reusing" in done.stderr
+    assert not re.search(r"\|\s+(torch|ultralytics)$", done.stderr, re.MULTILINE)
+
+
+def test_another_hash_than_demanded_is_not_served(prepared: dict[str, str]) -> None:
+    done = run("serve", **prepared, weights_sha256="0" * 64)
+    assert done.returncode == 1 and "WeightsHashMismatch" in done.stderr
+
+
+def test_a_corrupt_bundle_is_not_served(prepared: dict[str, str], bundle_path: Path, tmp_path: Path) -> None:
+    copy = tmp_path / bundle_path.name
+    copy.mkdir()
+    for file in bundle_path.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    with (copy / "model.onnx").open("r+b") as stream:
+        stream.seek(5000)
+        stream.write(b"\0\1\2\3")
+    done = run("serve", **(prepared | {"bundle_dir": str(tmp_path)}))
+    assert done.returncode == 1 and "BundleCorrupt" in done.stderr and "model.onnx" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"weights": "nothing-here.pt"}, "WeightsNotFound"),
+        ({"weights": "embedded", "weights_sha256": "0" * 64}, "WeightsHashMismatch"),
+        ({"imgsz": "333"}, "YOLOFOLD_IMGSZ"),
+        ({"imgsze": "320"}, "YOLOFOLD_IMGSZ"),
+    ],
+)
+def test_prepare_refuses_in_one_line(settings: dict[str, str], error: str, tmp_path: Path) -> None:
+    done = run("prepare", **settings, bundle_dir=str(tmp_path / "bundles"))
+    assert done.returncode == 1
+    assert error in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("manifest.json"))
+
+
+@pytest.mark.parametrize("moment", ["BatchNorm statistics", "Proof of the fold", "Export model.onnx", "Export reference.onnx"])
+def test_a_killed_prepare_leaves_nothing_to_serve(moment: str, tmp_path: Path) -> None:
+    environ = clean_environ(weights="embedded", imgsz="320", bundle_dir=str(tmp_path))
+    process = subprocess.Popen(
+        command("prepare"), cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stderr is not None
+    seen = any(line.startswith(moment) for line in process.stderr)  # returns as soon as the step has ended
+    os.killpg(process.pid, signal.SIGKILL)
+    assert seen and process.wait(timeout=30) == -signal.SIGKILL
+    assert find_bundle(tmp_path, "embedded-320-auto") is None
+    for leftover in tmp_path.iterdir():
+        with pytest.raises(BundleMissing):
+            load_bundle(leftover)
+    assert run("serve", weights="embedded", imgsz="320", bundle_dir=str(tmp_path)).returncode == 3
+
+
+def test_terminated_server_ends_cleanly(prepared: dict[str, str]) -> None:
+    process = subprocess.Popen(
+        command("serve"), cwd=ROOT, env=clean_environ(**prepared, port="0"), stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and "yolofold serves" in process.stdout.readline()
+    start = time.monotonic()
+    process.terminate()
+    assert process.wait(timeout=30) in (0, -signal.SIGTERM)
+    assert time.monotonic() - start < 30

@@ -1,0 +1,86 @@
+"""Who may import whom, read from the source; and what the serving process really loads, seen in one."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.bundle.store import Bundle
+from tests.conftest import ROOT
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "settings": {"errors"},
+    "bundle": {"errors"},
+    "preprocessing": {"errors"},
+    "machine": {"bundle"},
+    "prepare": {"bundle", "preprocessing", "settings", "machine", "errors"},
+    "inference": {"bundle", "preprocessing", "settings", "errors"},
+    "api": {"inference", "bundle", "settings", "machine", "errors"},
+    "cli": {"api", "prepare", "bundle", "settings", "machine", "errors"},
+    "__main__": {"cli"},
+}
+NEVER_WHILE_SERVING = ("torch", "torchvision", "ultralytics", "onnx", "dill", "cloudpickle")
+
+
+def source_files() -> list[Path]:
+    return sorted((ROOT / "service").rglob("*.py"))
+
+
+def part_of(path: Path) -> str:
+    inside = path.relative_to(ROOT / "service")
+    return inside.parts[0].removesuffix(".py")
+
+
+def imported_modules(path: Path) -> Iterator[tuple[str, bool]]:
+    """Each module imported, and whether at the top of the file."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node in tree.body) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide which part is meant"
+            yield node.module or "", node in tree.body
+
+
+@pytest.mark.parametrize("path", source_files(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_follow_the_table(path: Path) -> None:
+    part = part_of(path)
+    if part == "__init__":
+        return
+    for module, at_top in imported_modules(path):
+        name = module.split(".")
+        if name[0] == "service" and len(name) > 1 and name[1] != part:
+            assert name[1] in MAY_IMPORT[part], f"{path} imports {module}"
+        if part == "cli" and module.startswith(("service.prepare", "service.api")):
+            assert not at_top, f"{path} imports {module} before it is known to be needed"
+        if name[0] in ("torch", "torchvision", "ultralytics"):
+            assert part == "prepare", f"{path} imports {module}"
+
+
+def test_the_table_knows_every_part() -> None:
+    assert {part_of(path) for path in source_files()} - {"__init__"} == set(MAY_IMPORT)
+
+
+def test_the_running_service_never_loads_torch_or_a_model_unpickler(bundle: Bundle) -> None:
+    program = f"""
+import sys
+from pathlib import Path
+from fastapi.testclient import TestClient
+from service.api.app import create_app
+from service.bundle.store import load_bundle
+from service.settings import load_settings
+with TestClient(create_app(load_settings({{}}), load_bundle(Path({str(bundle.path)!r})))) as client:
+    assert client.get("/readyz").status_code == 200
+    picture = Path("samples/parcel.jpg").read_bytes()
+    assert client.post("/detect", content=picture, headers={{"Content-Type": "image/jpeg"}}).status_code == 200
+    assert client.get("/model/bn-stats?detail=full").status_code == 200
+print(*sorted({{name.split(".")[0] for name in sys.modules}}))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "onnxruntime" in loaded
+    assert loaded.isdisjoint(NEVER_WHILE_SERVING)

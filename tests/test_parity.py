@@ -1,0 +1,112 @@
+"""Over HTTP against Ultralytics' own predict: same checkpoint, same pictures, same head, same square letterbox."""
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from service.api.app import create_app
+from service.bundle.store import find_bundle, load_bundle
+from service.prepare.detection_match import iou
+from service.settings import load_settings
+from tests.conftest import IMGSZ, ROOT, clean_environ, command
+from tests.networks import ASSETS, calibrated_network, save_checkpoint
+from ultralytics import YOLO
+
+IOU, CONFIDENCE, SHARE = 0.95, 0.02, 0.99
+#: Boxes of the reference this close to the threshold may be missing or extra through rounding.
+SLACK = 0.002
+
+
+@dataclass(frozen=True)
+class Boxes:
+    xyxy: np.ndarray
+    confidence: np.ndarray
+    class_id: np.ndarray
+
+
+def predict(checkpoint: Path, picture: Path, *, end_to_end: bool, imgsz: int) -> Boxes:
+    """What Ultralytics answers. ``nms=False`` selects the one2one head, ``rect=False`` the square letterbox."""
+    options = {"nms": False} if end_to_end else {}
+    (result,) = YOLO(checkpoint).predict(
+        picture, imgsz=imgsz, conf=0.25 - SLACK, rect=False, max_det=300, verbose=False, device="cpu", **options
+    )
+    boxes = result.boxes
+    return Boxes(boxes.xyxy.numpy(), boxes.conf.numpy(), boxes.cls.numpy().astype(int))
+
+
+def answered(answer: dict) -> Boxes:
+    rows = answer["detections"]
+    corners = [[row["box"][key] for key in ("x1", "y1", "x2", "y2")] for row in rows]
+    return Boxes(
+        np.array(corners, np.float32).reshape(-1, 4),
+        np.array([row["confidence"] for row in rows]),
+        np.array([row["class"] for row in rows], int),
+    )
+
+
+def compare(expected: Boxes, found: Boxes) -> tuple[int, int, int]:
+    """Expected boxes above 0.25, how many of them are repeated, and how many are found besides."""
+    free = np.ones(len(found.confidence), bool)
+    clear, matched = 0, 0
+    for box, confidence, class_id in zip(expected.xyxy, expected.confidence, expected.class_id, strict=True):
+        same = (
+            free
+            & (found.class_id == class_id)
+            & (np.abs(found.confidence - confidence) <= CONFIDENCE)
+            & (iou(box, found.xyxy) >= IOU)
+        )
+        if same.any():
+            free[np.argmax(same)] = False
+        if confidence > 0.25 + SLACK:
+            clear += 1
+            matched += bool(same.any())
+    return clear, matched, int((free & (found.confidence > 0.25 + SLACK)).sum())
+
+
+def test_the_embedded_model_over_http(server_url: str, embedded_checkpoint: Path, samples: list[Path]) -> None:
+    clear = matched = extra = 0
+    for picture in [*samples, *sorted(ASSETS.glob("*.jpg"))]:
+        response = httpx.post(f"{server_url}/detect", params={"conf": 0.25}, files={"file": picture.read_bytes()})
+        expected = predict(embedded_checkpoint, picture, end_to_end=True, imgsz=IMGSZ)
+        counts = compare(expected, answered(response.raise_for_status().json()))
+        clear, matched, extra = clear + counts[0], matched + counts[1], extra + counts[2]
+    assert clear >= 5
+    assert matched >= SHARE * clear and extra == 0
+
+
+@pytest.mark.parametrize(
+    ("architecture", "head", "classes"),
+    [
+        ("yolo26s.yaml", "auto", 2),
+        ("yolo26n.yaml", "one2many", 80),
+        ("yolov8n.yaml", "auto", 3),
+        ("yolo11n.yaml", "auto", 7),
+        ("yolo12n.yaml", "auto", 3),
+        ("yolov10n.yaml", "auto", 3),
+    ],
+)
+def test_any_detection_checkpoint(architecture: str, head: str, classes: int, tmp_path: Path) -> None:
+    checkpoint = save_checkpoint(calibrated_network(architecture, classes), tmp_path / "best.pt")
+    environ = clean_environ(weights=str(checkpoint), imgsz=str(IMGSZ), head=head, bundle_dir=str(tmp_path / "bundles"))
+    subprocess.run(command("prepare", "--latency-rounds", "12"), cwd=ROOT, env=environ, check=True, timeout=600)
+    settings = load_settings({k: v for k, v in environ.items() if k.startswith("YOLOFOLD_")})
+    (path,) = (tmp_path / "bundles").glob("best*")
+    assert find_bundle(settings.bundle_dir, path.name.rsplit("-", 1)[0]) == path
+    clear = matched = extra = 0
+    with TestClient(create_app(settings, load_bundle(path))) as client:
+        model = client.get("/model").json()["model"]
+        one2one = model["head"]["kind"] == "one2one"
+        assert model["head"]["nms"] == ("none" if one2one else "graph")
+        assert one2one == (architecture in ("yolo26s.yaml", "yolov10n.yaml"))
+        assert len(model["classes"]) == classes
+        for picture in sorted(ASSETS.glob("*.jpg")):
+            answer = client.post("/detect", params={"conf": 0.25}, files={"file": picture.read_bytes()}).json()
+            counts = compare(predict(checkpoint, picture, end_to_end=one2one, imgsz=IMGSZ), answered(answer))
+            clear, matched, extra = clear + counts[0], matched + counts[1], extra + counts[2]
+    assert clear >= 5
+    assert matched >= SHARE * clear and extra == 0
