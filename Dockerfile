@@ -38,7 +38,7 @@ RUN rm -rf service/prepare service/weights/*.pt
 ENV YOLOFOLD_HOST=0.0.0.0 YOLOFOLD_PORT=8000
 USER yolofold
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --start-interval=1s --retries=3 \
+HEALTHCHECK --interval=5s --timeout=5s --start-period=20s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['YOLOFOLD_PORT'] + '/readyz', timeout=4)"]
 CMD ["python", "-m", "service", "serve"]
 

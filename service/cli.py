@@ -85,9 +85,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on, 0 for a free one. [YOLOFOLD_PORT]")] = None,
 ) -> None:
     """Serve the bundle over HTTP."""
-    settings = load_settings(
-        weights=weights, imgsz=imgsz, head=head, bundle_dir=bundle_dir, host=host, port=port
-    )
+    settings = load_settings(weights=weights, imgsz=imgsz, head=head, bundle_dir=bundle_dir, host=host, port=port)
     bundle = load_bundle(_find(settings))
     if settings.weights_sha256 not in (None, bundle.manifest.weights.sha256):
         raise WeightsHashMismatch(
@@ -113,8 +111,8 @@ def _announce(address: str, bundle: Bundle) -> None:
     manifest = bundle.manifest
     model = manifest.model
     print(
-        f"yolofold serves {model.name} {model.version} ({manifest.weights.source} weights, {len(model.classes)} classes, "
-        f"{model.input.width} px, {bundle.batchnorm.totals.folded} BatchNorm layers folded)\n"
+        f"yolofold serves {model.name} {model.version} ({manifest.weights.source} weights, "
+        f"{len(model.classes)} classes, {model.input.width} px, {bundle.batchnorm.totals.folded} BatchNorm layers folded)\n"
         f"  {address}            the page; {address}/docs for the API\n"
         f"  curl -F file=@samples/parcel.jpg {address}/detect",
         flush=True,

@@ -24,14 +24,19 @@ class Settings(BaseSettings):
 
     weights: str = Field("auto", min_length=1, description="auto, embedded, an official name or a path to a .pt file.")
     weights_sha256: str | None = Field(
-        None, pattern="^[0-9a-f]{64}$", description="Refuse weights whose SHA-256 differs, before opening them."
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="Refuse weights whose SHA-256 differs, before opening them.",
     )
     download_timeout_s: float = Field(
         5.0, gt=0, le=600, description="Longest wait for the weight server to answer, in seconds."
     )
-    imgsz: int = Field(640, ge=MIN_IMGSZ, le=MAX_IMGSZ, description="Side of the square input in pixels, a multiple of 32.")
+    imgsz: int = Field(
+        640, ge=MIN_IMGSZ, le=MAX_IMGSZ, description="Side of the square input in pixels, a multiple of 32."
+    )
     head: Literal["auto", "one2one", "one2many"] = Field(
-        "auto", description="Detection head: auto takes the NMS-free one2one head where the checkpoint has it."
+        "auto",
+        description="Detection head: auto takes the NMS-free one2one head where the checkpoint has it.",
     )
     bundle_dir: Path = Field(Path("bundles"), description="Folder in which bundles are kept.")
 

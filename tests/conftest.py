@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-import service.prepare.ultralytics_runtime  # before any test imports Ultralytics, which reads its settings once
 from service.bundle.store import Bundle, load_bundle
 from service.prepare.weights import EMBEDDED
 

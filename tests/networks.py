@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import torch
 from torch import nn
+from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils import ASSETS
 
 from service.prepare import ultralytics_runtime  # noqa: F401  (sets what Ultralytics reads at import)
 from service.preprocessing.letterbox import letterbox, plan_letterbox
-from ultralytics.nn.tasks import DetectionModel
-from ultralytics.utils import ASSETS
 
 
 def photograph(name: str, size: int) -> np.ndarray:

@@ -16,7 +16,12 @@ from tests.conftest import IMGSZ, ROOT, RunningServer, clean_environ, command
 
 def run(*arguments: str, timeout: float = 300, **settings: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(*arguments), cwd=ROOT, env=clean_environ(**settings), capture_output=True, text=True, timeout=timeout
+        command(*arguments),
+        cwd=ROOT,
+        env=clean_environ(**settings),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
     )
 
 
@@ -96,7 +101,9 @@ def test_prepare_refuses_in_one_line(settings: dict[str, str], error: str, tmp_p
     assert not list(tmp_path.rglob("manifest.json"))
 
 
-@pytest.mark.parametrize("moment", ["BatchNorm statistics", "Proof of the fold", "Export model.onnx", "Export reference.onnx"])
+@pytest.mark.parametrize(
+    "moment", ["BatchNorm statistics", "Proof of the fold", "Export model.onnx", "Export reference.onnx"]
+)
 def test_a_killed_prepare_leaves_nothing_to_serve(moment: str, tmp_path: Path) -> None:
     environ = clean_environ(weights="embedded", imgsz="320", bundle_dir=str(tmp_path))
     process = subprocess.Popen(

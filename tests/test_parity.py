@@ -8,6 +8,7 @@ import httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from ultralytics import YOLO
 
 from service.api.app import create_app
 from service.bundle.store import find_bundle, load_bundle
@@ -15,7 +16,6 @@ from service.prepare.detection_match import iou
 from service.settings import load_settings
 from tests.conftest import IMGSZ, ROOT, clean_environ, command
 from tests.networks import ASSETS, calibrated_network, save_checkpoint
-from ultralytics import YOLO
 
 IOU, CONFIDENCE, SHARE = 0.95, 0.02, 0.99
 #: Boxes of the reference this close to the threshold may be missing or extra through rounding.
@@ -33,7 +33,14 @@ def predict(checkpoint: Path, picture: Path, *, end_to_end: bool, imgsz: int) ->
     """What Ultralytics answers. ``nms=False`` selects the one2one head, ``rect=False`` the square letterbox."""
     options = {"nms": False} if end_to_end else {}
     (result,) = YOLO(checkpoint).predict(
-        picture, imgsz=imgsz, conf=0.25 - SLACK, rect=False, max_det=300, verbose=False, device="cpu", **options
+        picture,
+        imgsz=imgsz,
+        conf=0.25 - SLACK,
+        rect=False,
+        max_det=300,
+        verbose=False,
+        device="cpu",
+        **options,
     )
     boxes = result.boxes
     return Boxes(boxes.xyxy.numpy(), boxes.conf.numpy(), boxes.cls.numpy().astype(int))

@@ -8,7 +8,12 @@ from service.settings import Settings, load_settings
 
 def test_defaults_without_an_environment() -> None:
     settings = load_settings({})
-    assert (settings.weights, settings.host, settings.port, settings.imgsz) == ("auto", "127.0.0.1", 8000, 640)
+    assert (settings.weights, settings.host, settings.port, settings.imgsz) == (
+        "auto",
+        "127.0.0.1",
+        8000,
+        640,
+    )
 
 
 def test_the_command_line_wins_over_the_environment() -> None:

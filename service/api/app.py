@@ -86,9 +86,5 @@ def start_service(settings: Settings, bundle: Bundle) -> Service:
     detector = Detector(bundle, engine, settings.max_pixels)
     detector.warm_up()
     pool = WorkerPool(settings.workers or min(cores, _MOST_DEFAULT_WORKERS), settings.queue_size)
-    log.info(
-        "%s ready: %s, %d threads, %d workers", bundle.path, engine.provider, engine.threads, pool.workers
-    )
-    return Service(
-        settings, bundle, engine, detector, pool, UploadBudget(_HELD_UPLOADS * settings.max_upload_bytes)
-    )
+    log.info("%s ready: %s, %d threads, %d workers", bundle.path, engine.provider, engine.threads, pool.workers)
+    return Service(settings, bundle, engine, detector, pool, UploadBudget(_HELD_UPLOADS * settings.max_upload_bytes))

@@ -34,9 +34,7 @@ def get_bn_stats(
     ] = "summary",
     layer: Annotated[
         str | None,
-        Query(
-            description="Only this layer: its BatchNorm's name or its convolution's.", examples=["model.0.bn"]
-        ),
+        Query(description="Only this layer: its BatchNorm's name or its convolution's.", examples=["model.0.bn"]),
     ] = None,
 ) -> Response:
     """Read from the checkpoint before folding, so they outlive the layers themselves.

@@ -120,9 +120,7 @@ def _wrong_type(detail: str) -> RequestRefused:
 
 
 def _too_large(max_bytes: int) -> RequestRefused:
-    return RequestRefused(
-        UPLOAD_TOO_LARGE, f"An image file may have {max_bytes} bytes at most.", limit=max_bytes
-    )
+    return RequestRefused(UPLOAD_TOO_LARGE, f"An image file may have {max_bytes} bytes at most.", limit=max_bytes)
 
 
 async def _read_bounded(request: Request, share: UploadShare, limit: int, max_bytes: int) -> bytes:

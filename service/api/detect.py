@@ -96,9 +96,7 @@ async def detect(
     max_det: Annotated[int, Query(ge=1, le=MAX_DET, description="Most detections answered.")] = MAX_DET,
     classes: Annotated[
         list[str] | None,
-        Query(
-            description="Only these classes, by name or id; repeat it for several.", examples=[["bus", "0"]]
-        ),
+        Query(description="Only these classes, by name or id; repeat it for several.", examples=[["bus", "0"]]),
     ] = None,
 ) -> Response:
     """Send the image as the raw body, or as the one file of a form.
@@ -126,9 +124,7 @@ async def detect(
 async def _answer(
     request: Request, service: Service, share: UploadShare, deadline: float, selection: Selection, wanted: str
 ) -> Response:
-    data = await read_image_file(
-        request, share, max_bytes=service.settings.max_upload_bytes, deadline=deadline
-    )
+    data = await read_image_file(request, share, max_bytes=service.settings.max_upload_bytes, deadline=deadline)
     received = time.perf_counter()
     detector, model = service.detector, service.bundle.manifest.model
     if wanted != _JSON:

@@ -11,9 +11,7 @@ from service.api.state import ServiceDep
 router = APIRouter(tags=["health"])
 
 
-@router.get(
-    "/healthz", summary="Is the process alive?", response_model=Health, responses=problems.document_problems()
-)
+@router.get("/healthz", summary="Is the process alive?", response_model=Health, responses=problems.document_problems())
 async def get_health() -> Response:
     """Answers as long as the event loop turns; says nothing about the network."""
     return json_answer(Health(status="alive"))

@@ -25,9 +25,7 @@ async def get_model(service: ServiceDep) -> Response:
     return json_answer(_model_answer(service))
 
 
-@router.get(
-    "/layers", summary="Every convolution and its BatchNorm", response_model=LayerTree, responses=_PROBLEMS
-)
+@router.get("/layers", summary="Every convolution and its BatchNorm", response_model=LayerTree, responses=_PROBLEMS)
 async def get_layers(service: ServiceDep) -> Response:
     """The network before folding: which BatchNorm stood behind which convolution."""
     return json_answer(service.bundle.layers)

@@ -22,9 +22,7 @@ class Problem(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    type: str = Field(
-        description="Stable name of the kind of problem.", examples=["urn:yolofold:broken-image"]
-    )
+    type: str = Field(description="Stable name of the kind of problem.", examples=["urn:yolofold:broken-image"])
     title: str = Field(description="The kind of problem in words; the same for every occurrence.")
     status: int = Field(description="The HTTP status code.", examples=[422])
     detail: str = Field(description="What went wrong this time, and what to do about it.")
@@ -78,7 +76,7 @@ ERROR_KINDS: dict[type[errors.YolofoldError], Kind] = {
 }
 
 
-class RequestRefused(Exception):  # noqa: N818 - named like the domain errors
+class RequestRefused(Exception):
     """A request that HTTP itself lets us refuse, before any domain code has seen it."""
 
     def __init__(
@@ -186,9 +184,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     kind = _STATUS_KINDS.get(error.status_code, _OTHER_STATUS._replace(status=error.status_code))
     detail = f"{request.method} {request.url.path}: {error.detail}."
     if kind is METHOD_NOT_ALLOWED and error.headers:
-        detail = (
-            f"{request.url.path} does not take {request.method}, only {error.headers.get('Allow', 'others')}."
-        )
+        detail = f"{request.url.path} does not take {request.method}, only {error.headers.get('Allow', 'others')}."
     elif kind is NOT_FOUND:
         detail = f"There is nothing at {request.url.path}. GET /docs lists the paths."
     return problem_response(request, kind, detail, error.headers)
@@ -196,6 +192,4 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 async def _on_defect(request: Request, error: Exception) -> Response:
     # The server logs the traceback itself once this answer is sent.
-    return problem_response(
-        request, INTERNAL_ERROR, "This is a defect; the traceback is in the service's log."
-    )
+    return problem_response(request, INTERNAL_ERROR, "This is a defect; the traceback is in the service's log.")

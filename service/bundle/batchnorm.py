@@ -9,6 +9,7 @@ from service.bundle.manifest import Record
 ConvKind = Literal["conv", "depthwise", "pointwise", "grouped", "transposed"]
 Stage = Literal["backbone", "neck", "head"]
 FoldStatus = Literal["folded", "dropped", "unfoldable"]
+ConvStatus = Literal["folded", "plain", "dropped", "kept"]
 
 #: Per-channel float32 arrays of every layer, stored in ``bn_stats.npz`` under ``"<layer>/<array>"``.
 ARRAYS = ("gamma", "beta", "running_mean", "running_var", "scale", "shift")
@@ -93,9 +94,7 @@ class ConvRecord(Record):
     bias: bool
     batch_norm: str | None = Field(description="The BatchNorm2d folded (or foldable) into it, None when it has none.")
     activation: str | None
-    status: Literal["folded", "plain", "dropped", "kept"] = Field(
-        description="plain: never had a BatchNorm. kept: its BatchNorm cannot be folded."
-    )
+    status: ConvStatus = Field(description="plain: never had a BatchNorm. kept: its BatchNorm cannot be folded.")
 
 
 class BlockRecord(Record):

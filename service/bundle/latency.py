@@ -57,5 +57,7 @@ class LatencyReport(Record):
     load_average_before: float | None = Field(description="1-minute load before the warm-up, None if unknown.")
     machine: Machine
     arms: list[Arm]
-    null_control: Comparison = Field(description="A second copy of the deployed arm against the first: the noise floor.")
+    null_control: Comparison = Field(
+        description="A second copy of the deployed arm against the first: the noise floor."
+    )
     comparisons: list[Comparison]

@@ -4,8 +4,6 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 1
-
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 WeightsSource = Literal["official", "local", "embedded"]
 
@@ -23,7 +21,9 @@ class InputSpec(Record):
     width: int = Field(description="Columns of the letterboxed image.", examples=[640])
     layout: Literal["NHWC"] = "NHWC"
     dtype: Literal["uint8"] = "uint8"
-    color_order: Literal["BGR"] = Field("BGR", description="Channel order; scaling to 0..1 and RGB happen in the graph.")
+    color_order: Literal["BGR"] = Field(
+        "BGR", description="Channel order; scaling to 0..1 and RGB happen in the graph."
+    )
 
 
 class HeadSpec(Record):
@@ -81,7 +81,7 @@ class FileRecord(Record):
 class BundleManifest(Record):
     """The whole of ``manifest.json``."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     created_at: str = Field(description="UTC, ISO 8601.")
     model: ModelSpec
     weights: WeightsSpec

@@ -85,9 +85,7 @@ class Detector:
         plan = plan_letterbox(width, height, self._model.input.height)
         rows = self._engine.run(letterbox(image, plan)[None])[0]
         inferred = time.perf_counter()
-        found = select_detections(
-            rows, plan, conf=selection.conf, max_det=selection.max_det, classes=selection.classes
-        )
+        found = select_detections(rows, plan, conf=selection.conf, max_det=selection.max_det, classes=selection.classes)
         ended = time.perf_counter()
         timings = Timings((decoded - started) * 1e3, (inferred - decoded) * 1e3, (ended - inferred) * 1e3)
         return DetectionResult(found, width, height, timings), image

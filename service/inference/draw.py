@@ -26,9 +26,7 @@ def draw_detections(image: NDArray[np.uint8], detections: Detections, names: Seq
         x1, y1, x2, y2 = (round(float(v)) for v in detections.xyxy[index])
         colour = class_colour(class_id)
         cv2.rectangle(image, (x1, y1), (x2, y2), colour, thickness)
-        _draw_label(
-            image, f"{names[class_id]} {detections.confidence[index]:.2f}", (x1, y1), colour, thickness
-        )
+        _draw_label(image, f"{names[class_id]} {detections.confidence[index]:.2f}", (x1, y1), colour, thickness)
 
 
 def class_colour(class_id: int) -> Colour:
@@ -44,9 +42,7 @@ def encode_picture(image: NDArray[np.uint8], picture_format: Literal["jpeg", "pn
     return encoded.tobytes()
 
 
-def _draw_label(
-    image: NDArray[np.uint8], text: str, corner: tuple[int, int], colour: Colour, thickness: int
-) -> None:
+def _draw_label(image: NDArray[np.uint8], text: str, corner: tuple[int, int], colour: Colour, thickness: int) -> None:
     # Hershey fonts hold printable ASCII only.
     text = text.encode("ascii", "replace").decode()
     scale = 0.3 + thickness * 0.2

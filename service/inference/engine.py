@@ -62,9 +62,7 @@ class OnnxRuntimeEngine:
         self._session = _open_session(model_path, _choose_providers(device), threads)
         self._provider: str = self._session.get_providers()[0]
         if device == "cuda" and self._provider != _CUDA:
-            raise EngineError(
-                "ONNX Runtime could not start CUDA; its driver or libraries are missing or do not fit."
-            )
+            raise EngineError("ONNX Runtime could not start CUDA; its driver or libraries are missing or do not fit.")
         _check_signature(self._session, model_path)
 
     @property
@@ -95,7 +93,10 @@ def _choose_providers(device: Device) -> list[str]:
             "YOLOFOLD_DEVICE=cuda, but the installed ONNX Runtime has no CUDA provider. "
             "Install onnxruntime-gpu instead of onnxruntime, or set YOLOFOLD_DEVICE=cpu."
         )
-    return [_CUDA, _CPU] if has_cuda and device != "cpu" else [_CPU]
+    if device == "cpu" or not has_cuda:
+        return [_CPU]
+    ort.preload_dlls()  # finds the CUDA libraries that pip installed, which are on no library path
+    return [_CUDA, _CPU]
 
 
 def _open_session(model_path: Path, providers: list[str], threads: int) -> ort.InferenceSession:
@@ -118,8 +119,6 @@ def _check_signature(session: ort.InferenceSession, model_path: Path) -> None:
     inputs, outputs = session.get_inputs(), session.get_outputs()
     found = [(t.name, t.type, len(t.shape)) for t in (*inputs, *outputs)]
     if found != [(INPUT, "tensor(uint8)", 4), (OUTPUT, "tensor(float)", 3)]:
-        raise EngineError(
-            f"{model_path} maps {found}, not uint8 {INPUT!r} (B, H, W, 3) to float {OUTPUT!r} (B, N, 6)."
-        )
+        raise EngineError(f"{model_path} maps {found}, not uint8 {INPUT!r} (B, H, W, 3) to float {OUTPUT!r} (B, N, 6).")
     if inputs[0].shape[3] != 3:
         raise EngineError(f"{model_path} takes {inputs[0].shape}, not (B, H, W, 3).")

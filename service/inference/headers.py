@@ -83,9 +83,7 @@ def read_header(data: bytes) -> ImageHeader:
     except (struct.error, IndexError) as error:
         raise _truncated(image_format) from error
     if header.width < 1 or header.height < 1:
-        raise BrokenImage(
-            f"The {image_format} header gives a size of {header.width} x {header.height} pixels."
-        )
+        raise BrokenImage(f"The {image_format} header gives a size of {header.width} x {header.height} pixels.")
     return header
 
 

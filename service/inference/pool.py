@@ -56,8 +56,7 @@ class WorkerPool:
         self._mean_s = 0.0
         self._closed = False
         self._threads = [
-            threading.Thread(target=self._work, name=f"yolofold-worker-{i}", daemon=True)
-            for i in range(workers)
+            threading.Thread(target=self._work, name=f"yolofold-worker-{i}", daemon=True) for i in range(workers)
         ]
         for thread in self._threads:
             thread.start()

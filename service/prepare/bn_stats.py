@@ -17,7 +17,7 @@ from service.bundle.batchnorm import (
     Distribution,
     FoldStatus,
 )
-from service.prepare.checkpoint import HeadKind, stage_of_block
+from service.prepare.checkpoint import HeadKind, blocks, stage_of_block
 from service.prepare.dataflow import CONVOLUTIONS, BatchNormSite
 from service.prepare.fold import scale_and_shift
 
@@ -34,7 +34,10 @@ class BatchNormStats:
 
 
 def collect_bn_stats(
-    network: nn.Module, sites: Mapping[str, BatchNormSite], full_sites: Mapping[str, BatchNormSite], head: HeadKind
+    network: nn.Module,
+    sites: Mapping[str, BatchNormSite],
+    full_sites: Mapping[str, BatchNormSite],
+    head: HeadKind,
 ) -> BatchNormStats:
     """Read every BatchNorm2d of the whole checkpoint, unused head included.
 
@@ -143,7 +146,7 @@ def _layer(
         kind=conv_kind(conv) if isinstance(conv, CONVOLUTIONS) else None,
         activation=site.activation if site else None,
         stage=stage_of_block(network)[block],
-        block=type(network.model[block]).__name__,
+        block=type(blocks(network)[block]).__name__,
         channels=module.num_features,
         eps=module.eps,
         momentum=module.momentum,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -43,9 +43,9 @@ def load_model(path: Path) -> LoadedModel:
     except Exception as error:  # Ultralytics, torch and zip errors alike mean the same to the operator
         raise UnreadableCheckpoint(f"{path} cannot be loaded safely as an Ultralytics checkpoint: {error}") from error
     _refuse_unsupported(network, path)
-    names = network.names
+    names = cast(Any, network).names
     classes = [str(names[i]) for i in range(len(names))]
-    yaml_file = Path(str(network.yaml.get("yaml_file", "unknown"))).name
+    yaml_file = Path(str(description(network).get("yaml_file", "unknown"))).name
     return LoadedModel(network.eval().requires_grad_(False), path.stem, classes, yaml_file)
 
 
@@ -53,10 +53,10 @@ def _refuse_unsupported(network: nn.Module, path: Path) -> None:
     task = getattr(network, "task", "unknown")
     if task != "detect":
         raise UnsupportedModel(f"{path} is a checkpoint for the task {task!r}; only 'detect' is served so far.")
-    head = network.model[-1]
+    head = blocks(network)[-1]
     if type(head) not in (Detect, v10Detect):
         raise UnsupportedModel(f"{path} ends in a {type(head).__name__} head; only Detect heads are served.")
-    channels = network.yaml.get("channels", 3)
+    channels = description(network).get("channels", 3)
     if channels != 3:
         raise UnsupportedModel(f"{path} takes {channels} image channels; only 3 are served.")
     if not any(isinstance(m, nn.BatchNorm2d) for m in network.modules()):
@@ -69,7 +69,7 @@ def choose_head(network: nn.Module, wanted: Literal["auto", "one2one", "one2many
     Raises:
         UnsupportedModel: a one2one head was demanded of a checkpoint without one.
     """
-    has_one2one = getattr(network.model[-1], "one2one_cv2", None) is not None
+    has_one2one = getattr(blocks(network)[-1], "one2one_cv2", None) is not None
     if wanted == "one2one" and not has_one2one:
         raise UnsupportedModel("The checkpoint has no one2one head. Use the head 'auto' or 'one2many'.")
     if wanted == "auto":
@@ -82,14 +82,24 @@ def drop_unused_head(network: nn.Module, head: HeadKind) -> None:
 
     Both arms of every comparison get this, so that what is compared is folding and nothing else.
     """
-    detect = network.model[-1]
+    detect = blocks(network)[-1]
     if getattr(detect, "one2one_cv2", None) is None:
         return
     detect.end2end = head == "one2one"
     detect.fuse()  # Ultralytics' name for dropping the head that is not selected
 
 
+def blocks(network: nn.Module) -> list[Any]:
+    """The top-level blocks of an Ultralytics network in order; the last one is its head."""
+    return list(cast(nn.Sequential, network.get_submodule("model")))
+
+
+def description(network: nn.Module) -> dict[str, Any]:
+    """The parsed YAML an Ultralytics network was built from."""
+    return cast(dict[str, Any], cast(Any, network).yaml)
+
+
 def stage_of_block(network: nn.Module) -> dict[int, Stage]:
     """Stage of each top-level block by index; the YAML says where the backbone ends, the last block is the head."""
-    backbone, last = len(network.yaml["backbone"]), len(network.model) - 1
+    backbone, last = len(description(network)["backbone"]), len(blocks(network)) - 1
     return {i: "head" if i == last else "backbone" if i < backbone else "neck" for i in range(last + 1)}

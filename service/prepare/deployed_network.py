@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 from service.bundle.manifest import HeadSpec
-from service.prepare.checkpoint import HeadKind
+from service.prepare.checkpoint import HeadKind, blocks
 
 MAX_DET = 300
 NMS_IOU = 0.7
@@ -36,7 +36,7 @@ class DeployedNetwork(nn.Module):
         super().__init__()
         self.network = copy.deepcopy(network)
         self.head = head
-        detect = self.network.model[-1]
+        detect = blocks(self.network)[-1]
         detect.export, detect.format, detect.dynamic = True, "onnx", False
         detect.max_det, detect.agnostic_nms = MAX_DET, False
         detect.xyxy = head == "one2many"  # one2one heads give corners by themselves

@@ -67,4 +67,5 @@ def iou(box: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.floa
     sides = np.clip(np.minimum(a[2:], b[:, 2:]) - np.maximum(a[:2], b[:, :2]), 0, None)
     intersection = sides[:, 0] * sides[:, 1]
     union = np.prod(a[2:] - a[:2]) + np.prod(b[:, 2:] - b[:, :2], axis=1) - intersection
-    return np.divide(intersection, union, out=np.zeros(len(b)), where=union > 0)
+    overlap: NDArray[np.float64] = np.divide(intersection, union, out=np.zeros(len(b)), where=union > 0)
+    return overlap

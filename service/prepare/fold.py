@@ -79,5 +79,5 @@ def _scale_output_channels(
     if isinstance(conv, nn.Conv2d):
         return weight * scale[:, None, None, None]
     # A transposed convolution stores (in, out / groups, kh, kw): output channels are spread over groups of inputs.
-    grouped = weight.unflatten(0, (conv.groups, -1)) * scale.reshape(conv.groups, 1, -1, 1, 1)
-    return grouped.flatten(0, 1)
+    grouped = weight.reshape(conv.groups, -1, *weight.shape[1:]) * scale.reshape(conv.groups, 1, -1, 1, 1)
+    return grouped.reshape(weight.shape)

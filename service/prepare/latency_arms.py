@@ -130,9 +130,7 @@ def torch_arm(name: str, title: str, module: nn.Module, image: NDArray[np.uint8]
     return TimedArm(name, title, "torch", run)
 
 
-def _onnxruntime_arms(
-    reference: Path, deployed: Path, image: NDArray[np.uint8], threads: int
-) -> list[TimedArm]:
+def _onnxruntime_arms(reference: Path, deployed: Path, image: NDArray[np.uint8], threads: int) -> list[TimedArm]:
     return [
         _session_arm(
             "ort_reference_default",
@@ -152,9 +150,7 @@ def _onnxruntime_arms(
             open_session(deployed, threads, level=EXTENDED, disabled=FOLDING_OPTIMISERS),
             image,
         ),
-        _session_arm(
-            "ort_deployed", "ONNX Runtime, folded (as served)", open_session(deployed, threads), image
-        ),
+        _session_arm("ort_deployed", "ONNX Runtime, folded (as served)", open_session(deployed, threads), image),
         _session_arm(
             "ort_deployed_copy",
             "ONNX Runtime, folded, loaded a second time",

@@ -2,10 +2,20 @@
 
 from torch import nn
 
-from service.bundle.batchnorm import BatchNormReport, BlockRecord, ConvRecord, LayerTree
+from service.bundle.batchnorm import (
+    BatchNormLayer,
+    BatchNormReport,
+    BlockRecord,
+    ConvRecord,
+    ConvStatus,
+    FoldStatus,
+    LayerTree,
+)
 from service.prepare.bn_stats import conv_kind
-from service.prepare.checkpoint import stage_of_block
+from service.prepare.checkpoint import blocks, stage_of_block
 from service.prepare.dataflow import CONVOLUTIONS, Dataflow
+
+_STATUS: dict[FoldStatus, ConvStatus] = {"folded": "folded", "dropped": "dropped", "unfoldable": "kept"}
 
 
 def describe_layers(network: nn.Module, deployed: Dataflow, report: BatchNormReport) -> LayerTree:
@@ -18,15 +28,15 @@ def describe_layers(network: nn.Module, deployed: Dataflow, report: BatchNormRep
     """
     stages = stage_of_block(network)
     batchnorms = {layer.conv: layer for layer in report.layers if layer.conv is not None}
-    blocks = []
-    for index, block in enumerate(network.model):
+    records = []
+    for index, block in enumerate(blocks(network)):
         prefix = f"model.{index}"
         convs = [
             _conv_record(f"{prefix}.{name}".rstrip("."), module, batchnorms, deployed)
             for name, module in block.named_modules()
             if isinstance(module, CONVOLUTIONS)
         ]
-        blocks.append(
+        records.append(
             BlockRecord(
                 index=index,
                 name=prefix,
@@ -37,15 +47,14 @@ def describe_layers(network: nn.Module, deployed: Dataflow, report: BatchNormRep
                 convs=convs,
             )
         )
-    return LayerTree(blocks=blocks)
+    return LayerTree(blocks=records)
 
 
-def _conv_record(name: str, conv: nn.Conv2d | nn.ConvTranspose2d, batchnorms: dict, deployed: Dataflow) -> ConvRecord:
+def _conv_record(
+    name: str, conv: nn.Conv2d | nn.ConvTranspose2d, batchnorms: dict[str, BatchNormLayer], deployed: Dataflow
+) -> ConvRecord:
     layer = batchnorms.get(name)
-    if layer is not None:
-        status = {"folded": "folded", "dropped": "dropped", "unfoldable": "kept"}[layer.status]
-    else:
-        status = "plain" if name in deployed.conv_activations else "dropped"
+    without: ConvStatus = "plain" if name in deployed.conv_activations else "dropped"
     return ConvRecord(
         name=name,
         kind=conv_kind(conv),
@@ -57,5 +66,5 @@ def _conv_record(name: str, conv: nn.Conv2d | nn.ConvTranspose2d, batchnorms: di
         bias=conv.bias is not None,
         batch_norm=layer.name if layer else None,
         activation=layer.activation if layer else deployed.conv_activations.get(name),
-        status=status,
+        status=_STATUS[layer.status] if layer else without,
     )

@@ -113,9 +113,7 @@ def prepare_bundle(settings: Settings, progress: Progress, effort: LatencyEffort
     return settings.bundle_dir / f"{key}-{version}"
 
 
-def _read_and_fold(
-    checkpoint: Checkpoint, loaded: LoadedModel, settings: Settings
-) -> tuple[_Subject, BatchNormStats]:
+def _read_and_fold(checkpoint: Checkpoint, loaded: LoadedModel, settings: Settings) -> tuple[_Subject, BatchNormStats]:
     head = choose_head(loaded.network, settings.head)
     reference = copy.deepcopy(loaded.network)
     drop_unused_head(reference, head)
@@ -128,7 +126,7 @@ def _read_and_fold(
 
 def _side(network: torch.nn.Module) -> int:
     # Twice the largest stride: the smallest picture in which the coarsest map is not a single cell.
-    return 2 * int(network.stride.max())
+    return 2 * int(torch.as_tensor(network.stride).max())
 
 
 def _write_batchnorm(folder: Path, subject: _Subject, stats: BatchNormStats) -> None:

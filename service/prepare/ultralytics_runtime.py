@@ -8,12 +8,12 @@ os.environ["ULTRALYTICS_SAFE_LOAD"] = "true"
 os.environ["YOLO_AUTOINSTALL"] = "false"
 os.environ.setdefault("YOLO_VERBOSE", "false")
 
-import torch  # noqa: E402
-import ultralytics  # noqa: E402
-from ultralytics.nn.modules import Detect, v10Detect  # noqa: E402
-from ultralytics.nn.tasks import load_checkpoint  # noqa: E402
-from ultralytics.utils import SAFE_LOAD  # noqa: E402
-from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES  # noqa: E402
+import torch
+import ultralytics
+from ultralytics.nn.modules import Detect, v10Detect
+from ultralytics.nn.tasks import load_checkpoint
+from ultralytics.utils import SAFE_LOAD
+from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
 # Older torch makes Ultralytics fall back to unrestricted unpickling without a word.
 _MINIMUM_TORCH = (2, 10)

@@ -1,5 +1,6 @@
 """Judges a fold: each layer on the input it really receives, then the whole network. ``fold`` never judges itself."""
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from torch import nn
 
 from service.bundle.certificate import EndToEndProof, FoldCertificate, LayerProof, Unfoldable
 from service.errors import FoldRejected
-from service.prepare.checkpoint import HeadKind
+from service.prepare.checkpoint import HeadKind, blocks
 from service.prepare.dataflow import BatchNormSite
 from service.prepare.deployed_network import DeployedNetwork
 from service.prepare.detection_match import COMPARISON_THRESHOLD, match_detections
@@ -54,7 +55,7 @@ def verify_fold(
     layers = prove_layers(reference, result, inputs)
     end_to_end = prove_end_to_end(reference, result.network, inputs, head)
     return FoldCertificate(
-        passed=all(proof.passed for proof in (*layers, *end_to_end)),
+        passed=all(layer.passed for layer in layers) and all(proof.passed for proof in end_to_end),
         end_to_end_tolerance=END_TO_END_TOLERANCE,
         comparison_threshold=COMPARISON_THRESHOLD,
         layers=layers,
@@ -106,7 +107,7 @@ def layer_tolerance(conv: nn.Module) -> float:
     probability (Higham and Mary 2019, "A New Approach to Probabilistic Rounding Error Analysis"); the BatchNorm adds
     three roundings.
     """
-    weight = conv.weight
+    weight = conv.get_parameter("weight")
     terms = weight[:, 0].numel() if isinstance(conv, nn.ConvTranspose2d) else weight[0].numel()
     return _SAFETY * (math.sqrt(terms) + 3) * _FLOAT32_UNIT
 
@@ -162,11 +163,12 @@ def _worst(so_far: float, values: torch.Tensor) -> float:
 
 
 def _sum_of_magnitudes(conv: nn.Module, layer_input: torch.Tensor) -> torch.Tensor:
-    bias = conv.bias
-    parameters = {"weight": conv.weight.abs()} | ({} if bias is None else {"bias": bias.abs()})
-    # functional_call would run the hooks again; the bare forward does not.
-    with torch.nn.utils.stateless._reparametrize_module(conv, parameters):
-        return conv.forward(layer_input.abs())
+    magnitudes = copy.deepcopy(conv)
+    magnitudes._forward_hooks.clear()  # the copy is not part of the network that is watched
+    for parameter in magnitudes.parameters():
+        parameter.abs_()
+    result: torch.Tensor = magnitudes(layer_input.abs())
+    return result
 
 
 def network_input(image: torch.Tensor) -> torch.Tensor:
@@ -189,15 +191,20 @@ class _Arm:
         self._deployed = DeployedNetwork(network, head).eval()
         self._raw: list[torch.Tensor] = []
         # The decoder reads both raw maps of the kept head from one dictionary.
-        detect = self._deployed.network.get_submodule("model")[-1]
+        detect = blocks(self._deployed.network)[-1]
         decode = detect._inference
-        detect._inference = lambda raw: (self._raw.extend((raw["boxes"], raw["scores"])), decode(raw))[1]
+
+        def record_and_decode(raw: dict[str, torch.Tensor]) -> torch.Tensor:
+            self._raw = [raw["boxes"], raw["scores"]]
+            decoded: torch.Tensor = decode(raw)
+            return decoded
+
+        detect._inference = record_and_decode
 
     def run(self, image: torch.Tensor) -> tuple[list[torch.Tensor], NDArray[np.float32]]:
-        self._raw.clear()
         with torch.inference_mode():
             rows = self._deployed(image)[0].numpy()
-        return list(self._raw), rows
+        return self._raw, rows
 
 
 def _prove_one(arms: Sequence[_Arm], item: ProofInput) -> EndToEndProof:
@@ -217,4 +224,3 @@ def _prove_one(arms: Sequence[_Arm], item: ProofInput) -> EndToEndProof:
         max_confidence_error=match.max_confidence_error,
         passed=relative <= END_TO_END_TOLERANCE and match.complete,
     )
-

@@ -74,7 +74,11 @@ def _locate(request: WeightsRequest) -> tuple[Path, WeightsSource, str | None]:
         return _embedded(), "embedded", None
     if request.weights == "auto":
         try:
-            return fetch_official(AUTO_NAME, request.cache, request.timeout_s, request.timeout_s), "official", None
+            return (
+                fetch_official(AUTO_NAME, request.cache, request.timeout_s, request.timeout_s),
+                "official",
+                None,
+            )
         except WeightsDownloadFailed as error:
             note = f"The official {AUTO_NAME} was not to be had ({error}), so the embedded code detector is served."
             return _embedded(), "embedded", note
@@ -153,5 +157,3 @@ def _run_within(download: Callable[[], object], seconds: float, name: str) -> No
         raise WeightsDownloadFailed(f"the download of {name} was not complete after {seconds:g} s")
     if failure:
         raise WeightsDownloadFailed(f"the download of {name} failed: {failure[0]}") from failure[0]
-
-

@@ -43,7 +43,11 @@ def test_every_batchnorm_of_the_checkpoint_is_reported(bundle: Bundle, raw: nn.M
     assert list(layers) == list(expected)
     for name, module in expected.items():
         layer = layers[name]
-        assert (layer.channels, layer.eps, layer.momentum) == (module.num_features, module.eps, module.momentum)
+        assert (layer.channels, layer.eps, layer.momentum) == (
+            module.num_features,
+            module.eps,
+            module.momentum,
+        )
         assert layer.num_batches_tracked == int(module.num_batches_tracked)
 
 
@@ -54,7 +58,15 @@ def test_arrays_and_summaries_equal_float64(bundle: Bundle, raw: nn.Module) -> N
         for key, values in expected.items():
             np.testing.assert_allclose(found[key], values, rtol=2e-7, atol=1e-7, err_msg=f"{layer.name} {key}")
             summary = getattr(layer, key)
-            figures = [summary.min, summary.p05, summary.p50, summary.p95, summary.max, summary.mean, summary.std]
+            figures = [
+                summary.min,
+                summary.p05,
+                summary.p50,
+                summary.p95,
+                summary.max,
+                summary.mean,
+                summary.std,
+            ]
             reckoned = [*np.percentile(values, [0, 5, 50, 95, 100]), values.mean(), values.std()]
             np.testing.assert_allclose(figures, reckoned, rtol=1e-5, atol=1e-6)
         std = np.abs(expected["gamma"]) * np.sqrt(expected["running_var"] / (expected["running_var"] + layer.eps))

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from ultralytics.nn import tasks
 
 from service.errors import UnreadableCheckpoint, UnsupportedModel
 from service.prepare.checkpoint import choose_head, drop_unused_head, load_model
 from tests.networks import calibrated_network, save_checkpoint
-from ultralytics.nn import tasks
 
 
 def test_the_embedded_checkpoint(embedded_checkpoint: Path) -> None:

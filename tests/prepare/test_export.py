@@ -7,6 +7,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from ultralytics.utils.nms import non_max_suppression
 
 from service.bundle.store import Bundle
 from service.errors import ExportFailed
@@ -14,7 +15,6 @@ from service.prepare.deployed_network import MAX_DET, NMS_IOU, DeployedNetwork, 
 from service.prepare.export import check_graph_outputs, export_onnx, inspect_graph
 from service.prepare.proof_inputs import proof_inputs
 from tests.networks import calibrated_network
-from ultralytics.utils.nms import non_max_suppression
 
 
 def test_the_reference_graph_really_keeps_its_batchnorm(bundle: Bundle) -> None:

@@ -159,9 +159,7 @@ def test_too_few_rounds_are_refused_before_any_run() -> None:
 def test_progress_counts_the_rounds() -> None:
     bench = Bench()
     calls: list[tuple[int, int]] = []
-    report = bench.measure(
-        budget_s=0.42 + 15 * 0.07, progress=lambda done, total: calls.append((done, total))
-    )
+    report = bench.measure(budget_s=0.42 + 15 * 0.07, progress=lambda done, total: calls.append((done, total)))
     assert calls == [(done, 20) for done in range(1, report.rounds + 1)]
 
 

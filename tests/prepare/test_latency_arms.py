@@ -46,9 +46,7 @@ class TinyNet(nn.Module):
 
 def export(module: nn.Module, path: Path) -> Path:
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # the TorchScript exporter is deprecated, and alone in keeping BatchNorm
+        warnings.simplefilter("ignore")  # the TorchScript exporter is deprecated, and alone in keeping BatchNorm
         torch.onnx.export(
             module,
             (torch.zeros(1, SIZE, SIZE, 3, dtype=torch.uint8),),
@@ -100,9 +98,7 @@ def test_onnxruntime_folds_by_itself_at_its_defaults(nets: Nets, tmp_path: Path)
     assert sorted(ops(tmp_path / "reference.onnx")) == sorted(ops(tmp_path / "deployed.onnx"))
 
 
-def test_the_unfolded_arm_keeps_every_batch_normalization(
-    nets: Nets, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_unfolded_arm_keeps_every_batch_normalization(nets: Nets, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[tuple[str, int]] = []
 
     def spy(path: Path) -> int:
@@ -134,9 +130,7 @@ def test_a_runtime_that_folds_regardless_is_noticed(nets: Nets, monkeypatch: pyt
         open_unfolded_session(nets.reference, 1)
 
 
-def test_batch_normalization_turned_into_convolution_is_noticed(
-    nets: Nets, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batch_normalization_turned_into_convolution_is_noticed(nets: Nets, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency_arms, "EXTENDED", ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
     with pytest.raises(PrepareError, match="kept 0 of 2"):
         open_unfolded_session(nets.reference, 1)

@@ -75,5 +75,5 @@ def test_a_fold_with_the_wrong_eps_is_refused(reference: nn.Module) -> None:
     wrong = copy.deepcopy(reference.get_submodule(site.name))
     wrong.eps = 1e-5
     result.network.set_submodule(str(site.conv), fold_pair(reference.get_submodule(str(site.conv)), wrong))
-    with pytest.raises(FoldRejected, match="model.4.cv2.bn"):
+    with pytest.raises(FoldRejected, match=r"model\.4\.cv2\.bn"):
         require_pass(verify(reference, result))

@@ -55,7 +55,9 @@ def test_an_explicit_official_name_never_falls_back(nowhere: Path) -> None:
         resolve_weights(request("yolo26s.pt", nowhere))
 
 
-@pytest.mark.parametrize("wanted", ["yolo26z.pt", "missing/best.pt", "https://example.com/yolo26n.pt", "missing/yolo26n.pt"])
+@pytest.mark.parametrize(
+    "wanted", ["yolo26z.pt", "missing/best.pt", "https://example.com/yolo26n.pt", "missing/yolo26n.pt"]
+)
 def test_what_is_neither_a_file_nor_an_official_name(wanted: str, nowhere: Path) -> None:
     with pytest.raises(WeightsNotFound, match="neither a file here nor an official"):
         resolve_weights(request(wanted, nowhere))

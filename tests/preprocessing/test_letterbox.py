@@ -2,13 +2,24 @@
 
 import numpy as np
 import pytest
-
-from service.preprocessing.letterbox import letterbox, plan_letterbox, unletterbox_xyxy
-from tests.networks import ASSETS  # noqa: F401  (imports Ultralytics with safe settings)
 from ultralytics.data.augment import LetterBox
 from ultralytics.utils.ops import scale_boxes
 
-SIZES = [(810, 1080), (1280, 720), (640, 640), (320, 320), (1, 1), (1, 3000), (3000, 1), (641, 427), (427, 641), (33, 77)]
+from service.preprocessing.letterbox import letterbox, plan_letterbox, unletterbox_xyxy
+from tests.networks import ASSETS  # noqa: F401  (imports Ultralytics with safe settings)
+
+SIZES = [
+    (810, 1080),
+    (1280, 720),
+    (640, 640),
+    (320, 320),
+    (1, 1),
+    (1, 3000),
+    (3000, 1),
+    (641, 427),
+    (427, 641),
+    (33, 77),
+]
 
 
 def picture(width: int, height: int) -> np.ndarray:

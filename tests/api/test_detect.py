@@ -1,0 +1,409 @@
+"""``POST /detect`` over a real socket: every way to send, every way to fail."""
+
+import io
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.bundle.store import Bundle
+from service.inference.detector import Detector, Selection
+from service.inference.engine import OnnxRuntimeEngine
+from tests.api.serving import Serving, assert_problem, serving, wait_until
+from tests.inference.pictures import encode, scene
+
+LIMIT_BYTES, LIMIT_PIXELS = 4_000_000, 4_000_000
+JPEG = encode(Image.fromarray(scene(300, 200)), "JPEG")
+PICTURE = {"content-type": "image/jpeg"}
+
+
+@pytest.fixture(scope="module")
+def server(bundle: Bundle) -> Iterator[Serving]:
+    limits = {
+        "max_upload_bytes": LIMIT_BYTES,
+        "max_pixels": LIMIT_PIXELS,
+        "workers": 2,
+        "queue_size": 2,
+        "threads": 2,
+    }
+    with serving(bundle, **limits) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def found_picture(samples: list[Path]) -> bytes:
+    """A picture in which the model finds something."""
+    return next(p for p in samples if p.stem != "negative").read_bytes()
+
+
+def post(
+    server: Serving, content: bytes = JPEG, headers: dict[str, str] | None = None, query: str = ""
+) -> httpx.Response:
+    return server.client.post(f"/detect{query}", content=content, headers=PICTURE if headers is None else headers)
+
+
+# --- success -----------------------------------------------------------------------------------------------
+
+
+def test_the_answer_is_what_the_detector_finds(server: Serving, bundle: Bundle, samples: list[Path]) -> None:
+    detector = Detector(bundle, OnnxRuntimeEngine(bundle.deployed_graph, "cpu", 2), 10**8)
+    model = bundle.manifest.model
+    for path in samples:
+        data = path.read_bytes()
+        expected = detector.detect(data, Selection(model.default_confidence, 300))
+        response = post(server, data)
+        assert response.status_code == 200, response.text
+        answer = response.json()
+        assert list(answer) == ["model", "image", "detections", "timing_ms"]
+        assert answer["model"] == {"name": model.name, "version": model.version, "task": "detect"}
+        assert answer["image"] == {"width": expected.width, "height": expected.height}
+        assert len(answer["detections"]) == len(expected.detections)
+        for index, detection in enumerate(answer["detections"]):
+            assert list(detection) == ["name", "class", "confidence", "box"]
+            assert detection["name"] == model.classes[detection["class"]]
+            assert detection["class"] == expected.detections.class_id[index]
+            assert detection["confidence"] == pytest.approx(float(expected.detections.confidence[index]), abs=1e-6)
+            assert list(detection["box"]) == ["x1", "y1", "x2", "y2"]
+            assert list(detection["box"].values()) == pytest.approx(expected.detections.xyxy[index].tolist(), abs=1e-3)
+        timing = answer["timing_ms"]
+        assert list(timing) == ["decode", "queue", "inference", "postprocess", "total"]
+        assert all(ms >= 0 for ms in timing.values())
+        assert (
+            timing["total"] >= timing["decode"] + timing["queue"] + timing["inference"] + timing["postprocess"] - 0.01
+        )
+
+
+def test_every_way_to_send_gives_the_same_answer(server: Serving) -> None:
+    ways = [
+        post(server),
+        post(server, headers={"content-type": "IMAGE/PNG; x=y"}),
+        post(server, headers={"content-type": "application/octet-stream"}),
+        post(server, headers=PICTURE | {"content-encoding": "identity"}),
+        server.client.post("/detect", content=iter([JPEG[:100], JPEG[100:]]), headers=PICTURE),
+        server.client.post("/detect", files={"file": ("a.jpg", JPEG)}),
+        server.client.post("/detect", files={"image": ("ä b.bin", JPEG, "text/plain")}),
+    ]
+    answers = [way.json() for way in ways]
+    assert {way.status_code for way in ways} == {200}
+    assert all(a["detections"] == answers[0]["detections"] and a["image"] == answers[0]["image"] for a in answers)
+    assert ways[0].headers["cache-control"] == "no-store"
+
+
+def test_conf_max_det_and_classes_select(server: Serving, bundle: Bundle, found_picture: bytes) -> None:
+    everything = post(server, found_picture, query="?conf=0").json()["detections"]
+    assert len(everything) == len([d for d in everything if d["confidence"] > 0]) > 3
+    assert everything == sorted(everything, key=lambda d: -d["confidence"])
+    threshold = everything[2]["confidence"]
+    above = post(server, found_picture, query=f"?conf={threshold + 1e-6}").json()["detections"]
+    assert above == [d for d in everything if d["confidence"] > threshold + 1e-6]
+    assert post(server, found_picture, query="?conf=1").json()["detections"] == []
+    assert post(server, found_picture, query="?conf=0&max_det=2").json()["detections"] == everything[:2]
+    name, other = everything[0]["name"], everything[0]["class"]
+    wanted = [d for d in everything if d["name"] == name]
+    for value in (name, str(other)):
+        response = server.client.post(
+            "/detect", params={"conf": 0, "classes": value}, content=found_picture, headers=PICTURE
+        )
+        assert response.json()["detections"] == wanted
+    all_classes = {"conf": 0, "classes": bundle.manifest.model.classes}
+    response = server.client.post("/detect", params=all_classes, content=found_picture, headers=PICTURE)
+    assert response.json()["detections"] == everything
+
+
+def test_boxes_refer_to_the_upright_picture(server: Serving, found_picture: bytes) -> None:
+    upright = Image.open(io.BytesIO(found_picture)).convert("RGB")
+    turned = upright.transpose(Image.Transpose.ROTATE_90)
+    plain = post(server, encode(upright, "PNG"), query="?conf=0").json()
+    rotated = post(server, encode(turned, "PNG", 6), query="?conf=0").json()
+    assert plain["detections"]
+    assert (rotated["image"], rotated["detections"]) == (plain["image"], plain["detections"])
+
+
+@pytest.mark.parametrize(
+    ("accept", "media_type"),
+    [
+        (None, "application/json"),
+        ("*/*", "application/json"),
+        ("application/json", "application/json"),
+        ("image/jpeg", "image/jpeg"),
+        ("image/png", "image/png"),
+        ("image/*", "image/jpeg"),
+        ("image/png, */*;q=0.1", "image/png"),
+        ("image/jpeg;q=0.2, image/png;q=0.8", "image/png"),
+        ("text/html, application/json;q=0.9, image/*;q=0.1", "application/json"),
+        ("image/jpeg;q=0, image/*", "image/png"),
+    ],
+)
+def test_the_accept_header_chooses_the_representation(server: Serving, accept: str | None, media_type: str) -> None:
+    request = server.client.build_request("POST", "/detect?conf=0", content=JPEG, headers=PICTURE)
+    del request.headers["accept"]
+    if accept is not None:
+        request.headers["accept"] = accept
+    response = server.client.send(request)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == media_type
+    if media_type.startswith("image/"):
+        drawn = cv2.imdecode(np.frombuffer(response.content, np.uint8), cv2.IMREAD_COLOR)
+        assert drawn.shape == (200, 300, 3)
+
+
+def test_without_boxes_the_drawn_picture_is_the_picture(server: Serving) -> None:
+    response = post(server, headers=PICTURE | {"accept": "image/png"}, query="?conf=1")
+    drawn = cv2.imdecode(np.frombuffer(response.content, np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(drawn, cv2.imdecode(np.frombuffer(JPEG, np.uint8), cv2.IMREAD_COLOR))
+
+
+# --- failure -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("query", "slug", "field", "says"),
+    [
+        ("?conf=-0.1", "invalid-parameter", "conf", "greater than or equal to 0"),
+        ("?conf=1.01", "invalid-parameter", "conf", "less than or equal to 1"),
+        ("?conf=nan", "invalid-parameter", "conf", "finite"),
+        ("?conf=inf", "invalid-parameter", "conf", "finite"),
+        ("?conf=high", "invalid-parameter", "conf", "number"),
+        ("?conf=", "invalid-parameter", "conf", "number"),
+        ("?conf=0.1&conf=0.2", "invalid-parameter", "conf", "once"),
+        ("?max_det=0", "invalid-parameter", "max_det", "greater than or equal to 1"),
+        ("?max_det=301", "invalid-parameter", "max_det", "less than or equal to 300"),
+        ("?max_det=1.5", "invalid-parameter", "max_det", "integer"),
+        ("?classes=zeppelin", "invalid-parameter", "classes", "no class 'zeppelin'"),
+        ("?classes=0&classes=100000", "invalid-parameter", "classes", "no class '100000'"),
+        ("?classes=-1", "invalid-parameter", "classes", "no class '-1'"),
+        ("?classes=", "invalid-parameter", "classes", "no class ''"),
+        ("?confidence=0.5", "unknown-parameter", "confidence", "Did you mean 'conf'"),
+        ("?class=0", "unknown-parameter", "class", "Did you mean 'classes'"),
+        ("?zzz=1", "unknown-parameter", "zzz", "Known are: conf, max_det, classes"),
+    ],
+)
+def test_parameters(server: Serving, query: str, slug: str, field: str, says: str) -> None:
+    assert says in assert_problem(post(server, query=query), 422, slug, field=field)["detail"]
+
+
+def test_an_unknown_class_names_the_valid_ones(server: Serving, bundle: Bundle) -> None:
+    name = bundle.manifest.model.classes[0]
+    detail = assert_problem(post(server, query=f"?classes={name}x"), 422, "invalid-parameter")["detail"]
+    assert f"Did you mean {name!r}" in detail
+    assert ", ".join(bundle.manifest.model.classes) in detail
+
+
+@pytest.mark.parametrize(
+    "content_type", [None, "", "text/plain", "application/json", "application/x-www-form-urlencoded"]
+)
+def test_media_types(server: Serving, content_type: str | None) -> None:
+    response = post(server, headers={} if content_type is None else {"content-type": content_type})
+    assert_problem(response, 415, "unsupported-media-type")
+    assert response.headers["accept-post"] == "image/*, application/octet-stream, multipart/form-data"
+
+
+def test_compressed_bodies(server: Serving) -> None:
+    response = post(server, headers=PICTURE | {"content-encoding": "gzip"})
+    assert "gzip" in assert_problem(response, 415, "unsupported-media-type")["detail"]
+
+
+def test_nothing_acceptable(server: Serving) -> None:
+    for accept in ("text/html", "image/webp", "*/*;q=0", "application/json;q=x"):
+        assert_problem(post(server, headers=PICTURE | {"accept": accept}), 406, "not-acceptable")
+
+
+def test_empty_bodies(server: Serving) -> None:
+    assert_problem(post(server, b""), 400, "empty-body")
+    assert_problem(post(server, b"", {"content-type": "multipart/form-data; boundary=b"}), 400, "empty-body")
+    assert_problem(server.client.post("/detect", files={"file": ("a.jpg", b"")}), 400, "empty-body")
+    form = {"content-type": "multipart/form-data; boundary=b"}
+    assert_problem(post(server, b"--b--\r\n", form), 400, "empty-body", field="file")
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "slug"),
+    [
+        (b"hello", 415, "unsupported-image"),
+        (encode(Image.fromarray(scene()), "TIFF"), 415, "unsupported-image"),
+        (encode(Image.fromarray(scene()), "AVIF"), 415, "unsupported-image"),
+        (JPEG[:-20], 422, "broken-image"),
+        (JPEG[:200], 422, "broken-image"),
+        (encode(Image.new("1", (2001, 2000)), "PNG"), 413, "image-too-large"),
+    ],
+)
+def test_images(server: Serving, data: bytes, status: int, slug: str) -> None:
+    document = assert_problem(post(server, data), status, slug)
+    if slug == "image-too-large":
+        assert document["limit"] == LIMIT_PIXELS
+        assert "2001 x 2000" in document["detail"]
+    assert_problem(server.client.post("/detect", files={"file": ("a.jpg", data)}), status, slug)
+    assert_problem(post(server, data, PICTURE | {"accept": "image/png"}), status, slug)
+
+
+def test_the_upload_limit_is_exact_however_the_body_is_sent(server: Serving) -> None:
+    fits, too_long = JPEG.ljust(LIMIT_BYTES, b"\0"), JPEG.ljust(LIMIT_BYTES + 1, b"\0")
+
+    def pieces(data: bytes) -> Iterator[bytes]:
+        for start in range(0, len(data), 65536):
+            yield data[start : start + 65536]
+
+    for data, accepted in ((fits, True), (too_long, False)):
+        for response in (
+            post(server, data),
+            server.client.post("/detect", content=pieces(data), headers=PICTURE),
+            server.client.post("/detect", files={"file": ("a.jpg", data)}),
+        ):
+            if accepted:
+                assert response.status_code == 200, response.text
+            else:
+                assert_problem(response, 413, "upload-too-large", limit=LIMIT_BYTES)
+    assert server.service.uploads.held_bytes == 0
+
+
+def raw_exchange(server: Serving, request: bytes) -> bytes:
+    """Send bytes and read the answer until the server closes or has sent its head."""
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(request)
+        answer = b""
+        while b"\r\n\r\n" not in answer and (part := connection.recv(65536)):
+            answer += part
+        return answer
+
+
+def test_a_declared_length_over_the_limit_is_refused_before_the_body(server: Serving) -> None:
+    head = b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 99999999999\r\n\r\n"
+    assert raw_exchange(server, head).startswith(b"HTTP/1.1 413 ")
+
+
+def test_an_endless_chunked_body_is_cut_off(server: Serving) -> None:
+    head = b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
+    assert raw_exchange(server, head + chunk * (LIMIT_BYTES // 0x10000 + 1)).startswith(b"HTTP/1.1 413 ")
+
+
+MULTIPART = {
+    "two files": [("file", ("a", JPEG)), ("file", ("b", JPEG))],
+    "one in each field": [("file", ("a", JPEG)), ("image", ("b", JPEG))],
+    "three files": [("file", (name, JPEG)) for name in "abc"],
+}
+
+
+@pytest.mark.parametrize("files", MULTIPART.values(), ids=MULTIPART)
+def test_exactly_one_file(server: Serving, files: list) -> None:
+    assert_problem(server.client.post("/detect", files=files), 400, "malformed-body")
+
+
+def test_form_fields(server: Serving) -> None:
+    response = server.client.post("/detect", files={"picture": ("a", JPEG)})
+    assert_problem(response, 422, "unknown-parameter", field="picture")
+    response = server.client.post("/detect", files={"file": ("a", JPEG)}, data={"conf": "0.5"})
+    assert "query" in assert_problem(response, 422, "unknown-parameter", field="conf")["detail"]
+    response = server.client.post("/detect", files={"file": (None, "text")})
+    assert_problem(response, 400, "malformed-body", field="file")
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("multipart/form-data", b"--b\r\n\r\n--b--"),
+        ("multipart/form-data; boundary=b", b"this is not multipart"),
+        ("multipart/form-data; boundary=b", b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n--b--\r\n"),
+        ("multipart/form-data; boundary=" + "b" * 500, b"--b\r\n"),
+        (
+            "multipart/form-data; boundary=b",
+            b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nxx',
+        ),
+    ],
+)
+def test_malformed_multipart(server: Serving, content_type: str, body: bytes) -> None:
+    response = post(server, body, {"content-type": content_type})
+    assert response.json()["type"].removeprefix("urn:yolofold:") in ("malformed-body", "empty-body")
+    assert_problem(response, 400, response.json()["type"].removeprefix("urn:yolofold:"))
+
+
+# --- load --------------------------------------------------------------------------------------------------
+
+
+def in_background(call) -> tuple[threading.Thread, list]:
+    results: list = []
+    thread = threading.Thread(target=lambda: results.append(call()))
+    thread.start()
+    return thread, results
+
+
+def test_a_full_queue_answers_503_and_serves_again_afterwards(server: Serving) -> None:
+    pool = server.service.pool
+    with server.busy_workers():
+        waiting = [in_background(lambda: post(server)) for _ in range(2)]
+        wait_until(lambda: pool.waiting == 2)
+        assert_problem(post(server), 503, "overloaded")
+        assert_problem(post(server, headers=PICTURE | {"accept": "image/png"}), 503, "overloaded")
+        # The event loop is free all the while.
+        assert server.client.get("/healthz").status_code == 200
+        assert server.client.get("/readyz").status_code == 200
+        assert server.client.get("/model").status_code == 200
+    for thread, results in waiting:
+        thread.join()
+        assert results[0].status_code == 200
+    assert post(server).status_code == 200
+
+
+def test_a_client_that_leaves_frees_its_place_and_its_picture_is_never_decoded(server: Serving) -> None:
+    pool = server.service.pool
+    head = b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(JPEG)
+    host, port = server.url.removeprefix("http://").split(":")
+    with server.busy_workers():
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(head + JPEG)
+            wait_until(lambda: pool.waiting == 1)
+            assert server.service.uploads.held_bytes == len(JPEG)
+        wait_until(lambda: pool.waiting == 0)
+        wait_until(lambda: server.service.uploads.held_bytes == 0)
+    assert post(server).status_code == 200
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body_frees_its_bytes(server: Serving) -> None:
+    head = b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(JPEG)
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head + JPEG[:100])
+        wait_until(lambda: server.service.uploads.held_bytes == 100)
+    wait_until(lambda: server.service.uploads.held_bytes == 0)
+
+
+def test_time_outs(bundle: Bundle) -> None:
+    with serving(bundle, request_timeout_s=0.2, workers=1) as server:
+        with server.busy_workers():
+            assert_problem(post(server), 504, "deadline-exceeded")
+        head = b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 9\r\n\r\nxx"
+        assert raw_exchange(server, head).startswith(b"HTTP/1.1 408 ")
+        assert server.service.uploads.held_bytes == 0
+
+
+def test_uploads_of_all_requests_together_are_bounded(bundle: Bundle) -> None:
+    with serving(bundle, max_upload_bytes=len(JPEG), workers=1, queue_size=50) as server:
+        with server.busy_workers():
+            waiting = [in_background(lambda: post(server)) for _ in range(8)]
+            wait_until(lambda: server.service.pool.waiting == 8)
+            assert server.service.uploads.held_bytes == 8 * len(JPEG)
+            assert "hold" in assert_problem(post(server), 503, "overloaded")["detail"]
+        for thread, results in waiting:
+            thread.join()
+            assert results[0].status_code == 200
+
+
+def test_many_clients_at_once_all_get_their_own_answer(bundle: Bundle) -> None:
+    sizes = [(40 + i, 60 + 2 * i) for i in range(24)]
+    with serving(bundle, workers=3) as server:
+        calls = [
+            in_background(
+                lambda s=s: post(server, encode(Image.fromarray(scene(*s)), "PNG"), {"content-type": "image/png"})
+            )
+            for s in sizes
+        ]
+        for (width, height), (thread, results) in zip(sizes, calls, strict=True):
+            thread.join()
+            assert results[0].json()["image"] == {"width": width, "height": height}

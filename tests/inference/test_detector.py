@@ -1,0 +1,93 @@
+"""The whole path against the same steps written out with OpenCV and a plain ONNX Runtime session."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime as ort
+import pytest
+from PIL import Image
+
+from service.bundle.store import Bundle
+from service.errors import BrokenImage, ImageTooLarge, UnsupportedImage
+from service.inference.detector import Detector, Selection
+from service.inference.engine import OnnxRuntimeEngine
+from service.preprocessing.letterbox import letterbox, plan_letterbox
+from tests.inference.pictures import encode, scene
+
+ALL = Selection(0.0, 300)
+
+
+@pytest.fixture(scope="module")
+def detector(bundle: Bundle) -> Detector:
+    detector = Detector(bundle, OnnxRuntimeEngine(bundle.deployed_graph, "cpu", 2), 4_000_000)
+    detector.warm_up()
+    return detector
+
+
+def test_every_sample_equals_the_steps_written_out(detector: Detector, bundle: Bundle, samples: list[Path]) -> None:
+    session = ort.InferenceSession(str(bundle.deployed_graph), providers=["CPUExecutionProvider"])
+    compared = 0
+    for path in samples:
+        image = cv2.imread(str(path))
+        height, width = image.shape[:2]
+        plan = plan_letterbox(width, height, bundle.manifest.model.input.height)
+        rows = session.run(None, {"images": letterbox(image, plan)[None]})[0][0]
+        rows = rows[rows[:, 4] > 0.05]
+        rows = rows[np.argsort(-rows[:, 4], kind="stable")]
+        gain = min(plan.size / width, plan.size / height)
+        boxes = (rows[:, :4] - [*plan.offset_xy] * 2) / gain
+        result = detector.detect(path.read_bytes(), Selection(0.05, 300))
+        found = result.detections
+        assert (result.width, result.height) == (width, height)
+        assert len(found) == len(rows)
+        np.testing.assert_array_equal(found.class_id, rows[:, 5])
+        np.testing.assert_allclose(found.confidence, rows[:, 4], rtol=1e-4)
+        # Half a pixel of the square is what rounding its sides can shift.
+        np.testing.assert_allclose(found.xyxy, boxes.clip(0, [width, height] * 2), atol=0.5 / gain + 0.01)
+        compared += len(rows)
+    assert compared
+
+
+def test_boxes_lie_within_the_picture(detector: Detector, samples: list[Path]) -> None:
+    for path in samples:
+        result = detector.detect(path.read_bytes(), ALL)
+        xyxy = result.detections.xyxy
+        assert (xyxy >= 0).all()
+        assert (xyxy <= [result.width, result.height] * 2).all()
+        assert (xyxy[:, :2] <= xyxy[:, 2:]).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2000), (2000, 1), (319, 320), (321, 320)])
+def test_pictures_of_any_shape(detector: Detector, size: tuple[int, int]) -> None:
+    result = detector.detect(encode(Image.fromarray(scene(*size)), "PNG"), ALL)
+    assert (result.width, result.height) == size
+    assert min(vars(result.timings_ms).values()) >= 0
+
+
+def test_threads_get_their_own_answers(detector: Detector, samples: list[Path]) -> None:
+    files = [path.read_bytes() for path in samples] * 3
+    alone = [detector.detect(data, ALL) for data in files]
+    with ThreadPoolExecutor(4) as executor:
+        together = list(executor.map(lambda data: detector.detect(data, ALL), files))
+    for expected, found in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(found.detections.xyxy, expected.detections.xyxy)
+        np.testing.assert_array_equal(found.detections.confidence, expected.detections.confidence)
+
+
+def test_annotating_keeps_the_size_and_draws_only_when_something_is_found(detector: Detector) -> None:
+    data = encode(Image.fromarray(scene(90, 70)), "PNG")
+    nothing, everything = (detector.annotate(data, Selection(conf, 300), "png") for conf in (1.0, 0.0))
+    decoded = [cv2.imdecode(np.frombuffer(d, np.uint8), cv2.IMREAD_COLOR) for d in (nothing, everything)]
+    np.testing.assert_array_equal(decoded[0], scene(90, 70)[..., ::-1])
+    assert (decoded[1] != decoded[0]).any()
+
+
+def test_refusals_pass_through(detector: Detector) -> None:
+    with pytest.raises(UnsupportedImage):
+        detector.detect(b"text", ALL)
+    with pytest.raises(BrokenImage):
+        detector.detect(encode(Image.fromarray(scene()), "PNG")[:-20], ALL)
+    with pytest.raises(ImageTooLarge):
+        detector.detect(encode(Image.new("1", (2001, 2000)), "PNG"), ALL)

@@ -1,0 +1,96 @@
+"""The engine on the real graph, and on files that are not one."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper
+
+from service.bundle.store import Bundle
+from service.errors import EngineError
+from service.inference.engine import OnnxRuntimeEngine
+
+
+def frames(bundle: Bundle, count: int, seed: int = 0) -> np.ndarray:
+    size = bundle.manifest.model.input.height
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def test_it_answers_what_a_plain_session_answers(bundle: Bundle) -> None:
+    engine = OnnxRuntimeEngine(bundle.deployed_graph, "cpu", 1)
+    assert (engine.provider, engine.threads) == ("CPUExecutionProvider", 1)
+    images = frames(bundle, 1)
+    session = ort.InferenceSession(str(bundle.deployed_graph), providers=["CPUExecutionProvider"])
+    rows = engine.run(images)
+    assert rows.shape == (1, 300, 6)
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(rows, session.run(None, {"images": images})[0], rtol=1e-4, atol=1e-4)
+
+
+def test_threads_share_it_safely(bundle: Bundle) -> None:
+    engine = OnnxRuntimeEngine(bundle.deployed_graph, "auto", 2)
+    inputs = [frames(bundle, 1, seed) for seed in range(8)]
+    alone = [engine.run(images) for images in inputs]
+    with ThreadPoolExecutor(4) as executor:
+        together = list(executor.map(engine.run, inputs))
+    for expected, found in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="CUDA is there")
+def test_cuda_is_not_silently_replaced(bundle: Bundle) -> None:
+    with pytest.raises(EngineError, match="onnxruntime-gpu"):
+        OnnxRuntimeEngine(bundle.deployed_graph, "cuda", 1)
+
+
+def test_a_file_that_is_no_graph(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"not a graph")
+    with pytest.raises(EngineError, match="cannot load"):
+        OnnxRuntimeEngine(path, "cpu", 1)
+    with pytest.raises(EngineError, match="cannot load"):
+        OnnxRuntimeEngine(tmp_path / "absent.onnx", "cpu", 1)
+
+
+def identity_graph(path: Path, *, name: str, element: int, shape: list[int | str], output: list[int | str]) -> Path:
+    nodes = [
+        helper.make_node("Cast", [name], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float"], ["detections"], axes=[3], keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, element, shape)],
+        [helper.make_tensor_value_info("detections", TensorProto.FLOAT, output)],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "element", "shape"),
+    [
+        ("x", TensorProto.UINT8, ["b", 32, 32, 3]),
+        ("images", TensorProto.FLOAT, ["b", 32, 32, 3]),
+        ("images", TensorProto.UINT8, ["b", 3, 32, 32]),
+    ],
+)
+def test_another_signature_is_refused(tmp_path: Path, name: str, element: int, shape: list[int | str]) -> None:
+    path = identity_graph(tmp_path / "m.onnx", name=name, element=element, shape=shape, output=["b", 32, 32])
+    with pytest.raises(EngineError):
+        OnnxRuntimeEngine(path, "cpu", 1)
+
+
+def test_a_run_that_fails_or_answers_another_shape(tmp_path: Path) -> None:
+    shape: list[int | str] = ["b", 32, "w", 3]
+    path = identity_graph(
+        tmp_path / "m.onnx", name="images", element=TensorProto.UINT8, shape=shape, output=["b", 32, "w"]
+    )
+    engine = OnnxRuntimeEngine(path, "cpu", 1)
+    with pytest.raises(EngineError, match="answered"):
+        engine.run(np.zeros((1, 32, 32, 3), np.uint8))
+    with pytest.raises(EngineError, match="failed"):
+        engine.run(np.zeros((1, 31, 32, 3), np.uint8))

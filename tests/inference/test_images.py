@@ -1,0 +1,325 @@
+"""Pixels against two independent decoders, and hostile files against the promise of named errors only."""
+
+import contextlib
+import random
+import struct
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.errors import BrokenImage, ImageError, ImageTooLarge, UnsupportedImage
+from service.inference.headers import exif_orientation
+from service.inference.images import decode_image
+from tests.inference.pictures import as_viewed, encode, png_chunk, png_file, scene, translucent_scene
+
+MANY = 10**6
+RGB, RGBA = Image.fromarray(scene()), translucent_scene()
+PALETTE = RGB.quantize(16)
+
+PLAIN = {
+    "jpeg": encode(RGB, "JPEG"),
+    "jpeg-progressive": encode(RGB, "JPEG", progressive=True),
+    "jpeg-444": encode(RGB, "JPEG", subsampling=0),
+    "jpeg-grey": encode(RGB.convert("L"), "JPEG"),
+    "png": encode(RGB, "PNG"),
+    "png-grey": encode(RGB.convert("L"), "PNG"),
+    "png-1bit": encode(RGB.convert("1"), "PNG"),
+    "png-palette": encode(PALETTE, "PNG"),
+    "png-palette-4bit": encode(PALETTE, "PNG", bits=4),
+    "webp": encode(RGB, "WEBP"),
+    "webp-lossless": encode(RGB, "WEBP", lossless=True),
+    "bmp": encode(RGB, "BMP"),
+    "bmp-grey": encode(RGB.convert("L"), "BMP"),
+    "bmp-palette": encode(PALETTE, "BMP"),
+    "bmp-1bit": encode(RGB.convert("1"), "BMP"),
+}
+LAST_FRAMES = [Image.fromarray(np.roll(scene(), shift, 1)) for shift in (5, 9)]
+UNUSUAL = {
+    "jpeg-cmyk": encode(RGB.convert("CMYK"), "JPEG"),
+    "png-rgba": encode(RGBA, "PNG"),
+    "png-grey-alpha": encode(RGBA.convert("LA"), "PNG"),
+    "png-palette-alpha": encode(PALETTE, "PNG", transparency=bytes([0, 128, 255, 10] + [255] * 12)),
+    "png-palette-index": encode(PALETTE, "PNG", transparency=3),
+    "png-grey-key": encode(RGB.convert("L"), "PNG", transparency=int(np.asarray(RGB.convert("L"))[20, 30])),
+    "png-rgb-key": encode(RGB, "PNG", transparency=tuple(int(v) for v in scene()[20, 30])),
+    "png-grey-16": encode(Image.fromarray(scene()[..., 0].astype(np.uint16) * 257 + 3), "PNG"),
+    "webp-rgba": encode(RGBA, "WEBP", lossless=True),
+    "webp-animated": encode(RGB, "WEBP", save_all=True, append_images=LAST_FRAMES, lossless=True),
+    "webp-animated-rgba": encode(RGBA, "WEBP", save_all=True, append_images=LAST_FRAMES, lossless=True),
+    "gif": encode(PALETTE, "GIF"),
+    "gif-grey": encode(RGB.convert("L"), "GIF"),
+    "gif-interlaced": encode(PALETTE, "GIF", interlace=1),
+    "gif-transparent": encode(PALETTE, "GIF", transparency=3),
+    "gif-animated": encode(RGB, "GIF", save_all=True, append_images=LAST_FRAMES),
+    "apng": encode(RGB, "PNG", save_all=True, append_images=LAST_FRAMES),
+}
+ALL = PLAIN | UNUSUAL
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_ordinary_pictures_equal_the_training_loader_exactly(name: str) -> None:
+    reference = cv2.imdecode(np.frombuffer(PLAIN[name], np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(decode_image(PLAIN[name], max_pixels=MANY), reference)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_format_looks_as_a_viewer_shows_it(name: str) -> None:
+    image = decode_image(ALL[name], max_pixels=MANY)
+    assert image.dtype == np.uint8
+    assert image.flags.c_contiguous
+    reference = as_viewed(ALL[name])
+    assert image.shape == reference.shape
+    assert np.abs(image.astype(int) - reference).max() <= 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("picture", [RGB, RGBA, RGB.convert("L")], ids=["rgb", "rgba", "grey"])
+def test_orientation_is_applied(picture: Image.Image, image_format: str, orientation: int) -> None:
+    if image_format == "JPEG":
+        picture = picture.convert("L" if picture.mode == "L" else "RGB")
+    options = {"lossless": True} if image_format == "WEBP" else {}
+    data = encode(picture, image_format, orientation, **options)
+    image, reference = decode_image(data, max_pixels=MANY), as_viewed(data)
+    assert image.shape == reference.shape
+    assert np.abs(image.astype(int) - reference).max() <= 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_oriented_jpeg_equals_opencv_exactly(orientation: int) -> None:
+    data = encode(RGB, "JPEG", orientation)
+    reference = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(decode_image(data, max_pixels=MANY), reference)
+
+
+def test_orientation_chunk_after_the_pixels_counts() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    plain = encode(RGB, "PNG")
+    end = plain.rindex(b"IEND") - 4
+    data = plain[:end] + png_chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")) + plain[end:]
+    assert decode_image(data, max_pixels=MANY).shape == (61, 40, 3)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_orientation_in_either_byte_order(order: str) -> None:
+    mark = b"II*\0" if order == "<" else b"MM\0*"
+    exif = mark + struct.pack(f"{order}IHHHIHH", 8, 1, 0x0112, 3, 1, 5, 0)
+    assert exif_orientation(exif) == 5
+    assert exif_orientation(b"Exif\0\0" + exif) == 5
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"",
+        b"Exif\0\0",
+        b"nonsense",
+        b"II*\0\xff\xff\xff\xff",
+        b"II*\0" + struct.pack("<IHHHIHH", 8, 1, 0x0112, 3, 1, 9, 0),
+        b"II*\0" + struct.pack("<IHHHIHH", 8, 1, 0x0112, 3, 1, 0, 0),
+        b"II*\0" + struct.pack("<IHHHII", 8, 1, 0x0112, 4, 1, 6),
+        b"II*\0" + struct.pack("<IH", 8, 65535),
+    ],
+)
+def test_senseless_exif_means_upright(exif: bytes) -> None:
+    assert exif_orientation(exif) == 1
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_16_bit_png_keeps_its_high_bytes(channels: int) -> None:
+    deep = np.random.default_rng(0).integers(0, 65536, (20, 30, channels), dtype=np.uint16)
+    if channels == 4:
+        deep[..., 3] = 65535
+    data = cv2.imencode(".png", deep.squeeze())[1].tobytes()
+    expected = np.broadcast_to(deep[..., :3] >> 8, (20, 30, 3))
+    np.testing.assert_array_equal(decode_image(data, max_pixels=MANY), expected)
+
+
+@pytest.mark.parametrize(("bits", "raw", "key"), [(1, b"\0\x40", 1), (2, b"\0\x60", 2), (8, b"\0\x05\x07", 7)])
+def test_transparent_grey_of_few_bits(bits: int, raw: bytes, key: int) -> None:
+    data = png_file((2, 1, bits, 0), raw, png_chunk(b"tRNS", struct.pack(">H", key)))
+    left, right = decode_image(data, max_pixels=MANY)[0, :, 0]
+    assert left < 255
+    assert right == 255
+
+
+def test_16_bit_transparent_colour_is_matched_in_full_depth() -> None:
+    raw = b"\0" + struct.pack(">3H", 0x1234, 0x1234, 0x1234) + struct.pack(">3H", 0x1235, 0x1234, 0x1234)
+    data = png_file((2, 1, 16, 2), raw, png_chunk(b"tRNS", struct.pack(">3H", 0x1234, 0x1234, 0x1234)))
+    assert decode_image(data, max_pixels=MANY)[0].tolist() == [[255, 255, 255], [0x12, 0x12, 0x12]]
+
+
+def test_gif_frame_smaller_than_its_canvas_leaves_white() -> None:
+    small = Image.fromarray(scene(20, 10)).quantize(8)
+    data = bytearray(encode(small, "GIF"))
+    data[6:10] = struct.pack("<HH", 30, 15)
+    image = decode_image(bytes(data), max_pixels=MANY)
+    assert image.shape == (15, 30, 3)
+    np.testing.assert_array_equal(image[:10, :20], as_viewed(encode(small, "GIF")))
+    assert (image[10:] == 255).all()
+    assert (image[:, 20:] == 255).all()
+
+
+def test_bmp_stored_from_the_top() -> None:
+    data = bytearray(encode(RGB, "BMP"))
+    upright = decode_image(bytes(data), max_pixels=MANY)
+    data[22:26] = struct.pack("<i", -40)
+    np.testing.assert_array_equal(decode_image(bytes(data), max_pixels=MANY), upright[::-1])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1)])
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "BMP", "GIF"])
+def test_thin_pictures(image_format: str, size: tuple[int, int]) -> None:
+    data = encode(Image.fromarray(scene(*size)), image_format)
+    assert decode_image(data, max_pixels=300).shape == (size[1], size[0], 3)
+
+
+# --- refusals ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (encode(RGB, "AVIF"), "AVIF"),
+        (encode(RGB, "TIFF"), "TIFF"),
+        (encode(RGB, "JPEG2000"), "JPEG 2000"),
+        (encode(RGB, "PDF"), "PDF"),
+        (encode(RGB, "ICO"), "ICO"),
+        (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC"),
+        (b"\0\0\0\x18ftypmp42" + bytes(40), "video"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
+        (b"<!doctype html><title>x</title>", "HTML"),
+        (b'{"image": "aGVsbG8="}', "JSON"),
+        (b"PK\x03\x04rest", "ZIP"),
+        (b"hello", "not a known image format"),
+        (b"", "not a known image format"),
+        (encode(RGB, "PPM"), "not a known image format"),
+    ],
+)
+def test_other_formats_are_named_and_refused(data: bytes, kind: str) -> None:
+    with pytest.raises(UnsupportedImage, match=kind) as caught:
+        decode_image(data, max_pixels=MANY)
+    assert "JPEG, PNG, WebP, BMP and GIF" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_pixel_limit_is_exact(name: str) -> None:
+    assert decode_image(ALL[name], max_pixels=61 * 40).shape == (40, 61, 3)
+    with pytest.raises(ImageTooLarge, match=r"61 x 40 = 2440 pixels; the limit is 2439"):
+        decode_image(ALL[name], max_pixels=61 * 40 - 1)
+
+
+def _bombs() -> dict[str, bytes]:
+    jpeg = bytearray(PLAIN["jpeg"])
+    frame = jpeg.index(b"\xff\xc0")
+    jpeg[frame + 5 : frame + 9] = struct.pack(">HH", 65535, 65535)
+    webp = bytearray(encode(RGBA, "WEBP", orientation=1))
+    webp[24:30] = b"\xff\x3f\0" * 2
+    bmp = bytearray(PLAIN["bmp"])
+    bmp[18:26] = struct.pack("<ii", 2**31 - 1, -(2**31))
+    gif = bytearray(UNUSUAL["gif"])
+    gif[6:10] = struct.pack("<HH", 65535, 65535)
+    png = png_file((2**31 - 1, 2**31 - 1, 8, 2), b"")
+    return {"jpeg": bytes(jpeg), "webp": bytes(webp), "bmp": bytes(bmp), "gif": bytes(gif), "png": png}
+
+
+@pytest.mark.parametrize("name", _bombs())
+def test_a_header_that_promises_gigapixels_is_refused_undecoded(name: str) -> None:
+    with pytest.raises(ImageTooLarge):
+        decode_image(_bombs()[name], max_pixels=50_000_000)
+
+
+@pytest.mark.parametrize("name", _bombs())
+def test_a_header_that_promises_more_than_the_file_holds_is_broken(name: str) -> None:
+    """The decoders' own ceilings hold where the limit would let it pass; no memory is spent on a promise."""
+    with pytest.raises(BrokenImage):
+        decode_image(_bombs()[name], max_pixels=2**70)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_truncation_is_refused(name: str) -> None:
+    data = ALL[name]
+    for length in range(len(data)):
+        with pytest.raises(ImageError):
+            decode_image(data[:length], max_pixels=MANY)
+    for length in range(32, len(data)):
+        with pytest.raises(BrokenImage):
+            decode_image(data[:length], max_pixels=MANY)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("tail", [b"\0", b"\0" * 4096, b"\xff\xd8\xff\xe0 a second picture", b"any text"])
+def test_trailing_bytes_are_harmless(name: str, tail: bytes) -> None:
+    np.testing.assert_array_equal(
+        decode_image(ALL[name] + tail, max_pixels=MANY), decode_image(ALL[name], max_pixels=MANY)
+    )
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_damage_never_escapes_as_anything_but_an_image_error(name: str) -> None:
+    rng = random.Random(name)
+    for _ in range(150):
+        data = bytearray(ALL[name])
+        for _ in range(rng.choice((1, 1, 2, 8, 40))):
+            # Half of the damage goes to the headers, where it is the most harmful.
+            reach = len(data) if rng.random() < 0.5 else min(len(data), 80)
+            data[rng.randrange(reach)] = rng.randrange(256)
+        try:
+            image = decode_image(bytes(data), max_pixels=MANY)
+        except ImageError:
+            continue
+        assert image.dtype == np.uint8
+        assert image.ndim == 3
+        assert image.shape[2] == 3
+        assert image.shape[0] * image.shape[1] <= MANY
+
+
+@pytest.mark.parametrize("start", [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\xff\xff\0\0WEBP", b"BM", b"GIF89a"])
+def test_noise_behind_a_valid_signature(start: bytes) -> None:
+    rng = random.Random(0)
+    for length in (0, 1, 7, 30, 200, 5000):
+        with pytest.raises(ImageError):
+            decode_image(start + rng.randbytes(length), max_pixels=MANY)
+
+
+def test_jpeg_without_an_end_marker_is_truncated() -> None:
+    assert PLAIN["jpeg"].endswith(b"\xff\xd9")
+    with pytest.raises(BrokenImage, match="ends too early"):
+        decode_image(PLAIN["jpeg"][:-2], max_pixels=MANY)
+
+
+def test_end_marker_of_an_embedded_thumbnail_is_not_the_end() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    payload = exif.tobytes() + PLAIN["jpeg"]
+    segment = b"\xff\xe1" + struct.pack(">H", len(payload) + 2) + payload
+    data = PLAIN["jpeg"][:2] + segment + PLAIN["jpeg"][2:]
+    assert decode_image(data, max_pixels=MANY).shape == (61, 40, 3)
+    with pytest.raises(BrokenImage):
+        decode_image(data[: len(segment) + 400], max_pixels=MANY)
+
+
+@pytest.mark.parametrize("bits", [0, 3, 255])
+def test_png_of_no_known_bit_depth(bits: int) -> None:
+    with pytest.raises(BrokenImage, match=f"{bits} bits"):
+        decode_image(png_file((2, 1, bits, 0), b"\0\0", png_chunk(b"tRNS", b"\0\0")), max_pixels=MANY)
+
+
+def test_12_bit_jpeg_is_refused_by_name() -> None:
+    data = bytearray(PLAIN["jpeg"])
+    data[data.index(b"\xff\xc0") + 4] = 12
+    with pytest.raises(UnsupportedImage, match="12 bits"):
+        decode_image(bytes(data), max_pixels=MANY)
+
+
+def test_opencv_does_not_log_damaged_uploads(capfd: pytest.CaptureFixture[str]) -> None:
+    rng = random.Random(3)
+    for data in ALL.values():
+        middle = len(data) // 2
+        with contextlib.suppress(ImageError):
+            decode_image(data[:middle] + rng.randbytes(20) + data[middle + 20 :], max_pixels=MANY)
+    # The codecs inside OpenCV print a line of their own, which no setting stops.
+    assert "grfmt" not in capfd.readouterr().err
