@@ -112,7 +112,8 @@ def _announce(address: str, bundle: Bundle) -> None:
     model = manifest.model
     print(
         f"yolofold serves {model.name} {model.version} ({manifest.weights.source} weights, "
-        f"{len(model.classes)} classes, {model.input.width} px, {bundle.batchnorm.totals.folded} BatchNorm layers folded)\n"
+        f"{len(model.classes)} classes, {model.input.width} px, "
+        f"{bundle.batchnorm.totals.folded} BatchNorm layers folded)\n"
         f"  {address}            the page; {address}/docs for the API\n"
         f"  curl -F file=@samples/parcel.jpg {address}/detect",
         flush=True,

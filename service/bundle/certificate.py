@@ -28,8 +28,12 @@ class EndToEndProof(Record):
     kind: Literal["photograph", "generated", "noise"]
     raw_max_abs_error: float = Field(description="Largest difference in the decoded boxes (px) and scores.")
     raw_relative_error: float = Field(description="Worst of boxes and scores, each over its own largest value.")
-    detections: int = Field(description="Boxes of the unfolded network at or above the comparison threshold.")
-    matched: int = Field(description="Of these, boxes the folded network repeats (same class, IoU >= 0.99).")
+    detections: int = Field(
+        description="Boxes of the unfolded network above the comparison threshold; before suppression, if there is any."
+    )
+    matched: int = Field(
+        description="Of these, boxes the folded network repeats (same class, IoU >= 0.99) or rightly suppresses."
+    )
     extra: int = Field(description="Boxes only the folded network has.")
     max_box_error_px: float
     max_confidence_error: float

@@ -3,12 +3,15 @@
 import copy
 from typing import Any
 
+import numpy as np
 import torch
 import torchvision
+from numpy.typing import NDArray
 from torch import nn
 
 from service.bundle.manifest import HeadSpec
 from service.prepare.checkpoint import HeadKind, blocks
+from service.prepare.detection_match import DetectionMatch, match_detections, match_suppressed
 
 MAX_DET = 300
 NMS_IOU = 0.7
@@ -43,28 +46,44 @@ class DeployedNetwork(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Detect in uint8 (B, S, S, 3) BGR pictures."""
-        rgb = images.permute(0, 3, 1, 2)[:, [2, 1, 0]].float() / 255.0
-        predictions = self.network(rgb)
+        return self.finish(self.candidates(images))
+
+    def finish(self, candidates: torch.Tensor) -> torch.Tensor:
+        """(B, anchors, 6) to the final (B, 300, 6)."""
+        return candidates if self.head == "one2one" else suppress(candidates)
+
+    def candidates(self, images: torch.Tensor) -> torch.Tensor:
+        """What the head proposes: for one2one heads the final (B, 300, 6), else every anchor's best class,
+        (B, anchors, 6), before suppression."""
+        predictions: torch.Tensor = self.network(images.permute(0, 3, 1, 2)[:, [2, 1, 0]].float() / 255.0)
         if self.head == "one2many":
-            return suppress(predictions)
+            return best_class(predictions)
         missing = MAX_DET - predictions.shape[1]
         return nn.functional.pad(predictions, (0, 0, 0, missing)) if missing > 0 else predictions
 
 
-def suppress(predictions: torch.Tensor) -> torch.Tensor:
-    """Class-wise greedy non-maximum suppression of (B, 4 + classes, anchors) corner boxes, to (B, 300, 6).
+def match_rows(network: DeployedNetwork, expected: torch.Tensor, found: NDArray[np.float32]) -> DetectionMatch:
+    """Judge final rows (300, 6) by what the reference's head proposed for the same picture, (1, anchors, 6)."""
+    rows = expected[0].numpy()
+    return match_detections(rows, found) if network.head == "one2one" else match_suppressed(rows, found, NMS_IOU)
 
-    Each anchor stands for its best class only, as in Ultralytics' predict.
-    """
-    boxes, scores = predictions[:, :4].transpose(1, 2), predictions[:, 4:]
-    confidence, class_id = scores.max(1)
-    class_column = class_id.unsqueeze(-1).to(boxes.dtype)
-    rows = torch.cat((boxes, confidence.unsqueeze(-1), class_column), -1)
-    selected = _SelectBoxes.apply(boxes + class_column * _CLASS_OFFSET_PX, confidence.unsqueeze(1))
+
+def best_class(predictions: torch.Tensor) -> torch.Tensor:
+    """(B, 4 + classes, anchors) to rows (B, anchors, 6): each anchor stands for its best class only, as in
+    Ultralytics' predict."""
+    confidence, class_id = predictions[:, 4:].max(1)
+    columns = torch.stack((confidence, class_id.to(confidence.dtype)), -1)
+    return torch.cat((predictions[:, :4].transpose(1, 2), columns), -1)
+
+
+def suppress(rows: torch.Tensor) -> torch.Tensor:
+    """Class-wise greedy non-maximum suppression of rows (B, anchors, 6), to (B, 300, 6)."""
+    boxes = rows[..., :4] + rows[..., 5:] * _CLASS_OFFSET_PX
+    selected = _SelectBoxes.apply(boxes, rows[..., 4].unsqueeze(1))
     image, anchor = selected[:, 0], selected[:, 2]
     kept = rows[image, anchor]
     # Kept boxes come grouped by image and sorted within it: their rank is their place after the group's first.
-    images = torch.arange(predictions.shape[0])
+    images = torch.arange(rows.shape[0])
     counts = (image.unsqueeze(0) == images.unsqueeze(1)).long().sum(1)
     rank = torch.arange(image.shape[0]) - (counts.cumsum(0) - counts)[image]
     empty = torch.zeros_like(rows[:, :1]).repeat(1, MAX_DET, 1)

@@ -61,6 +61,41 @@ def match_detections(expected: NDArray[np.float32], found: NDArray[np.float32]) 
     return DetectionMatch(len(wanted), matched, int(extra), box_error, confidence_error)
 
 
+def match_suppressed(candidates: NDArray[np.float32], found: NDArray[np.float32], nms_iou: float) -> DetectionMatch:
+    """Judge suppressed rows (N, 6) by the candidates (M, 6) of the reference, before suppression.
+
+    Suppression itself is not repeatable: of two overlapping boxes with all but equal confidence, either may win. What
+    it must satisfy is. Each clear candidate is kept or overlaps a kept box of its class that is no less confident, and
+    each kept box is a candidate and overlaps no other kept box of its class.
+    """
+    possible = candidates[candidates[:, 4] >= COMPARISON_THRESHOLD - 2 * THRESHOLD_SLACK]
+    kept = found[found[:, 4] >= COMPARISON_THRESHOLD - THRESHOLD_SLACK]
+    # A full output has been cut off at its weakest row.
+    cut = float(kept[:, 4].min()) if len(kept) == len(found) > 0 else 0.0
+    wanted = candidates[candidates[:, 4] >= max(COMPARISON_THRESHOLD, cut) + THRESHOLD_SLACK]
+    reach = nms_iou - THRESHOLD_SLACK
+    explained = sum(
+        bool(np.any(_same_class(row, kept, reach) & (kept[:, 4] >= row[4] - THRESHOLD_SLACK))) for row in wanted
+    )
+    extra = 0
+    box_error = confidence_error = 0.0
+    for row in kept:
+        twins = possible[_same_class(row, possible, MATCH_IOU)]
+        rivals = _same_class(row, kept, nms_iou + THRESHOLD_SLACK).sum()  # itself is always one
+        if not len(twins) or rivals > 1:
+            extra += 1
+            continue
+        nearest = twins[np.abs(twins[:, :5] - row[:5]).max(1).argmin()]
+        box_error = max(box_error, float(np.abs(nearest[:4] - row[:4]).max()))
+        confidence_error = max(confidence_error, abs(float(nearest[4] - row[4])))
+    return DetectionMatch(len(wanted), explained, extra, box_error, confidence_error)
+
+
+def _same_class(row: NDArray[np.float32], others: NDArray[np.float32], least_iou: float) -> NDArray[np.bool_]:
+    overlaps: NDArray[np.bool_] = (others[:, 5] == row[5]) & (iou(row[:4], others[:, :4]) >= least_iou)
+    return overlaps
+
+
 def iou(box: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float64]:
     """Intersection over union of one box (4,) with each of (N, 4), corners in pixels; 0 for empty boxes."""
     a, b = box.astype(np.float64), boxes.astype(np.float64)

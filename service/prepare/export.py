@@ -12,8 +12,7 @@ import torch
 
 from service.bundle.manifest import GraphSpec
 from service.errors import ExportFailed
-from service.prepare.deployed_network import MAX_DET, DeployedNetwork
-from service.prepare.detection_match import match_detections
+from service.prepare.deployed_network import MAX_DET, DeployedNetwork, match_rows
 from service.prepare.proof_inputs import ProofInput
 
 OPSET = 17
@@ -95,9 +94,9 @@ def check_graph_outputs(path: Path, network: DeployedNetwork, inputs: Sequence[P
     for item, together in zip(inputs, batched, strict=True):
         alone = session.run([OUTPUT], {INPUT: item.image.numpy()})[0][0]
         with torch.inference_mode():
-            expected = network(item.image)[0].numpy()
+            expected = network.candidates(item.image)
         for how, rows in (("alone", alone), ("in a batch", together)):
-            match = match_detections(expected, rows)
+            match = match_rows(network, expected, rows)
             if not match.complete:
                 raise ExportFailed(
                     f"{path.name}, run {how} on {item.name}, repeats {match.matched} of torch's {match.expected} "

@@ -6,17 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from service.bundle.certificate import EndToEndProof, FoldCertificate, LayerProof, Unfoldable
 from service.errors import FoldRejected
 from service.prepare.checkpoint import HeadKind, blocks
 from service.prepare.dataflow import BatchNormSite
-from service.prepare.deployed_network import DeployedNetwork
-from service.prepare.detection_match import COMPARISON_THRESHOLD, match_detections
+from service.prepare.deployed_network import DeployedNetwork, match_rows
+from service.prepare.detection_match import COMPARISON_THRESHOLD, DetectionMatch
 from service.prepare.fold import FoldResult, scale_and_shift
 from service.prepare.proof_inputs import ProofInput
 
@@ -185,7 +183,7 @@ def prove_end_to_end(
 
 
 class _Arm:
-    """One network: its final detections and, from the same pass, what its head's last convolutions gave."""
+    """One network: its detections before suppression and, from the same pass, what its last convolutions gave."""
 
     def __init__(self, network: nn.Module, head: HeadKind) -> None:
         self._deployed = DeployedNetwork(network, head).eval()
@@ -201,17 +199,20 @@ class _Arm:
 
         detect._inference = record_and_decode
 
-    def run(self, image: torch.Tensor) -> tuple[list[torch.Tensor], NDArray[np.float32]]:
+    def run(self, image: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
         with torch.inference_mode():
-            rows = self._deployed(image)[0].numpy()
-        return self._raw, rows
+            candidates = self._deployed.candidates(image)
+        return self._raw, candidates
+
+    def match(self, expected: torch.Tensor, own: torch.Tensor) -> DetectionMatch:
+        return match_rows(self._deployed, expected, self._deployed.finish(own)[0].numpy())
 
 
 def _prove_one(arms: Sequence[_Arm], item: ProofInput) -> EndToEndProof:
-    (expected, expected_rows), (found, found_rows) = (arm.run(item.image) for arm in arms)
+    (expected, candidates), (found, found_candidates) = (arm.run(item.image) for arm in arms)
     differences = [_worst(0.0, (a - b).abs()) for a, b in zip(expected, found, strict=True)]
     relative = max(d / max(_worst(0.0, a.abs()), 1e-30) for d, a in zip(differences, expected, strict=True))
-    match = match_detections(expected_rows, found_rows)
+    match = arms[1].match(candidates, found_candidates)
     return EndToEndProof(
         input=item.name,
         kind=item.kind,

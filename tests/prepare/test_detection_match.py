@@ -1,0 +1,69 @@
+"""Pairing detections: what counts as repeated, missing and extra."""
+
+import numpy as np
+import pytest
+import torch
+
+from service.prepare.deployed_network import NMS_IOU, best_class, suppress
+from service.prepare.detection_match import iou, match_detections, match_suppressed
+from tests.prepare.test_export import random_predictions
+
+ROWS = np.array([[0, 0, 100, 100, 0.9, 0], [200, 0, 300, 100, 0.6, 1], [0, 200, 50, 260, 0.1, 0]], np.float32)
+
+
+def changed(row: int, column: int, value: float) -> np.ndarray:
+    rows = ROWS.copy()
+    rows[row, column] = value
+    return rows
+
+
+def test_equal_rows_match_in_any_order() -> None:
+    match = match_detections(ROWS, ROWS[::-1])
+    assert match.complete and match.expected == 2
+    assert match.max_box_error_px == match.max_confidence_error == 0
+
+
+@pytest.mark.parametrize("found", [changed(0, 5, 1), changed(0, 2, 95), changed(1, 4, 0.2), ROWS[1:]])
+def test_another_class_place_or_confidence_is_a_miss(found: np.ndarray) -> None:
+    match = match_detections(ROWS, found)
+    assert match.matched == 1 and not match.complete
+
+
+def test_a_box_too_many() -> None:
+    assert match_detections(ROWS[:1], ROWS).extra == 1
+
+
+def test_rounding_across_the_threshold_is_neither_missing_nor_extra() -> None:
+    above, below = changed(1, 4, 0.2504), changed(1, 4, 0.2496)
+    assert match_detections(above, below).complete and match_detections(below, above).complete
+
+
+def test_overlap_against_hand_reckoned_figures() -> None:
+    boxes = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30], [3, 3, 3, 3]], np.float32)
+    np.testing.assert_allclose(iou(boxes[0], boxes), [1, 50 / 150, 0, 0])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_suppression_satisfies_its_own_definition(seed: int) -> None:
+    candidates = best_class(random_predictions(seed))
+    for rows, kept in zip(candidates.numpy(), suppress(candidates).numpy(), strict=True):
+        match = match_suppressed(rows, kept, NMS_IOU)
+        assert match.complete and match.expected > 20
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_wrong_suppression_is_seen(seed: int) -> None:
+    candidates = best_class(random_predictions(seed))
+    rows, kept = candidates[0].numpy(), suppress(candidates)[0].numpy()
+    assert not match_suppressed(rows, kept[1:], NMS_IOU).complete  # the best box is gone
+    assert match_suppressed(rows, rows, NMS_IOU).extra > 0  # nothing was suppressed
+    moved = kept + np.array([5, 5, 5, 5, 0, 0], np.float32)
+    assert match_suppressed(rows, moved, NMS_IOU).extra > 0
+    other_class = kept.copy()
+    other_class[:, 5] += 1
+    assert not match_suppressed(rows, other_class, NMS_IOU).complete
+
+
+def test_an_exact_tie_may_go_either_way() -> None:
+    tied = torch.tensor([[[0.0, 0, 100, 100, 0.8, 0], [2.0, 0, 102, 100, 0.8, 0]]])
+    assert all(match_suppressed(tied[0].numpy(), tied[0, i : i + 1].numpy(), NMS_IOU).complete for i in (0, 1))
