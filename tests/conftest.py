@@ -13,7 +13,7 @@ from service.bundle.store import Bundle, load_bundle
 from service.prepare.weights import EMBEDDED
 
 ROOT = Path(__file__).parent.parent
-IMGSZ = 320
+IMGSZ = 640
 
 
 def command(*arguments: str) -> list[str]:

@@ -9,7 +9,6 @@ from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import ASSETS
 
-from service.prepare import ultralytics_runtime  # noqa: F401  (sets what Ultralytics reads at import)
 from service.preprocessing.letterbox import letterbox, plan_letterbox
 
 

@@ -18,6 +18,8 @@ from tests.conftest import IMGSZ, ROOT, clean_environ, command
 from tests.networks import ASSETS, calibrated_network, save_checkpoint
 
 IOU, CONFIDENCE, SHARE = 0.95, 0.02, 0.99
+#: Input size of the networks made for these tests, pixels.
+SMALL = 320
 #: Boxes of the reference this close to the threshold may be missing or extra through rounding.
 SLACK = 0.002
 
@@ -99,7 +101,7 @@ def test_the_embedded_model_over_http(server_url: str, embedded_checkpoint: Path
 )
 def test_any_detection_checkpoint(architecture: str, head: str, classes: int, tmp_path: Path) -> None:
     checkpoint = save_checkpoint(calibrated_network(architecture, classes), tmp_path / "best.pt")
-    environ = clean_environ(weights=str(checkpoint), imgsz=str(IMGSZ), head=head, bundle_dir=str(tmp_path / "bundles"))
+    environ = clean_environ(weights=str(checkpoint), imgsz=str(SMALL), head=head, bundle_dir=str(tmp_path / "bundles"))
     subprocess.run(command("prepare", "--latency-rounds", "12"), cwd=ROOT, env=environ, check=True, timeout=600)
     settings = load_settings({k: v for k, v in environ.items() if k.startswith("YOLOFOLD_")})
     (path,) = (tmp_path / "bundles").glob("best*")
@@ -113,7 +115,7 @@ def test_any_detection_checkpoint(architecture: str, head: str, classes: int, tm
         assert len(model["classes"]) == classes
         for picture in sorted(ASSETS.glob("*.jpg")):
             answer = client.post("/detect", params={"conf": 0.25}, files={"file": picture.read_bytes()}).json()
-            counts = compare(predict(checkpoint, picture, end_to_end=one2one, imgsz=IMGSZ), answered(answer))
+            counts = compare(predict(checkpoint, picture, end_to_end=one2one, imgsz=SMALL), answered(answer))
             clear, matched, extra = clear + counts[0], matched + counts[1], extra + counts[2]
     assert clear >= 5
     assert matched >= SHARE * clear and extra == 0

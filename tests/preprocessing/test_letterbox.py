@@ -6,7 +6,6 @@ from ultralytics.data.augment import LetterBox
 from ultralytics.utils.ops import scale_boxes
 
 from service.preprocessing.letterbox import letterbox, plan_letterbox, unletterbox_xyxy
-from tests.networks import ASSETS  # noqa: F401  (imports Ultralytics with safe settings)
 
 SIZES = [
     (810, 1080),

@@ -1,0 +1,106 @@
+"""The page and the API documentation in a real browser, against the real server."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+
+from service.bundle.store import Bundle
+from tests.conftest import ROOT
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium of the system; scripts/test.sh sees to it that there is one."""
+    executable = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    with sync_playwright() as playwright:
+        # Without these switches it looks up hosts of its own at every start.
+        arguments = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+        browser = playwright.chromium.launch(executable_path=executable, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def complaints() -> list[str]:
+    """What the browser found fault with: scripts, styles, requests."""
+    return []
+
+
+@pytest.fixture
+def page(browser: Browser, server_url: str, complaints: list[str]) -> Iterator[Page]:
+    """The page, loaded, with every complaint noted."""
+
+    def note(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            complaints.append(message.text)
+
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.on("console", note)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("requestfailed", lambda request: complaints.append(f"failed: {request.url}"))
+    page.on("request", lambda r: None if r.url.startswith((server_url, "blob:", "data:")) else complaints.append(r.url))
+    page.goto(server_url)
+    yield page
+    page.close()
+
+
+def test_the_model_and_its_batchnorm_are_shown(page: Page, bundle: Bundle, complaints: list[str]) -> None:
+    expect(page.locator("#model-line")).to_contain_text(bundle.manifest.model.version)
+    expect(page.locator("#model-line")).to_contain_text("embedded weights")
+    expect(page.locator("#layers tr")).to_have_count(bundle.batchnorm.totals.layers)
+    expect(page.locator("#arms tr")).to_have_count(len(bundle.latency.arms))
+    assert complaints == []
+
+
+def test_layers_are_filtered_by_status_and_text(page: Page, bundle: Bundle) -> None:
+    expect(page.locator("#layers tr")).to_have_count(bundle.batchnorm.totals.layers)
+    page.locator("#status").select_option("dropped")
+    expect(page.locator("#layers tr:visible")).to_have_count(bundle.batchnorm.totals.dropped)
+    page.locator("#status").select_option("folded")
+    page.locator("#search").fill("depthwise")
+    expect(page.locator("#layers tr:visible")).to_have_count(8)
+
+
+def test_a_picture_is_detected_and_drawn(page: Page, complaints: list[str]) -> None:
+    page.locator("#file").set_input_files(ROOT / "samples" / "parcel.jpg")
+    expect(page.locator("#result")).to_be_visible()
+    expect(page.locator("#timing")).to_contain_text(re.compile(r"\d"))
+    page.locator("#confidence").fill("0.05")
+    low = page.locator("#detections tr").count()
+    page.locator("#confidence").fill("0.95")
+    assert page.locator("#detections tr").count() <= low
+    # The picture fills the canvas: its middle is the parcel's white label, not the blank canvas.
+    pixel = page.evaluate(
+        "() => { const c = document.getElementById('canvas');"
+        " return [...c.getContext('2d').getImageData(c.width / 2, c.height * 0.6, 1, 1).data]; }"
+    )
+    assert pixel[3] == 255 and min(pixel[:3]) > 100
+    assert complaints == []
+
+
+def test_what_is_no_image_is_explained(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "notes.jpg").write_text("not a picture")
+    page.locator("#file").set_input_files(tmp_path / "notes.jpg")
+    expect(page.locator("#problem")).to_contain_text("JPEG")
+
+
+def test_a_narrow_screen_does_not_scroll_sideways(page: Page, bundle: Bundle) -> None:
+    page.set_viewport_size({"width": 390, "height": 800})
+    expect(page.locator("#layers tr")).to_have_count(bundle.batchnorm.totals.layers)
+    page.locator("#file").set_input_files(ROOT / "samples" / "parcel.jpg")
+    expect(page.locator("#result")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_the_documentation_works_offline(page: Page, server_url: str, complaints: list[str]) -> None:
+    page.wait_for_load_state("networkidle")  # or leaving would abort what the page still asks for
+    page.goto(f"{server_url}/docs")
+    expect(page.locator(".opblock-summary-path").first).to_be_visible()
+    assert page.locator(".opblock").count() >= 6
+    assert complaints == []
