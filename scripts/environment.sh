@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: one virtual environment, installed from the lock files, reused while they are unchanged.
 # Set VENV to put it elsewhere, PYTHON to choose the interpreter, TORCH_INDEX_URL for a CPU-only torch
 # (https://download.pytorch.org/whl/cpu); pip's own PIP_* variables apply as always.
@@ -17,8 +18,20 @@ need_environment() { # need_environment serve|prepare|dev
   echo "Installing $lock into $venv ..." >&2
   if [ "$1" != serve ] && [ -n "${TORCH_INDEX_URL:-}" ]; then
     # First and by itself, so that the index serves nothing but torch.
-    "$python" -m pip install -q $(grep -E '^(torch|torchvision)==' requirements/prepare.txt) --index-url "$TORCH_INDEX_URL"
+    grep -E '^(torch|torchvision)==' requirements/prepare.txt | xargs "$python" -m pip install -q --index-url "$TORCH_INDEX_URL"
   fi
   "$python" -m pip install -q -r "$lock"
   echo "$wanted" >"$stamp"
+}
+
+need_browser() { # for the tests of the page
+  local name
+  for name in chromium chromium-browser google-chrome; do
+    if command -v "$name" >/dev/null; then return; fi
+  done
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    apt-get update -qq && apt-get install -yqq --no-install-recommends chromium >/dev/null
+  else
+    "$python" -m playwright install chromium
+  fi
 }

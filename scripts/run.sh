@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Serve: makes the environment, prepares a bundle if there is none for these settings, and starts the server.
 # Settings are YOLOFOLD_* environment variables; README lists them.
+# shellcheck source=scripts/environment.sh
 . "$(dirname "$0")/environment.sh"
 need_environment serve
 status=0

@@ -36,7 +36,8 @@ def load_model(path: Path) -> LoadedModel:
 
     Raises:
         UnreadableCheckpoint: not a checkpoint, damaged, or it refers to types outside the allow-list.
-        UnsupportedModel: another task than detection, an unknown head, not three channels, or already fused.
+        UnsupportedModel: another task than detection, an unknown head, not three channels, already fused, or
+            numbers no network can work with.
     """
     try:
         network, _ = load_checkpoint(path, device=torch.device("cpu"))
@@ -61,6 +62,11 @@ def _refuse_unsupported(network: nn.Module, path: Path) -> None:
         raise UnsupportedModel(f"{path} takes {channels} image channels; only 3 are served.")
     if not any(isinstance(m, nn.BatchNorm2d) for m in network.modules()):
         raise UnsupportedModel(f"{path} holds no BatchNorm2d: it was fused before it was saved. Use the original.")
+    for name, tensor in network.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise UnsupportedModel(f"{path}: {name} holds values that are not finite numbers; training has diverged.")
+        if name.endswith(".running_var") and (tensor < 0).any():
+            raise UnsupportedModel(f"{path}: {name} holds a negative variance; the checkpoint is damaged.")
 
 
 def choose_head(network: nn.Module, wanted: Literal["auto", "one2one", "one2many"]) -> HeadKind:

@@ -50,6 +50,17 @@ def test_a_network_that_was_already_fused_is_refused(tmp_path: Path) -> None:
         load_model(save_checkpoint(network, tmp_path / "fused.pt"))
 
 
+@pytest.mark.parametrize(
+    ("tensor", "value"),
+    [("running_var", torch.inf), ("running_mean", torch.nan), ("weight", -torch.inf), ("running_var", -1.0)],
+)
+def test_impossible_numbers_are_refused_by_name(tensor: str, value: float, tmp_path: Path) -> None:
+    network = calibrated_network("yolo26n.yaml")
+    getattr(network.model[2].cv1.bn, tensor).data[3] = value
+    with pytest.raises(UnsupportedModel, match=rf"model\.2\.cv1\.bn\.{tensor}"):
+        load_model(save_checkpoint(network, tmp_path / "x.pt"))
+
+
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x89PNG\r\n\x1a\n" + bytes(64)])
 def test_what_is_no_checkpoint(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.pt").write_bytes(content)
