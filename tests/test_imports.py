@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.bundle.store import Bundle
-from tests.conftest import ROOT
+from tests.conftest import ROOT, clean_environ
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -84,3 +84,20 @@ print(*sorted({{name.split(".")[0] for name in sys.modules}}))
     loaded = set(done.stdout.split())
     assert "onnxruntime" in loaded
     assert loaded.isdisjoint(NEVER_WHILE_SERVING)
+
+
+def test_onnx_runtime_does_not_report_to_its_maker(bundle: Bundle, tmp_path: Path) -> None:
+    """Left to itself it keeps an identifier of the device in the user's cache; with reporting off it keeps none."""
+
+    def files_left_by(first_line: str) -> list[Path]:
+        home = tmp_path / str(len(list(tmp_path.iterdir())))
+        home.mkdir()
+        # Set in continuous integration, this alone would switch the reporting off.
+        environ = {k: v for k, v in clean_environ().items() if k not in ("CI", "ORT_DISABLE_TELEMETRY")}
+        environ |= {"HOME": str(home), "XDG_CACHE_HOME": str(home), "XDG_CONFIG_HOME": str(home)}
+        program = f"{first_line}\nimport onnxruntime as o; o.InferenceSession({str(bundle.deployed_graph)!r})"
+        subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environ, check=True)
+        return [path for path in home.rglob("*") if path.is_file()]
+
+    assert files_left_by("") != []  # or this test would prove nothing about the next line
+    assert files_left_by("import service") == []
