@@ -11,7 +11,7 @@ need_environment() { # need_environment serve|prepare|dev
   local lock=requirements/$1.txt stamp=$venv/.installed-$1 wanted
   wanted=$(cat requirements/*.txt | sha256sum)
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then return; fi
-  if [ ! -x "$python" ]; then
+  if ! "$python" -m pip --version >/dev/null 2>&1; then
     "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed." >&2; exit 1; }
     "${PYTHON:-python3}" -m venv "$venv"
   fi

@@ -6,7 +6,7 @@
 need_environment serve
 status=0
 "$python" -m service bundle >/dev/null 2>&1 || status=$?
-if [ "$status" = 3 ]; then # no bundle yet; any other failure is reported by serve itself
+if [ "$status" = 3 ]; then # none that can be served; any other failure is reported by serve itself
   need_environment prepare
   "$python" -m service prepare
 fi

@@ -1,5 +1,6 @@
 """The commands. They read the settings, wire the parts together and print; the work is done elsewhere."""
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from service.bundle.store import Bundle, bundle_key, find_bundle, load_bundle
-from service.errors import BundleMissing, WeightsHashMismatch, YolofoldError
+from service.errors import BundleError, BundleMissing, WeightsHashMismatch, YolofoldError
 from service.settings import Settings, load_settings
 
 EXIT_FAILED = 1
@@ -36,14 +37,21 @@ def main() -> None:
     try:
         app()
     except YolofoldError as error:
-        console.print(f"[red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(EXIT_NO_BUNDLE if isinstance(error, BundleMissing) else EXIT_FAILED)
+        _print_error(error)
+        sys.exit(EXIT_NO_BUNDLE if isinstance(error, BundleError) else EXIT_FAILED)
+    except OSError as error:  # a full disk, a folder that may not be read: the system's own words say it best
+        _print_error(error)
+        sys.exit(EXIT_FAILED)
+
+
+def _print_error(error: Exception) -> None:
+    console.print(f"[red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
 
 
 @app.command()
 def bundle(weights: Weights = None, imgsz: Imgsz = None, head: Head = None, bundle_dir: BundleDir = None) -> None:
-    """Print the folder of the bundle these settings serve; exit 3 when there is none."""
-    print(_find(load_settings(weights=weights, imgsz=imgsz, head=head, bundle_dir=bundle_dir)))
+    """Print the folder of the bundle these settings serve; exit 3 when there is none that can be served."""
+    print(_load(load_settings(weights=weights, imgsz=imgsz, head=head, bundle_dir=bundle_dir)).path)
 
 
 @app.command()
@@ -61,11 +69,15 @@ def prepare(
     settings = load_settings(weights=weights, imgsz=imgsz, head=head, bundle_dir=bundle_dir)
     if not force:
         try:
-            reused = f"Reusing {_find(settings)}. Use --force to prepare it again."
+            reused = f"Reusing {_load(settings).path}. Use --force to prepare it again."
             console.print(reused, highlight=False, markup=False, soft_wrap=True)
             return
         except BundleMissing:
             pass
+        except (BundleError, WeightsHashMismatch) as error:
+            _print_error(error)
+            console.print("It is prepared again.")
+    signal.signal(signal.SIGTERM, _exit_orderly)
     from service.machine import usable_cores
     from service.prepare.pipeline import LatencyEffort, prepare_bundle  # torch, hence only here
 
@@ -86,25 +98,31 @@ def serve(
 ) -> None:
     """Serve the bundle over HTTP."""
     settings = load_settings(weights=weights, imgsz=imgsz, head=head, bundle_dir=bundle_dir, host=host, port=port)
-    bundle = load_bundle(_find(settings))
-    if settings.weights_sha256 not in (None, bundle.manifest.weights.sha256):
-        raise WeightsHashMismatch(
-            f"{bundle.path} was prepared from weights with SHA-256 {bundle.manifest.weights.sha256}, but "
-            f"{settings.weights_sha256} is demanded."
-        )
+    bundle = _load(settings)
     from service.api.server import run_server
 
     run_server(settings, bundle, announce=lambda address: _announce(address, bundle))
 
 
-def _find(settings: Settings) -> Path:
+def _exit_orderly(signal_number: int, _: object) -> None:
+    """Turn SIGTERM into an exception, so that what is half written gets removed."""
+    sys.exit(128 + signal_number)
+
+
+def _load(settings: Settings) -> Bundle:
     key = bundle_key(settings.weights, settings.imgsz, settings.head)
     path = find_bundle(settings.bundle_dir, key)
     if path is None:
         raise BundleMissing(
             f"There is no bundle for {key} in {settings.bundle_dir.resolve()}. Run `python -m service prepare`."
         )
-    return path
+    bundle = load_bundle(path)
+    if settings.weights_sha256 not in (None, bundle.manifest.weights.sha256):
+        raise WeightsHashMismatch(
+            f"{path} was prepared from weights with SHA-256 {bundle.manifest.weights.sha256}, but "
+            f"{settings.weights_sha256} is demanded."
+        )
+    return bundle
 
 
 def _announce(address: str, bundle: Bundle) -> None:

@@ -82,6 +82,10 @@ class BundleUncertified(BundleError):
     """The bundle carries no passing fold certificate."""
 
 
+class BundleDirUnusable(BundleError):
+    """The folder that bundles are kept in cannot be made or written to."""
+
+
 class LayerNotFound(YolofoldError):
     """No BatchNorm layer has the name asked for. ``near`` lists the closest names, best first."""
 

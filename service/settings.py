@@ -50,6 +50,11 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(20_000_000, ge=1, description="Largest image file accepted, in bytes.")
     max_pixels: int = Field(50_000_000, ge=1, le=1_000_000_000, description="Most pixels an image may decode to.")
 
+    @field_validator("weights_sha256", mode="before")
+    @classmethod
+    def _lower_case(cls, value: str | None) -> str | None:
+        return value.lower() if isinstance(value, str) else value
+
     @field_validator("imgsz")
     @classmethod
     def _multiple_of_stride(cls, value: int) -> int:

@@ -2,11 +2,13 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from service.bundle.store import find_bundle, load_bundle
@@ -36,7 +38,9 @@ def test_the_banner_says_what_is_served_where_and_how_to_try_it(server: RunningS
     assert f"curl -F file=@samples/parcel.jpg {server.url}/detect" in server.banner
 
 
-def test_a_server_holds_less_than_400_mb(server: RunningServer) -> None:
+def test_a_server_that_has_worked_holds_less_than_400_mb(server: RunningServer, samples: list[Path]) -> None:
+    for picture in samples * 4:
+        httpx.post(f"{server.url}/detect", files={"file": picture.read_bytes()}).raise_for_status()
     status = Path(f"/proc/{server.pid}/status").read_text()
     peak_kb = int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1))
     assert peak_kb < 400_000
@@ -82,7 +86,36 @@ def test_a_corrupt_bundle_is_not_served(prepared: dict[str, str], bundle_path: P
         stream.seek(5000)
         stream.write(b"\0\1\2\3")
     done = run("serve", **(prepared | {"bundle_dir": str(tmp_path)}))
-    assert done.returncode == 1 and "BundleCorrupt" in done.stderr and "model.onnx" in done.stderr
+    assert done.returncode == 3 and "BundleCorrupt" in done.stderr and "model.onnx" in done.stderr
+
+
+def test_a_damaged_bundle_is_prepared_again(prepared: dict[str, str], bundle_path: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundle_path, tmp_path / bundle_path.name))
+    (copy / "latency.json").unlink()
+    settings = prepared | {"bundle_dir": str(tmp_path)}
+    assert run("bundle", **settings).returncode == 3
+    done = run("prepare", "--latency-rounds", "12", **settings)
+    assert done.returncode == 0 and "BundleIncomplete" in done.stderr and "prepared again" in done.stderr
+    assert run("bundle", **settings).returncode == 0
+
+
+def test_a_reused_bundle_must_have_the_hash_demanded(prepared: dict[str, str]) -> None:
+    done = run("prepare", **prepared, weights_sha256="0" * 64)
+    assert done.returncode == 1 and "WeightsHashMismatch" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [({"bundle_dir": "/etc/passwd"}, "BundleDirUnusable"), ({"bundle_dir": "/proc/nowhere"}, "BundleDirUnusable")],
+)
+def test_a_useless_bundle_folder_is_said_at_once(settings: dict[str, str], error: str) -> None:
+    done = run("prepare", weights="embedded", **settings)
+    assert done.returncode == 3 and error in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_device_that_is_not_there_is_one_line(prepared: dict[str, str]) -> None:
+    done = run("serve", **prepared, device="cuda", port="0")
+    assert done.returncode == 1 and "EngineError" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -129,3 +162,14 @@ def test_terminated_server_ends_cleanly(prepared: dict[str, str]) -> None:
     process.terminate()
     assert process.wait(timeout=30) in (0, -signal.SIGTERM)
     assert time.monotonic() - start < 30
+
+
+def test_a_terminated_prepare_clears_away_what_it_began(tmp_path: Path) -> None:
+    environ = clean_environ(weights="embedded", imgsz="320", bundle_dir=str(tmp_path))
+    process = subprocess.Popen(command("prepare"), cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert any(line.startswith("Export model.onnx") for line in process.stderr)
+    process.terminate()
+    process.stderr.read()
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []

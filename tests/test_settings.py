@@ -57,6 +57,10 @@ def test_a_value_out_of_range_is_refused_by_name(name: str, value: str) -> None:
         load_settings({f"YOLOFOLD_{name}": value})
 
 
+def test_a_hash_may_be_written_in_capitals() -> None:
+    assert load_settings({"YOLOFOLD_WEIGHTS_SHA256": "AB" * 32}).weights_sha256 == "ab" * 32
+
+
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(Exception, match="frozen"):
         load_settings({}).port = 1  # type: ignore[misc]

@@ -7,6 +7,7 @@ import uvicorn
 
 from service.api.app import create_app
 from service.bundle.store import Bundle
+from service.inference.engine import choose_providers
 from service.settings import Settings
 
 #: uvicorn itself would wait for ever for a half-sent body after SIGTERM.
@@ -34,8 +35,10 @@ def run_server(settings: Settings, bundle: Bundle, announce: Callable[[str], Non
         announce: called once with the address, when the network has passed its first inference and the port is open.
 
     Raises:
+        EngineError: the device asked for is not there.
         SystemExit: the port could not be opened or the network could not be loaded (uvicorn has logged why).
     """
+    choose_providers(settings.device)
     config = uvicorn.Config(
         create_app(settings, bundle),
         host=settings.host,

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from service.bundle.latency import LatencyReport
 from service.bundle.manifest import BundleManifest, FileRecord, Record
 from service.errors import (
     BundleCorrupt,
+    BundleDirUnusable,
     BundleIncomplete,
     BundleMissing,
     BundleSchemaError,
@@ -39,6 +41,7 @@ BN_STATS, BN_ARRAYS, LAYERS, CERTIFICATE, LATENCY = (
 )
 REQUIRED = frozenset({DEPLOYED, REFERENCE, BN_STATS, BN_ARRAYS, LAYERS, CERTIFICATE, LATENCY})
 _PARTIAL_PREFIX = ".partial-"
+_LEFTOVER_AGE_S = 86_400
 T = TypeVar("T", bound=Record)
 
 
@@ -82,11 +85,11 @@ def sha256_file(path: Path) -> str:
 def bundle_key(weights: str, imgsz: int, head: str) -> str:
     """The part of a bundle's folder name that follows from the settings alone, such as ``auto-640-auto``.
 
-    Weights given as a path are told apart by a hash of that path, since many files are called ``best.pt``.
+    Weights given by name or path are told apart by a hash of the absolute path: many files are called ``best.pt``.
     """
     slug = re.sub(r"[^A-Za-z0-9.]+", "_", Path(weights).name)
-    if Path(weights).name != weights:
-        slug += "_" + hashlib.sha256(weights.encode()).hexdigest()[:6]
+    if weights not in ("auto", "embedded"):
+        slug += "_" + hashlib.sha256(os.fsencode(Path(weights).resolve())).hexdigest()[:8]
     return f"{slug}-{imgsz}-{head}"
 
 
@@ -102,20 +105,45 @@ def bundle_writer(root: Path, name: str) -> Iterator[Path]:
     The files are flushed to disk before the rename, and serving ignores temporary names, so a kill at any moment
     leaves either the old state or the finished bundle.
     """
-    root.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=_PARTIAL_PREFIX, dir=root))
     try:
         yield partial
         for path in (*partial.iterdir(), partial):
             _flush(path)
         partial.chmod(0o755)  # mkdtemp makes it private, but the server may run as another user
-        final = root / name
-        if final.exists():
-            shutil.rmtree(final)
-        partial.rename(final)
+        _replace(root / name, partial)
         _flush(root)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def require_writable(root: Path) -> None:
+    """Make the folder bundles are kept in, and clear away what killed preparations left there over a day ago.
+
+    Raises:
+        BundleDirUnusable: it cannot be made or written to.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=root).close()
+    except OSError as error:
+        raise BundleDirUnusable(
+            f"Bundles cannot be kept in {root}: {error.strerror}. Set YOLOFOLD_BUNDLE_DIR."
+        ) from error
+    for leftover in root.glob(f"{_PARTIAL_PREFIX}*"):
+        if time.time() - leftover.stat().st_mtime > _LEFTOVER_AGE_S:
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _replace(final: Path, finished: Path) -> None:
+    """Put ``finished`` in the place of ``final``; a bundle already there is whole until the moment it is moved away."""
+    if final.exists():
+        old = Path(tempfile.mkdtemp(prefix=_PARTIAL_PREFIX, dir=final.parent))
+        final.rename(old / final.name)
+        finished.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        finished.rename(final)
 
 
 def write_json(path: Path, record: Record) -> None:

@@ -44,8 +44,7 @@ def load_model(path: Path) -> LoadedModel:
     except Exception as error:  # Ultralytics, torch and zip errors alike mean the same to the operator
         raise UnreadableCheckpoint(f"{path} cannot be loaded safely as an Ultralytics checkpoint: {error}") from error
     _refuse_unsupported(network, path)
-    names = cast(Any, network).names
-    classes = [str(names[i]) for i in range(len(names))]
+    classes = _class_names(network, path)
     yaml_file = Path(str(description(network).get("yaml_file", "unknown"))).name
     return LoadedModel(network.eval().requires_grad_(False), path.stem, classes, yaml_file)
 
@@ -62,11 +61,30 @@ def _refuse_unsupported(network: nn.Module, path: Path) -> None:
         raise UnsupportedModel(f"{path} takes {channels} image channels; only 3 are served.")
     if not any(isinstance(m, nn.BatchNorm2d) for m in network.modules()):
         raise UnsupportedModel(f"{path} holds no BatchNorm2d: it was fused before it was saved. Use the original.")
+    for name, module in network.named_modules():
+        if isinstance(module, nn.BatchNorm2d) and module.running_var is None:
+            raise UnsupportedModel(
+                f"{path}: {name} keeps no running statistics. It would normalise each image by whatever else is in "
+                "its batch, so its answers could not be repeated."
+            )
     for name, tensor in network.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise UnsupportedModel(f"{path}: {name} holds values that are not finite numbers; training has diverged.")
         if name.endswith(".running_var") and (tensor < 0).any():
             raise UnsupportedModel(f"{path}: {name} holds a negative variance; the checkpoint is damaged.")
+
+
+def _class_names(network: nn.Module, path: Path) -> list[str]:
+    """Class names by id. Ultralytics stores a mapping, whose keys may have become strings on the way."""
+    stored = cast(Any, network).names
+    names = dict(enumerate(stored)) if isinstance(stored, list | tuple) else {int(k): v for k, v in stored.items()}
+    count = blocks(network)[-1].nc
+    if sorted(names) != list(range(count)):
+        raise UnsupportedModel(
+            f"{path} detects {count} classes but names those with the ids {sorted(names)[:20]}; it must name each of "
+            f"0 to {count - 1}."
+        )
+    return [str(names[i]) for i in range(count)]
 
 
 def choose_head(network: nn.Module, wanted: Literal["auto", "one2one", "one2many"]) -> HeadKind:

@@ -50,7 +50,9 @@ def export_onnx(network: DeployedNetwork, path: Path, imgsz: int, batch_normaliz
                 dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
             )
     except Exception as error:  # the exporter raises many kinds, none of which mean more than this
-        raise ExportFailed(f"Exporting {path.name} failed: {error}") from error
+        # The rest of such a message can be hundreds of lines of intermediate code.
+        reason = str(error).strip().partition("\n")[0]
+        raise ExportFailed(f"Exporting {path.name} failed: {type(error).__name__}: {reason}") from error
     return inspect_graph(path, batch_normalization_nodes)
 
 

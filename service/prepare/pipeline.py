@@ -17,6 +17,7 @@ import torch
 import service
 from service.bundle import store
 from service.bundle.manifest import BundleManifest, GraphSpec, InputSpec, ModelSpec, WeightsSpec
+from service.errors import UnsupportedModel
 from service.prepare.bn_stats import BatchNormStats, collect_bn_stats
 from service.prepare.checkpoint import HeadKind, LoadedModel, choose_head, drop_unused_head, load_model
 from service.prepare.dataflow import Dataflow, observe_dataflow
@@ -75,6 +76,7 @@ def prepare_bundle(settings: Settings, progress: Progress, effort: LatencyEffort
     Raises:
         PrepareError: any step failed; nothing was left behind that serving would accept.
     """
+    store.require_writable(settings.bundle_dir)
     with progress.step("Weights"):
         checkpoint = resolve_weights(
             WeightsRequest(
@@ -85,6 +87,7 @@ def prepare_bundle(settings: Settings, progress: Progress, effort: LatencyEffort
             )
         )
         loaded = load_model(checkpoint.path)
+        _require_stride(loaded, settings.imgsz)
     with progress.step("BatchNorm statistics"):
         subject, stats = _read_and_fold(checkpoint, loaded, settings)
     with progress.step("Proof of the fold"):
@@ -124,9 +127,23 @@ def _read_and_fold(checkpoint: Checkpoint, loaded: LoadedModel, settings: Settin
     return _Subject(checkpoint, loaded, head, reference, dataflow, result), stats
 
 
+def _largest_stride(network: torch.nn.Module) -> int:
+    return int(torch.as_tensor(network.stride).max())
+
+
+def _require_stride(loaded: LoadedModel, imgsz: int) -> None:
+    stride = _largest_stride(loaded.network)
+    if imgsz % stride:
+        below = imgsz // stride * stride
+        raise UnsupportedModel(
+            f"{loaded.name} halves its input down to 1/{stride}, so YOLOFOLD_IMGSZ must be a multiple of {stride}, "
+            f"such as {below} or {below + stride}, not {imgsz}."
+        )
+
+
 def _side(network: torch.nn.Module) -> int:
-    # Twice the largest stride: the smallest picture in which the coarsest map is not a single cell.
-    return 2 * int(torch.as_tensor(network.stride).max())
+    # The smallest picture in which the coarsest map is not a single cell.
+    return 2 * _largest_stride(network)
 
 
 def _write_batchnorm(folder: Path, subject: _Subject, stats: BatchNormStats) -> None:

@@ -73,12 +73,11 @@ def _locate(request: WeightsRequest) -> tuple[Path, WeightsSource, str | None]:
     if request.weights == "embedded":
         return _embedded(), "embedded", None
     if request.weights == "auto":
+        if Path(AUTO_NAME).is_file():  # in the working folder, where it may be anything of that name
+            return Path(AUTO_NAME), "local", None
         try:
-            return (
-                fetch_official(AUTO_NAME, request.cache, request.timeout_s, request.timeout_s),
-                "official",
-                None,
-            )
+            found = fetch_official(AUTO_NAME, request.cache, request.timeout_s, request.timeout_s)
+            return found, "official", None
         except WeightsDownloadFailed as error:
             note = f"The official {AUTO_NAME} was not to be had ({error}), so the embedded code detector is served."
             return _embedded(), "embedded", note
@@ -118,10 +117,11 @@ def fetch_official(name: str, cache: Path, answer_s: float, transfer_s: float) -
     """
     from ultralytics.utils import SETTINGS
 
-    for folder in (Path(), Path(SETTINGS["weights_dir"]), cache):
+    for folder in (Path(SETTINGS["weights_dir"]), cache):
         if (folder / name).is_file():
             return folder / name
-    _probe(name, answer_s)
+    # A name server that does not answer is outside urllib's own time-out.
+    _run_within(lambda: _probe(name, answer_s), 2 * answer_s, name)
     from ultralytics.utils.downloads import attempt_download_asset
 
     target = cache / name
@@ -155,5 +155,7 @@ def _run_within(download: Callable[[], object], seconds: float, name: str) -> No
     thread.join(seconds)
     if thread.is_alive():
         raise WeightsDownloadFailed(f"the download of {name} was not complete after {seconds:g} s")
+    if failure and isinstance(failure[0], WeightsDownloadFailed):
+        raise failure[0]
     if failure:
         raise WeightsDownloadFailed(f"the download of {name} failed: {failure[0]}") from failure[0]

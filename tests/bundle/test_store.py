@@ -1,6 +1,7 @@
 """Bundles on disk: whole ones load, and every way of not being whole has its own error."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from service.bundle import store
 from service.bundle.manifest import FileRecord
 from service.errors import (
     BundleCorrupt,
+    BundleDirUnusable,
     BundleError,
     BundleIncomplete,
     BundleMissing,
@@ -141,6 +143,40 @@ def test_an_unfinished_folder_is_never_found(tmp_path: Path) -> None:
 
 def test_a_bundle_folder_may_be_named_directly(bundle_path: Path) -> None:
     assert store.find_bundle(bundle_path, "anything") == bundle_path
+
+
+def test_a_bundle_replaces_the_one_of_the_same_name(tmp_path: Path) -> None:
+    for content in ("old", "new"):
+        with store.bundle_writer(tmp_path, "auto-640-auto-x") as folder:
+            (folder / store.MANIFEST).write_text(content)
+    assert (tmp_path / "auto-640-auto-x" / store.MANIFEST).read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["auto-640-auto-x"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BundleDirUnusable, match="YOLOFOLD_BUNDLE_DIR"):
+        store.require_writable(tmp_path / "file")
+
+
+def test_what_a_killed_preparation_left_is_cleared_after_a_day(tmp_path: Path) -> None:
+    old, recent = tmp_path / ".partial-old", tmp_path / ".partial-recent"
+    old.mkdir()
+    recent.mkdir()
+    os.utime(old, (0, 0))
+    store.require_writable(tmp_path)
+    assert recent.exists() and not old.exists()
+
+
+def test_two_names_that_look_alike_do_not_share_a_key() -> None:
+    keys = {store.bundle_key(name, 640, "auto") for name in ("a b.pt", "a_b.pt", "é.pt", "ü.pt", "x/a_b.pt")}
+    assert len(keys) == 5
+
+
+def test_one_file_has_one_key_however_it_is_spelt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    spellings = ("best.pt", "./best.pt", str(tmp_path / "best.pt"))
+    assert len({store.bundle_key(name, 640, "auto") for name in spellings}) == 1
 
 
 def test_two_paths_with_the_same_file_name_do_not_share_a_key() -> None:

@@ -61,6 +61,28 @@ def test_impossible_numbers_are_refused_by_name(tensor: str, value: float, tmp_p
         load_model(save_checkpoint(network, tmp_path / "x.pt"))
 
 
+def test_a_batchnorm_without_running_statistics_is_refused_by_name(tmp_path: Path) -> None:
+    network = calibrated_network("yolo26n.yaml")
+    network.model[2].cv1.bn = torch.nn.BatchNorm2d(network.model[2].cv1.bn.num_features, track_running_stats=False)
+    with pytest.raises(UnsupportedModel, match=r"model\.2\.cv1\.bn keeps no running statistics"):
+        load_model(save_checkpoint(network, tmp_path / "x.pt"))
+
+
+@pytest.mark.parametrize("names", [{"0": "a", "1": "b", "2": "c"}, ["a", "b", "c"], {2: "c", 0: "a", 1: "b"}])
+def test_class_names_in_any_form(names: object, tmp_path: Path) -> None:
+    network = calibrated_network("yolo26n.yaml", classes=3)
+    network.names = names
+    assert load_model(save_checkpoint(network, tmp_path / "x.pt")).classes == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("names", [{0: "a", 1: "b"}, {1: "a", 5: "b", 9: "c"}, ["a", "b", "c", "d"]])
+def test_class_names_that_do_not_fit_the_classes(names: object, tmp_path: Path) -> None:
+    network = calibrated_network("yolo26n.yaml", classes=3)
+    network.names = names
+    with pytest.raises(UnsupportedModel, match="detects 3 classes"):
+        load_model(save_checkpoint(network, tmp_path / "x.pt"))
+
+
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x89PNG\r\n\x1a\n" + bytes(64)])
 def test_what_is_no_checkpoint(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.pt").write_bytes(content)

@@ -35,6 +35,11 @@ def test_embedded(nowhere: Path) -> None:
     assert (found.path, found.source) == (EMBEDDED, "embedded")
 
 
+def test_auto_takes_a_file_of_that_name_here_but_does_not_call_it_official(nowhere: Path) -> None:
+    (nowhere / "yolo26n.pt").write_bytes(b"who knows")
+    assert resolve_weights(request("auto", nowhere)).source == "local"
+
+
 def test_auto_takes_official_weights_that_are_already_here(nowhere: Path) -> None:
     (nowhere / "downloads").mkdir()
     (nowhere / "downloads" / "yolo26n.pt").write_bytes(b"official")
