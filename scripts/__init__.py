@@ -1,0 +1,1 @@
+"""Commands of the repository: environment, tests, checks and the making of the embedded model."""

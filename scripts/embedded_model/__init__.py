@@ -1,0 +1,1 @@
+"""Procedural pictures of machine-readable codes and the training run that uses them."""

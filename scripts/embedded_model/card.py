@@ -1,0 +1,168 @@
+"""Model card and machine-readable figures, written from what was measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ultralytics import __version__ as ultralytics_version
+
+from scripts.embedded_model.evaluation import CONFIDENCE, Report
+from scripts.embedded_model.symbols import CLASS_NAMES, SYMBOLOGIES
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How the shipped weights came about."""
+
+    command: str
+    data_seed: int
+    train_seed: int
+    pictures: dict[str, int]
+    epochs_begun: int
+    minutes: float
+
+
+def machine() -> str:
+    """CPU, cores and library versions of this machine in one line."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, ultralytics {ultralytics_version}"
+    return f"{model}, {os.cpu_count()} cores, no GPU; {versions}"
+
+
+def write_metrics(target: Path, provenance: Provenance, reports: list[Report]) -> None:
+    """Write `metrics.json`: provenance, machine and one report per head and input size."""
+    document: dict[str, Any] = {
+        "classes": list(CLASS_NAMES),
+        "machine": machine(),
+        "provenance": provenance.__dict__,
+        "confidence_of_counts": CONFIDENCE,
+        "held_out": [report.as_dict() for report in reports],
+    }
+    target.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def write_card(target: Path, provenance: Provenance, reports: list[Report]) -> None:
+    """Write the Markdown model card with the measured tables."""
+    sections = [_introduction(), _origin(provenance), _accuracy(reports), _limits(reports)]
+    target.write_text("\n".join(sections))
+
+
+def _introduction() -> str:
+    members = [f"| `{name}` | {_symbologies(i)} |" for i, name in enumerate(CLASS_NAMES)]
+    return f"""# yolo26n-codes
+
+A YOLO26n detector (Ultralytics `yolo26n.yaml`, five classes) that finds machine-readable codes.
+It locates them and tells their family; it does not read what they say.
+
+| class | symbologies it was trained on |
+|---|---|
+{chr(10).join(members)}
+
+A box is the axis-aligned hull of the visible code: bars or modules, without the quiet zone and
+without the caption under a retail code.
+
+Licence: AGPL-3.0, like Ultralytics YOLO and this repository.
+"""
+
+
+def _symbologies(class_id: int) -> str:
+    return ", ".join(s.name for s in SYMBOLOGIES if s.class_id == class_id)
+
+
+def _origin(made: Provenance) -> str:
+    counts = ", ".join(f"{count} {split}" for split, count in made.pictures.items())
+    return f"""## How it was made
+
+From random weights, on generated pictures only. No photograph and no third-party data set was
+used: zxing-cpp writes the symbols, and `scripts/embedded_model` draws everything around them.
+
+```
+{made.command}
+```
+
+- Pictures: {counts} (data seed {made.data_seed}; each split has its own random stream).
+- Training: seed {made.train_seed}, {made.epochs_begun} epochs begun (the clock ends the last one early),
+  {made.minutes:.0f} minutes, input sizes 224 to 640 px.
+- Machine: {machine()}.
+  It was shared with other work. The schedule follows the clock, so a repetition draws the same
+  pictures byte for byte but ends in other weights.
+- Forward passes in bfloat16; loss and BatchNorm statistics in float32.
+- The weights are the exponential moving average at the end of the run, stored as float16.
+- BatchNorm: running mean and variance are those of the training run (momentum 0.03, eps 0.001).
+  Nothing was folded or re-estimated afterwards.
+"""
+
+
+def _accuracy(reports: list[Report]) -> str:
+    extents = list(reports[0].recall_by_extent)
+    return f"""## Measured accuracy
+
+On the generated test split, which training never saw. The figures say how well the task on
+generated pictures was learnt; they are no promise for photographs. The one2one head needs no
+non-maximum suppression; the one2many head is followed by it (IoU 0.7).
+
+{chr(10).join(_size_table(report) for report in reports)}
+Share of true boxes found (confidence {CONFIDENCE}, IoU 0.5, right class), by the longer side of
+the box relative to the longer side of the picture:
+
+| head and input | {" | ".join(extents)} |
+|{"---|" * (1 + len(extents))}
+{chr(10).join(_recall_row(report) for report in reports)}
+
+False alarms on generated pictures without a code, at the same confidence:
+
+{chr(10).join(_alarm_line(report) for report in reports)}
+"""
+
+
+def _size_table(report: Report) -> str:
+    rows = [
+        f"| {name} | {s.precision:.3f} | {s.recall:.3f} | {s.ap50:.3f} | {s.ap50_95:.3f} |"
+        for name, s in report.classes.items()
+    ]
+    return f"""{_name(report)} (letterboxed):
+
+| class | precision | recall | AP50 | AP50-95 |
+|---|---|---|---|---|
+{chr(10).join(rows)}
+| all | | | {report.map50:.3f} | {report.map50_95:.3f} |
+"""
+
+
+def _name(report: Report) -> str:
+    return f"{report.head} head, {report.image_size} px"
+
+
+def _recall_row(report: Report) -> str:
+    cells = [f"{r.found}/{r.total} ({r.found / max(r.total, 1):.0%})" for r in report.recall_by_extent.values()]
+    return f"| {_name(report)} | {' | '.join(cells)} |"
+
+
+def _alarm_line(report: Report) -> str:
+    alarms = report.false_alarms
+    return f"- {_name(report)}: {alarms.boxes} boxes, in {alarms.pictures_with_boxes} of {alarms.pictures} pictures"
+
+
+def _limits(reports: list[Report]) -> str:
+    best = max(reports, key=lambda report: report.map50_95)
+    return f"""## Limits
+
+- Recommended: {_name(best)}, the best of the measured combinations on the test split.
+- It has only seen drawings. Expect lower scores on photographs, and false alarms on textures that
+  the generator does not draw: faces, foliage, crowds, scripts other than Latin. Choose the
+  confidence threshold on pictures of your own.
+- The class names the family only: EAN-13 and Code 128 are both `linear`, QR and Micro QR `qr_code`.
+- Out of scope: codes thinner than about five pixels at the input size, codes more than half hidden,
+  and families it never saw (MaxiCode, DotCode, Han Xin, postal four-state codes).
+- Boxes are axis-aligned: a long code that lies diagonally gets a box that is mostly background.
+"""

@@ -1,0 +1,79 @@
+"""Make the embedded model from nothing: draw pictures, train, measure, write the shipped files.
+
+python -m scripts.train_embedded                 # the whole run; repeat the command to resume it
+python -m scripts.train_embedded --samples       # only the example pictures
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import sys
+from pathlib import Path
+
+# All three must be set before torch and ultralytics are imported: stay offline, install nothing, and let
+# idle OpenMP threads sleep instead of spinning on the core that another process needs.
+os.environ.setdefault("YOLO_OFFLINE", "true")
+os.environ.setdefault("YOLO_AUTOINSTALL", "false")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+WEIGHTS = REPOSITORY / "service" / "weights"
+DATA_SEED = 2026
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", action="store_true", help="only write the example pictures to samples/")
+    parser.add_argument("--work", type=Path, default=Path("build/embedded-model"), help="pictures and checkpoints")
+    parser.add_argument("--hours", type=float, default=1.28, help="length of the training schedule")
+    parser.add_argument("--pictures", type=int, default=10_000, help="generated training pictures")
+    parser.add_argument("--held-out", type=int, default=500, help="generated test pictures")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="processes and torch threads")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    given = sys.argv[1:] if argv is None else argv
+    options = _arguments(given)
+    from scripts.embedded_model.samples import write_samples
+
+    samples = write_samples(REPOSITORY / "samples")
+    if options.samples:
+        print(*samples, sep="\n")
+        return 0
+    _build(options, " ".join(["python -m scripts.train_embedded", *given]))
+    return 0
+
+
+def _build(options: argparse.Namespace, command: str) -> None:
+    from scripts.embedded_model.card import Provenance, write_card, write_metrics
+    from scripts.embedded_model.checkpoint import export_checkpoint
+    from scripts.embedded_model.dataset import write_dataset
+    from scripts.embedded_model.evaluation import HEADS, SIZES, evaluate
+    from scripts.embedded_model.training import TRAIN_SEED, seconds_spent, train
+
+    work = options.work.resolve()
+    counts = {"train": options.pictures, "val": 240, "test": options.held_out}
+    data = write_dataset(work / "data", DATA_SEED, counts, options.threads)
+    last = train(data, work, options.hours, options.threads)
+    shipped = WEIGHTS / "yolo26n-codes.pt"
+    export_checkpoint(last, shipped)
+    results = last.parent.parent / "results.csv"
+    minutes = seconds_spent(results) / 60
+    provenance = Provenance(command, DATA_SEED, TRAIN_SEED, counts, _epochs_begun(results), minutes)
+    reports = [evaluate(shipped, data, head, size) for head in HEADS for size in SIZES]
+    write_metrics(WEIGHTS / "metrics.json", provenance, reports)
+    write_card(WEIGHTS / "MODEL_CARD.md", provenance, reports)
+
+
+def _epochs_begun(results: Path) -> int:
+    """Epochs that Ultralytics noted for the run, the last of them cut short by the clock."""
+    with results.open() as file:
+        return int(list(csv.DictReader(file))[-1]["epoch"])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
