@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from service.api import bn_stats, detect, docs, health, model, page
 from service.api.body import UploadBudget
+from service.api.exchange import DrainUnreadBody, HeadLikeGet
 from service.api.problems import install_problem_handlers
 from service.api.response_headers import ResponseHeaders
 from service.api.state import Service
@@ -71,7 +72,9 @@ def create_app(settings: Settings, bundle: Bundle) -> FastAPI:
     for resource in (detect, model, bn_stats, health, docs, page):
         app.include_router(resource.router)
     app.mount(page.STATIC_PATH, page.static_files)
+    app.add_middleware(HeadLikeGet)
     app.add_middleware(ResponseHeaders, static_path=page.STATIC_PATH)
+    app.add_middleware(DrainUnreadBody)
     return app
 
 

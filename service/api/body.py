@@ -141,6 +141,11 @@ class _MemoryParser(MultiPartParser):
     """Keeps the file in memory: its size is bounded already, and the event loop must not wait for a disk."""
 
     spool_max_size = 0  # 0 means "never roll over to disk"
+    is_complete = False
+
+    def on_end(self) -> None:
+        """The closing boundary has been read."""
+        self.is_complete = True
 
 
 async def _only_file(request: Request, body: bytes) -> bytes:
@@ -149,10 +154,14 @@ async def _only_file(request: Request, body: bytes) -> bytes:
 
     try:
         # One more than allowed, so that a second part is named rather than merely refused.
-        form = await _MemoryParser(request.headers, stream(), max_files=2, max_fields=2).parse()
+        parser = _MemoryParser(request.headers, stream(), max_files=2, max_fields=2)
+        form = await parser.parse()
     except (MultiPartException, UnicodeError) as error:
         raise RequestRefused(MALFORMED_BODY, f"The multipart body cannot be read: {error}") from error
     try:
+        if not parser.is_complete:
+            detail = "The multipart body ends before its closing boundary; it looks truncated."
+            raise RequestRefused(MALFORMED_BODY, detail)
         return await _single_upload(form).read()
     finally:
         await form.close()

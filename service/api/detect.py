@@ -167,7 +167,7 @@ def _detect_answer(found: Finished[DetectionResult], model: ModelSpec, received:
     result, steps = found.value, found.value.timings_ms
     timing = {
         "decode": steps.decode,
-        "queue": found.waited_s * 1e3,
+        "queue": found.waited_s * 1e3 + steps.memory_wait,
         "inference": steps.inference,
         "postprocess": steps.postprocess,
         "total": (time.perf_counter() - received) * 1e3,

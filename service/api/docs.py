@@ -12,7 +12,7 @@ from service.api.problems import Problem
 router = APIRouter(include_in_schema=False)
 
 
-@router.api_route("/docs", methods=["GET", "HEAD"])
+@router.get("/docs")
 async def get_docs() -> FileResponse:
     """The API documentation for people."""
     return FileResponse(WEB / "docs.html")

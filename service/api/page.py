@@ -13,7 +13,7 @@ router = APIRouter(include_in_schema=False)
 static_files = StaticFiles(directory=WEB)
 
 
-@router.api_route("/", methods=["GET", "HEAD"])
+@router.get("/")
 async def get_page() -> FileResponse:
     """The page for people."""
     return FileResponse(WEB / "index.html")

@@ -9,6 +9,8 @@ from service.api.problems import INVALID_PARAMETER, UNKNOWN_PARAMETER, RequestRe
 
 _SIMILAR = 60  # per cent
 _MOST_LISTED = 100
+_MOST_DIGITS = 9  # of a class id; int() itself refuses thousands of them
+_MOST_QUOTED = 100  # characters of a value
 
 
 class KnownQuery:
@@ -50,8 +52,9 @@ def resolve_classes(given: Sequence[str], names: Sequence[str]) -> list[int]:
 
 
 def _class_id(value: str, names: Sequence[str]) -> int:
-    if value.isascii() and value.isdecimal() and int(value) < len(names):
+    if value.isascii() and value.isdecimal() and len(value) <= _MOST_DIGITS and int(value) < len(names):
         return int(value)
+    value = value[:_MOST_QUOTED]
     near = near_matches(value, names)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     listed = ", ".join(names[:_MOST_LISTED]) + (", ..." if len(names) > _MOST_LISTED else "")

@@ -44,7 +44,7 @@ class TimingMs(BaseModel):
     """Milliseconds since the whole body was received. The steps do not cover the answer's transfer."""
 
     decode: float = Field(description="Image file to pixels.", examples=[2.4])
-    queue: float = Field(description="Waiting for a worker.", examples=[0.1])
+    queue: float = Field(description="Waiting for a worker and for memory to decode into.", examples=[0.1])
     inference: float = Field(description="Letterboxing and the network.", examples=[21.0])
     postprocess: float = Field(description="Selecting boxes and mapping them to the picture.", examples=[0.1])
     total: float = Field(description="All of it, hand-overs between threads included.", examples=[24.0])

@@ -35,7 +35,7 @@ def select_detections(
     max_det: int,
     classes: Collection[int] | None = None,
 ) -> Detections:
-    """Keep the rows that were asked for and map them back to the picture.
+    """Keep the rows that were asked for, except boxes turned inside out, and map them back to the picture.
 
     Args:
         rows: (R, 6) float32: x1, y1, x2, y2 in pixels of the square, confidence, class id.
@@ -44,7 +44,8 @@ def select_detections(
         max_det: most detections returned, the most confident first.
         classes: class ids to keep; None keeps all, an empty collection none.
     """
-    keep = rows[:, 4] > conf
+    # Distances to the sides are unbounded regressions: at next to no confidence some come out negative.
+    keep = (rows[:, 4] > conf) & (rows[:, 0] <= rows[:, 2]) & (rows[:, 1] <= rows[:, 3])
     if classes is not None:
         keep &= np.isin(rows[:, 5], list(classes))
     kept = rows[keep]

@@ -9,17 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.store import Bundle
+from service.inference.decode_budget import DecodeBudget
 from service.inference.detections import Detections, select_detections
 from service.inference.draw import draw_detections, encode_picture
 from service.inference.engine import InferenceEngine
-from service.inference.images import decode_image
-from service.preprocessing.letterbox import PAD_VALUE, letterbox, plan_letterbox
+from service.inference.headers import ImageHeader
+from service.inference.images import decode_pixels, decoding_bytes, inspect_image
+from service.preprocessing.letterbox import PAD_VALUE, Letterbox, letterbox, plan_letterbox
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Milliseconds spent in each step; inference includes the letterboxing."""
+    """Milliseconds spent in each step; inference includes the letterboxing.
 
+    ``memory_wait`` went by before decoding, until other pictures had left room for this one.
+    """
+
+    memory_wait: float
     decode: float
     inference: float
     postprocess: float
@@ -44,13 +50,39 @@ class Selection:
     classes: Collection[int] | None = None
 
 
+#: Memory of all pictures being decoded at once. A JPEG photograph of 12 megapixels takes 73 MB, one of 8 megapixels
+#: half of this. Twice as much let two of 12 through and gained nothing: decoding one takes less time than running the
+#: network, which fills the cores anyway. The process holds 165 MB when it starts; four clients sending 12-megapixel
+#: JPEGs to two workers drove it to 300 MB at this budget.
+DECODE_BUDGET_BYTES = 100_000_000
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A picture in the network's square, and when and in how many seconds it was decoded."""
+
+    plan: Letterbox
+    square: NDArray[np.uint8]
+    decoded: float
+    decode_s: float
+    memory_wait_s: float
+
+
 class Detector:
     """Finds objects in image files. Safe to use from several threads."""
 
-    def __init__(self, bundle: Bundle, engine: InferenceEngine, max_pixels: int) -> None:
-        """Serve ``bundle`` with ``engine``; pictures of more than ``max_pixels`` pixels are refused."""
+    def __init__(
+        self, bundle: Bundle, engine: InferenceEngine, max_pixels: int, decode_bytes: int = DECODE_BUDGET_BYTES
+    ) -> None:
+        """Serve ``bundle`` with ``engine``.
+
+        Args:
+            max_pixels: pictures of more pixels are refused.
+            decode_bytes: memory of all pictures being decoded at once; one that needs more by itself is decoded alone.
+        """
         self._model = bundle.manifest.model
         self._engine, self._max_pixels = engine, max_pixels
+        self._budget = DecodeBudget(decode_bytes)
 
     def warm_up(self) -> None:
         """Run one real inference, so that the first request finds everything allocated.
@@ -68,24 +100,40 @@ class Detector:
             ImageError: the bytes are not an acceptable picture; the subclass says why.
             EngineError: the runtime failed.
         """
-        result, _ = self._detect(data, selection)
-        return result
+        asked = time.perf_counter()
+        header = inspect_image(data, max_pixels=self._max_pixels)
+        with self._budget.hold(decoding_bytes(header)) as waited_s:
+            # Once it lies in the square, the picture itself is not needed any more.
+            fitted = self._fit(data, header, asked, waited_s)[1]
+        return self._find(fitted, selection)
 
     def annotate(self, data: bytes, selection: Selection, picture_format: Literal["jpeg", "png"]) -> bytes:
         """Draw what ``detect`` finds into the picture and encode it. Raises the same errors."""
-        result, image = self._detect(data, selection)
-        draw_detections(image, result.detections, self._model.classes)
-        return encode_picture(image, picture_format)
+        asked = time.perf_counter()
+        header = inspect_image(data, max_pixels=self._max_pixels)
+        with self._budget.hold(decoding_bytes(header)) as waited_s:
+            image, fitted = self._fit(data, header, asked, waited_s)
+            draw_detections(image, self._find(fitted, selection).detections, self._model.classes)
+            return encode_picture(image, picture_format)
 
-    def _detect(self, data: bytes, selection: Selection) -> tuple[DetectionResult, NDArray[np.uint8]]:
-        started = time.perf_counter()
-        image = decode_image(data, max_pixels=self._max_pixels)
+    def _fit(
+        self, data: bytes, header: ImageHeader, asked: float, waited_s: float
+    ) -> tuple[NDArray[np.uint8], _Fitted]:
+        image = decode_pixels(data, header)
         decoded = time.perf_counter()
         height, width = image.shape[:2]
         plan = plan_letterbox(width, height, self._model.input.height)
-        rows = self._engine.run(letterbox(image, plan)[None])[0]
+        return image, _Fitted(plan, letterbox(image, plan), decoded, decoded - asked - waited_s, waited_s)
+
+    def _find(self, fitted: _Fitted, selection: Selection) -> DetectionResult:
+        rows = self._engine.run(fitted.square[None])[0]
         inferred = time.perf_counter()
+        plan = fitted.plan
         found = select_detections(rows, plan, conf=selection.conf, max_det=selection.max_det, classes=selection.classes)
-        ended = time.perf_counter()
-        timings = Timings((decoded - started) * 1e3, (inferred - decoded) * 1e3, (ended - inferred) * 1e3)
-        return DetectionResult(found, width, height, timings), image
+        timings = Timings(
+            memory_wait=fitted.memory_wait_s * 1e3,
+            decode=fitted.decode_s * 1e3,
+            inference=(inferred - fitted.decoded) * 1e3,
+            postprocess=(time.perf_counter() - inferred) * 1e3,
+        )
+        return DetectionResult(found, *plan.source_wh, timings)

@@ -59,7 +59,7 @@ class OnnxRuntimeEngine:
             EngineError: CUDA was demanded but is absent, or the graph cannot be loaded or is of another kind.
         """
         self._threads = threads
-        self._session = _open_session(model_path, _choose_providers(device), threads)
+        self._session = _open_session(model_path, choose_providers(device), threads)
         self._provider: str = self._session.get_providers()[0]
         if device == "cuda" and self._provider != _CUDA:
             raise EngineError("ONNX Runtime could not start CUDA; its driver or libraries are missing or do not fit.")
@@ -86,7 +86,12 @@ class OnnxRuntimeEngine:
         return rows  # type: ignore[no-any-return]
 
 
-def _choose_providers(device: Device) -> list[str]:
+def choose_providers(device: Device) -> list[str]:
+    """ONNX Runtime's execution providers for a device, in order of preference.
+
+    Raises:
+        EngineError: CUDA was demanded, but the installed runtime has none.
+    """
     has_cuda = _CUDA in ort.get_available_providers()
     if device == "cuda" and not has_cuda:
         raise EngineError(

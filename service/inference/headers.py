@@ -15,10 +15,12 @@ ACCEPTED = "JPEG, PNG, WebP, BMP and GIF (its first frame)"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_BIT_DEPTHS = (1, 2, 4, 8, 16)
 _PNG_GREY, _PNG_GREY_ALPHA, _PNG_COLOUR_ALPHA = 0, 4, 6
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff]")
 # In entropy-coded data 0xFF is stuffed with 0x00 or is a restart marker; anything else ends the scan.
 _JPEG_MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _JPEG_SOI, _JPEG_EOI, _JPEG_SOS, _JPEG_APP1 = 0xD8, 0xD9, 0xDA, 0xE1
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
 _JPEG_STANDALONE = frozenset(range(0xD0, 0xD8)) | {0x01}
 _EXIF_PREFIX = b"Exif\0\0"
 _EXIF_ORIENTATION, _TIFF_SHORT = 0x0112, 3
@@ -57,6 +59,8 @@ class ImageHeader:
         orientation: EXIF orientation, 1 to 8.
         transparent_grey: 8- or 16-bit grey level that stands for "transparent" (PNG), or None.
         frame_xyxy: the part of the canvas that the first frame covers (GIF), or None for all of it.
+        is_deep: 16 bits per sample.
+        is_multipass: its decoder builds up more than the one picture (animated PNG, progressive JPEG, GIF).
     """
 
     format: ImageFormat
@@ -66,6 +70,8 @@ class ImageHeader:
     orientation: int = 1
     transparent_grey: int | None = None
     frame_xyxy: tuple[int, int, int, int] | None = None
+    is_deep: bool = False
+    is_multipass: bool = False
 
 
 def read_header(data: bytes) -> ImageHeader:
@@ -142,13 +148,9 @@ def _refused_kind(data: bytes) -> str | None:
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
     """Marker, payload and end position of every segment up to and including the first start of scan."""
     position = 2
-    while True:
-        if data[position] != 0xFF:
-            raise BrokenImage("The JPEG file has bytes between its segments that belong to none.")
-        marker = data[position + 1]
-        if marker == 0xFF:
-            position += 1
-            continue
+    # Some cameras leave stray bytes between segments; like libjpeg, go on at the next marker.
+    while match := _JPEG_MARKER.search(data, position):
+        position, marker = match.start(), data[match.start() + 1]
         if marker in _JPEG_STANDALONE:
             position += 2
             continue
@@ -162,6 +164,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
         if marker == _JPEG_SOS:
             return
         position = end
+    raise _truncated("JPEG")
 
 
 def _require_jpeg_end(data: bytes, position: int) -> None:
@@ -175,10 +178,10 @@ def _require_jpeg_end(data: bytes, position: int) -> None:
 
 
 def _read_jpeg(data: bytes) -> ImageHeader:
-    frame, orientation, scan = None, None, 0
+    frame, orientation, scan, is_progressive = None, None, 0, False
     for marker, payload, end in _jpeg_segments(data):
         if marker in _JPEG_FRAMES:
-            frame = struct.unpack_from(">BHHB", payload)
+            frame, is_progressive = struct.unpack_from(">BHHB", payload), marker in _JPEG_PROGRESSIVE
         elif marker == _JPEG_APP1 and orientation is None and payload.startswith(_EXIF_PREFIX):
             orientation = exif_orientation(payload)
         scan = end
@@ -190,7 +193,7 @@ def _read_jpeg(data: bytes) -> ImageHeader:
             f"This JPEG has {bits} bits per sample. Accepted are 8-bit JPEG, and otherwise {ACCEPTED}."
         )
     _require_jpeg_end(data, scan)
-    return ImageHeader("JPEG", width, height, orientation=orientation or 1)
+    return ImageHeader("JPEG", width, height, orientation=orientation or 1, is_multipass=is_progressive)
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -208,7 +211,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _read_png(data: bytes) -> ImageHeader:
-    ihdr, transparency, orientation = None, None, 1
+    ihdr, transparency, orientation, is_animated = None, None, 1, False
     for name, payload in _png_chunks(data):
         if ihdr is None:
             if name != b"IHDR":
@@ -218,6 +221,8 @@ def _read_png(data: bytes) -> ImageHeader:
             transparency = payload
         elif name == b"eXIf":
             orientation = exif_orientation(payload)
+        elif name == b"acTL":
+            is_animated = True
     assert ihdr is not None  # the first chunk was one, or a BrokenImage
     width, height, bits, colour = ihdr
     if bits not in _PNG_BIT_DEPTHS:
@@ -227,7 +232,7 @@ def _read_png(data: bytes) -> ImageHeader:
         (level,) = struct.unpack_from(">H", transparency)
         grey = level if bits == 16 else level * 255 // (2**bits - 1)
     has_alpha = transparency is not None or colour in (_PNG_GREY_ALPHA, _PNG_COLOUR_ALPHA)
-    return ImageHeader("PNG", width, height, has_alpha, orientation, grey)
+    return ImageHeader("PNG", width, height, has_alpha, orientation, grey, is_deep=bits == 16, is_multipass=is_animated)
 
 
 def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -290,7 +295,7 @@ def _read_gif(data: bytes) -> ImageHeader:
             raise BrokenImage("The GIF file has bytes between its blocks that belong to none.")
     if frame is None:
         raise BrokenImage("The GIF file holds no picture.")
-    return ImageHeader("GIF", width, height, has_alpha=True, frame_xyxy=frame)
+    return ImageHeader("GIF", width, height, has_alpha=True, frame_xyxy=frame, is_multipass=True)
 
 
 def _skip_gif_blocks(data: bytes, position: int) -> int:

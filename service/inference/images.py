@@ -11,6 +11,10 @@ from service.inference.headers import ImageHeader, read_header
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
+#: Pixels made opaque at once: their 16-bit intermediates take under a megabyte each, however large the picture is.
+_BAND_PIXELS = 1 << 16
+
+
 def decode_image(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
     """Decode JPEG, PNG, WebP, BMP or the first frame of a GIF as a viewer shows it.
 
@@ -28,14 +32,42 @@ def decode_image(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
         ImageTooLarge: more pixels than ``max_pixels``.
         BrokenImage: truncated or damaged.
     """
+    return decode_pixels(data, inspect_image(data, max_pixels=max_pixels))
+
+
+def inspect_image(data: bytes, *, max_pixels: int) -> ImageHeader:
+    """The first half of ``decode_image``: read and check the header. Raises the same errors."""
     header = read_header(data)
     pixels = header.width * header.height
     if pixels > max_pixels:
         raise ImageTooLarge(
             f"The picture has {header.width} x {header.height} = {pixels} pixels; the limit is {max_pixels}."
         )
-    stored = _decode_stored(data, header)
-    return np.ascontiguousarray(_turn_upright(_lay_on_white(stored, header), header.orientation))
+    return header
+
+
+def decode_pixels(data: bytes, header: ImageHeader) -> NDArray[np.uint8]:
+    """The second half of ``decode_image``.
+
+    Args:
+        header: what ``inspect_image`` found in the same bytes.
+
+    Raises:
+        BrokenImage: damaged.
+    """
+    # Nested, so that no name keeps the pixels as stored while the upright copy is made.
+    return np.ascontiguousarray(_turn_upright(_lay_on_white(_decode_stored(data, header), header), header.orientation))
+
+
+def decoding_bytes(header: ImageHeader) -> int:
+    """Most memory that decoding a picture takes at once, with what is returned.
+
+    OpenCV decodes into an array of its own and copies it for Python, so the pixels as stored exist twice. That is no
+    less than these once and the answer, or the answer twice while it is turned. Multipass decoders measured at most
+    four times the pixels as stored.
+    """
+    stored = (8 if header.is_deep else 4) if header.has_alpha else 3
+    return header.width * header.height * stored * (4 if header.is_multipass else 2)
 
 
 def _decode_stored(data: bytes, header: ImageHeader) -> NDArray[np.uint8 | np.uint16]:
@@ -56,20 +88,32 @@ def _damaged(header: ImageHeader) -> BrokenImage:
 
 def _lay_on_white(stored: NDArray[np.uint8 | np.uint16], header: ImageHeader) -> NDArray[np.uint8]:
     """(H, W), (H, W, 3) or (H, W, 4), 8 or 16 bits, to (H, W, 3) uint8 over a white page."""
-    # Only as the file stores it can the grey level that stands for "transparent" be recognised.
-    transparent = stored == header.transparent_grey if header.transparent_grey is not None else None
     if header.frame_xyxy is not None:
         stored = _clear_margins(stored, header.frame_xyxy)
-    image = (stored >> 8 if stored.dtype == np.uint16 else stored).astype(np.uint8, copy=False)
-    if image.ndim == 2:
-        image = np.repeat(image[..., None], 3, axis=2)
-        if transparent is not None:
-            image[transparent] = 255
-    if image.shape[2] == 3:
-        return image
-    colour, alpha = image[..., :3], image[..., 3:].astype(np.uint16)
-    # At most 65 025 + 127, which fits 16 bits.
-    return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    if stored.dtype == np.uint8 and stored.shape[2:] == (3,):
+        return stored  # type: ignore[return-value]
+    image = np.empty((*stored.shape[:2], 3), np.uint8)
+    flat, flat_image = stored.reshape(header.width * header.height, -1), image.reshape(-1, 3)
+    for start in range(0, len(flat), _BAND_PIXELS):
+        band = slice(start, start + _BAND_PIXELS)
+        _lay_band_on_white(flat[band], flat_image[band], header.transparent_grey)
+    return image
+
+
+def _lay_band_on_white(
+    stored: NDArray[np.uint8 | np.uint16], image: NDArray[np.uint8], transparent_grey: int | None
+) -> None:
+    """(N, 1), (N, 3) or (N, 4), 8 or 16 bits, drawn into (N, 3) uint8."""
+    eight = (stored >> 8 if stored.dtype == np.uint16 else stored).astype(np.uint8, copy=False)
+    if eight.shape[1] == 4:
+        colour, alpha = eight[:, :3], eight[:, 3:].astype(np.uint16)
+        # At most 65 025 + 127, which fits 16 bits.
+        image[:] = (colour * alpha + 255 * (255 - alpha) + 127) // 255
+        return
+    image[:] = eight
+    # Only as the file stores it can the grey level that stands for "transparent" be recognised.
+    if transparent_grey is not None:
+        image[stored[:, 0] == transparent_grey] = 255
 
 
 def _clear_margins(

@@ -1,8 +1,12 @@
 """``POST /detect`` over a real socket: every way to send, every way to fail."""
 
 import io
+import itertools
+import json
 import socket
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -179,6 +183,7 @@ def test_without_boxes_the_drawn_picture_is_the_picture(server: Serving) -> None
         ("?classes=0&classes=100000", "invalid-parameter", "classes", "no class '100000'"),
         ("?classes=-1", "invalid-parameter", "classes", "no class '-1'"),
         ("?classes=", "invalid-parameter", "classes", "no class ''"),
+        ("?classes=" + "9" * 5000, "invalid-parameter", "classes", "no class '999"),
         ("?confidence=0.5", "unknown-parameter", "confidence", "Did you mean 'conf'"),
         ("?class=0", "unknown-parameter", "class", "Did you mean 'classes'"),
         ("?zzz=1", "unknown-parameter", "zzz", "Known are: conf, max_det, classes"),
@@ -284,6 +289,55 @@ def test_an_endless_chunked_body_is_cut_off(server: Serving) -> None:
     assert raw_exchange(server, head + chunk * (LIMIT_BYTES // 0x10000 + 1)).startswith(b"HTTP/1.1 413 ")
 
 
+@pytest.mark.parametrize(
+    ("path", "content_type", "status", "slug"),
+    [
+        ("/detect", "image/jpeg", 413, "upload-too-large"),
+        ("/detect", "text/plain", 415, "unsupported-media-type"),
+        ("/detect?conf=2", "image/jpeg", 422, "invalid-parameter"),
+        ("/detect?what=2", "image/jpeg", 422, "unknown-parameter"),
+        ("/model", "image/jpeg", 405, "method-not-allowed"),
+        ("/nothing", "image/jpeg", 404, "not-found"),
+    ],
+)
+@pytest.mark.parametrize("is_chunked", [False, True], ids=["length", "chunked"])
+def test_a_client_that_sends_everything_before_it_reads_sees_the_refusal(
+    server: Serving, path: str, content_type: str, status: int, slug: str, is_chunked: bool
+) -> None:
+    """urllib closes after each request, and over unread bytes a closed connection is reset."""
+    piece, count = bytes(1_000_000), 30
+    headers = {"Content-Type": content_type} | ({} if is_chunked else {"Content-Length": str(count * len(piece))})
+    body = itertools.repeat(piece, count)
+    request = urllib.request.Request(server.url + path, data=body, headers=headers, method="POST")
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=60)
+    assert caught.value.code == status
+    assert json.loads(caught.value.read())["type"] == f"urn:yolofold:{slug}"
+    assert server.service.uploads.held_bytes == 0
+
+
+def test_a_full_queue_is_seen_by_a_client_that_sends_everything_first(server: Serving) -> None:
+    request = urllib.request.Request(server.url + "/detect", data=bytes(4_000_000), headers=PICTURE, method="POST")
+    with server.busy_workers():
+        waiting = [in_background(lambda: post(server)) for _ in range(2)]
+        wait_until(lambda: server.service.pool.waiting == 2)
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(request, timeout=60)
+        assert caught.value.code == 503
+    for thread, _ in waiting:
+        thread.join()
+
+
+def test_a_client_that_asks_before_it_sends_is_refused_without_being_invited(server: Serving) -> None:
+    head = b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nExpect: 100-continue\r\n"
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(head + b"Connection: close\r\nContent-Length: 30000000\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert answer.endswith(b"}")
+
+
 MULTIPART = {
     "two files": [("file", ("a", JPEG)), ("file", ("b", JPEG))],
     "one in each field": [("file", ("a", JPEG)), ("image", ("b", JPEG))],
@@ -309,6 +363,7 @@ def test_form_fields(server: Serving) -> None:
     ("content_type", "body"),
     [
         ("multipart/form-data", b"--b\r\n\r\n--b--"),
+        ("multipart/form-data; boundary=b", b"--b\r\n"),
         ("multipart/form-data; boundary=b", b"this is not multipart"),
         ("multipart/form-data; boundary=b", b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n--b--\r\n"),
         ("multipart/form-data; boundary=" + "b" * 500, b"--b\r\n"),
@@ -320,8 +375,19 @@ def test_form_fields(server: Serving) -> None:
 )
 def test_malformed_multipart(server: Serving, content_type: str, body: bytes) -> None:
     response = post(server, body, {"content-type": content_type})
-    assert response.json()["type"].removeprefix("urn:yolofold:") in ("malformed-body", "empty-body")
-    assert_problem(response, 400, response.json()["type"].removeprefix("urn:yolofold:"))
+    assert_problem(response, 400, "malformed-body")
+
+
+def test_a_form_that_lost_its_end_is_called_truncated(server: Serving) -> None:
+    head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    whole = head + JPEG + b"\r\n--b--"
+    form = {"content-type": "multipart/form-data; boundary=b"}
+    assert post(server, whole, form).status_code == post(server, whole + b"\r\n", form).status_code == 200
+    start, end = len(head), len(whole)
+    for length in (1, 3, 20, start - 1, start, start + 100, end - 7, end - 6, end - 4, end - 3, end - 2, end - 1):
+        document = assert_problem(post(server, whole[:length], form), 400, "malformed-body")
+        assert "truncated" in document["detail"], length
+    assert server.service.uploads.held_bytes == 0
 
 
 # --- load --------------------------------------------------------------------------------------------------

@@ -173,6 +173,18 @@ def test_wrong_methods(server: Serving, method: str, path: str, allowed: str) ->
     assert allowed in response.headers["allow"]
 
 
+@pytest.mark.parametrize("path", [*GETS, "/model?x=1", "/model/bn-stats?layer=none", "/nothing", "/detect"])
+def test_head_is_answered_like_get_without_a_body(server: Serving, path: str) -> None:
+    full = server.client.get(path)
+    # The connection is kept, so that a body sent nevertheless would be read as the next answer's head.
+    for _ in range(2):
+        head = server.client.head(path)
+        assert head.status_code == full.status_code
+        assert head.content == b""
+        for name in ("content-type", "content-length", "cache-control"):
+            assert head.headers.get(name) == full.headers.get(name)
+
+
 @pytest.mark.parametrize("path", ["/model", "/model/layers"])
 def test_unknown_parameters(server: Serving, path: str) -> None:
     assert (
@@ -237,6 +249,7 @@ def test_openapi_is_complete(server: Serving) -> None:
         assert reference in document["components"]["schemas"]
     assert "HTTPValidationError" not in text
     for path, operations in document["paths"].items():
+        assert set(operations) == {"post" if path == "/detect" else "get"}
         for operation in operations.values():
             assert operation["summary"] and operation["description"], path
             for status, response in operation["responses"].items():

@@ -58,3 +58,9 @@ def test_input_is_left_alone_and_the_result_does_not_alias_it() -> None:
     found = select()
     found.xyxy[:], found.confidence[:] = -1, -1
     np.testing.assert_array_equal(ROWS, before)
+
+
+def test_boxes_turned_inside_out_are_no_boxes() -> None:
+    turned = np.array([[30, 100, 20, 110, 0.8, 1], [20, 110, 30, 100, 0.7, 1], [20, 100, 20, 100, 0.6, 1]], np.float32)
+    found = select_detections(np.concatenate((ROWS, turned)), PLAN, conf=0.1, max_det=300)
+    assert found.confidence.tolist() == pytest.approx([0.9, 0.9, 0.6, 0.5, 0.25])

@@ -1,5 +1,6 @@
 """The whole path against the same steps written out with OpenCV and a plain ONNX Runtime session."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -74,6 +75,50 @@ def test_threads_get_their_own_answers(detector: Detector, samples: list[Path]) 
     for expected, found in zip(alone, together, strict=True):
         np.testing.assert_array_equal(found.detections.xyxy, expected.detections.xyxy)
         np.testing.assert_array_equal(found.detections.confidence, expected.detections.confidence)
+
+
+def test_pictures_larger_than_the_budget_are_decoded_one_after_the_other(bundle: Bundle, samples: list[Path]) -> None:
+    engine = OnnxRuntimeEngine(bundle.deployed_graph, "cpu", 2)
+    roomy, narrow = Detector(bundle, engine, 4_000_000), Detector(bundle, engine, 4_000_000, decode_bytes=1)
+    files = [path.read_bytes() for path in samples] * 2
+    with ThreadPoolExecutor(8) as executor:
+        found = list(executor.map(lambda data: narrow.detect(data, ALL), files))
+        drawn = list(executor.map(lambda data: narrow.annotate(data, ALL, "png"), files[:3]))
+    for data, result in zip(files, found, strict=True):
+        np.testing.assert_array_equal(result.detections.xyxy, roomy.detect(data, ALL).detections.xyxy)
+    assert drawn == [roomy.annotate(data, ALL, "png") for data in files[:3]]
+
+
+class MeetingEngine:
+    """A real engine that runs only once a second caller has come, too."""
+
+    provider, threads = "CPUExecutionProvider", 1
+
+    def __init__(self, engine: OnnxRuntimeEngine) -> None:
+        self._engine, self._barrier = engine, threading.Barrier(2)
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        self._barrier.wait(60)
+        return self._engine.run(images)
+
+
+def test_the_picture_gives_its_memory_back_before_the_network_runs(bundle: Bundle, samples: list[Path]) -> None:
+    engine = MeetingEngine(OnnxRuntimeEngine(bundle.deployed_graph, "cpu", 1))
+    detector = Detector(bundle, engine, 4_000_000, decode_bytes=1)
+    with ThreadPoolExecutor(2) as executor:
+        results = list(executor.map(lambda path: detector.detect(path.read_bytes(), ALL), samples[:2]))
+    assert all(len(result.detections) for result in results)
+
+
+def test_refused_and_broken_pictures_give_their_memory_back(bundle: Bundle) -> None:
+    detector = Detector(bundle, OnnxRuntimeEngine(bundle.deployed_graph, "cpu", 2), 4_000_000, decode_bytes=1)
+    data = bytearray(encode(Image.fromarray(scene()), "PNG"))
+    data[-40:-30] = bytes(10)
+    for _ in range(2):
+        with pytest.raises(BrokenImage):
+            detector.detect(bytes(data), ALL)
+        with pytest.raises(BrokenImage):
+            detector.annotate(bytes(data), ALL, "png")
 
 
 def test_annotating_keeps_the_size_and_draws_only_when_something_is_found(detector: Detector) -> None:

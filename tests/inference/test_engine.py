@@ -3,15 +3,21 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 from onnx import TensorProto, helper
+from ultralytics.utils import ASSETS
 
 from service.bundle.store import Bundle
 from service.errors import EngineError
 from service.inference.engine import OnnxRuntimeEngine
+from service.prepare.checkpoint import choose_head, drop_unused_head, load_model
+from service.prepare.deployed_network import DeployedNetwork, match_rows
+from service.preprocessing.letterbox import letterbox, plan_letterbox
 
 
 def frames(bundle: Bundle, count: int, seed: int = 0) -> np.ndarray:
@@ -28,6 +34,41 @@ def test_it_answers_what_a_plain_session_answers(bundle: Bundle) -> None:
     assert rows.shape == (1, 300, 6)
     assert rows.dtype == np.float32
     np.testing.assert_allclose(rows, session.run(None, {"images": images})[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def unfolded(bundle: Bundle, embedded_checkpoint: Path) -> DeployedNetwork:
+    """The checkpoint in torch as it was trained, with all its BatchNorm layers."""
+    loaded = load_model(embedded_checkpoint)
+    head = choose_head(loaded.network, "auto")
+    assert head == bundle.manifest.model.head.kind
+    drop_unused_head(loaded.network, head)
+    network = DeployedNetwork(loaded.network, head).eval()
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
+    return network
+
+
+def test_photographs_are_seen_as_the_unfolded_torch_network_sees_them(
+    bundle: Bundle, unfolded: DeployedNetwork, samples: list[Path]
+) -> None:
+    engine = OnnxRuntimeEngine(bundle.deployed_graph, "cpu", 2)
+    compared = 0
+    for path in (ASSETS / "bus.jpg", *samples):
+        image = cv2.imread(str(path))
+        plan = plan_letterbox(image.shape[1], image.shape[0], bundle.manifest.model.input.height)
+        square = letterbox(image, plan)[None]
+        with torch.inference_mode():
+            expected = unfolded.candidates(torch.from_numpy(square))
+            finished = unfolded.finish(expected)[0].numpy()
+        found = engine.run(square)[0]
+        match = match_rows(unfolded, expected, found)
+        assert match.complete, (path.name, match)
+        assert match.max_box_error_px < 0.1, path.name
+        assert match.max_confidence_error < 1e-3, path.name
+        # All 300 confidences, also where the model is sure of nothing.
+        np.testing.assert_allclose(found[:, 4], finished[:, 4], atol=1e-3)
+        compared += match.expected
+    assert compared
 
 
 def test_threads_share_it_safely(bundle: Bundle) -> None:

@@ -3,6 +3,9 @@
 import contextlib
 import random
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,6 +15,7 @@ from PIL import Image
 from service.errors import BrokenImage, ImageError, ImageTooLarge, UnsupportedImage
 from service.inference.headers import exif_orientation
 from service.inference.images import decode_image
+from tests.conftest import ROOT
 from tests.inference.pictures import as_viewed, encode, png_chunk, png_file, scene, translucent_scene
 
 MANY = 10**6
@@ -291,6 +295,20 @@ def test_jpeg_without_an_end_marker_is_truncated() -> None:
         decode_image(PLAIN["jpeg"][:-2], max_pixels=MANY)
 
 
+@pytest.mark.parametrize("stray", [b"\0", b"stray", b"\xff\x00\x12", b"\xff" * 40, b"\x12\xff\xff", b"\0" * 3000])
+@pytest.mark.parametrize("name", ["jpeg", "jpeg-progressive"])
+def test_stray_bytes_between_jpeg_segments_are_skipped(name: str, stray: bytes) -> None:
+    plain = PLAIN[name]
+    data = plain
+    for marker in (b"\xff\xdb", b"\xff\xc4"):
+        data = data.replace(marker, stray + marker, 1)
+    assert len(data) == len(plain) + 2 * len(stray)
+    np.testing.assert_array_equal(decode_image(data, max_pixels=MANY), decode_image(plain, max_pixels=MANY))
+    for length in range(32, len(data), 7):
+        with pytest.raises(BrokenImage):
+            decode_image(data[:length], max_pixels=MANY)
+
+
 def test_end_marker_of_an_embedded_thumbnail_is_not_the_end() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -323,3 +341,57 @@ def test_opencv_does_not_log_damaged_uploads(capfd: pytest.CaptureFixture[str]) 
             decode_image(data[:middle] + rng.randbytes(20) + data[middle + 20 :], max_pixels=MANY)
     # The codecs inside OpenCV print a line of their own, which no setting stops.
     assert "grfmt" not in capfd.readouterr().err
+
+
+# --- memory ------------------------------------------------------------------------------------------------
+
+_MEASURED = """
+import sys
+import cv2, numpy as np
+from pathlib import Path
+from service.inference.headers import read_header
+from service.inference.images import decode_image, decoding_bytes
+
+def memory(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+cv2.imdecode(cv2.imencode(".png", np.zeros((9, 9, 4), np.uint8))[1], cv2.IMREAD_UNCHANGED)
+data = Path(sys.argv[1]).read_bytes()
+before = memory("VmRSS:")
+image = decode_image(data, max_pixels=10**8)
+taken = memory("VmHWM:") - before
+stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+eight = (stored >> 8 if stored.dtype == np.uint16 else stored).astype(np.uint8)
+if eight.shape[2:] == (4,):
+    colour, alpha = eight[..., :3].astype(np.uint32), eight[..., 3:].astype(np.uint32)
+    eight = (colour * alpha + 255 * (255 - alpha) + 127) // 255
+print(taken, decoding_bytes(read_header(data)), np.array_equal(image, eight))
+"""
+
+
+@pytest.mark.parametrize(
+    ("suffix", "channels", "element"),
+    [
+        (".jpg", 3, np.uint8),
+        (".webp", 3, np.uint8),
+        (".webp", 4, np.uint8),
+        (".png", 3, np.uint8),
+        (".png", 4, np.uint8),
+        (".png", 3, np.uint16),
+        (".png", 4, np.uint16),
+    ],
+)
+def test_decoding_12_megapixels_takes_no_more_memory_than_announced(
+    tmp_path: Path, suffix: str, channels: int, element: type[np.uint8] | type[np.uint16]
+) -> None:
+    tile = np.random.default_rng(0).integers(0, np.iinfo(element).max, (100, 100, channels), element, endpoint=True)
+    path = tmp_path / f"large{suffix}"
+    assert cv2.imwrite(str(path), np.tile(tile, (30, 40, 1)))
+    command = [sys.executable, "-c", _MEASURED, str(path)]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
+    taken, announced, is_equal = ran.stdout.split()
+    assert is_equal == "True"
+    assert int(announced) == 12_000_000 * (3 if channels == 3 else channels * np.dtype(element).itemsize) * 2
+    # The bands, and what the allocator and the codecs keep for themselves.
+    assert int(taken) <= int(announced) + 24_000_000
