@@ -31,19 +31,9 @@ class Boxes:
     class_id: np.ndarray
 
 
-def predict(checkpoint: Path, picture: Path, *, end_to_end: bool, imgsz: int) -> Boxes:
-    """What Ultralytics answers. ``nms=False`` selects the one2one head, ``rect=False`` the square letterbox."""
-    options = {"nms": False} if end_to_end else {}
-    (result,) = YOLO(checkpoint).predict(
-        picture,
-        imgsz=imgsz,
-        conf=0.25 - SLACK,
-        rect=False,
-        max_det=300,
-        verbose=False,
-        device="cpu",
-        **options,
-    )
+def predict(checkpoint: Path, picture: Path, arguments: dict[str, float | bool]) -> Boxes:
+    """What Ultralytics answers when called as ``GET /model`` says."""
+    (result,) = YOLO(checkpoint).predict(picture, conf=0.25 - SLACK, verbose=False, device="cpu", **arguments)
     boxes = result.boxes
     return Boxes(boxes.xyxy.numpy(), boxes.conf.numpy(), boxes.cls.numpy().astype(int))
 
@@ -79,9 +69,11 @@ def compare(expected: Boxes, found: Boxes) -> tuple[int, int, int]:
 
 def test_the_embedded_model_over_http(server_url: str, embedded_checkpoint: Path, samples: list[Path]) -> None:
     clear = matched = extra = 0
+    model = httpx.get(f"{server_url}/model").json()
+    assert model["ultralytics_predict"] == {"imgsz": IMGSZ, "rect": False, "max_det": 300, "nms": False}
     for picture in [*samples, *sorted(ASSETS.glob("*.jpg"))]:
         response = httpx.post(f"{server_url}/detect", params={"conf": 0.25}, files={"file": picture.read_bytes()})
-        expected = predict(embedded_checkpoint, picture, end_to_end=True, imgsz=IMGSZ)
+        expected = predict(embedded_checkpoint, picture, model["ultralytics_predict"])
         counts = compare(expected, answered(response.raise_for_status().json()))
         clear, matched, extra = clear + counts[0], matched + counts[1], extra + counts[2]
     assert clear >= 5
@@ -108,14 +100,15 @@ def test_any_detection_checkpoint(architecture: str, head: str, classes: int, tm
     assert find_bundle(settings.bundle_dir, path.name.rsplit("-", 1)[0]) == path
     clear = matched = extra = 0
     with TestClient(create_app(settings, load_bundle(path))) as client:
-        model = client.get("/model").json()["model"]
+        described = client.get("/model").json()
+        model, arguments = described["model"], described["ultralytics_predict"]
         one2one = model["head"]["kind"] == "one2one"
         assert model["head"]["nms"] == ("none" if one2one else "graph")
         assert one2one == (architecture in ("yolo26s.yaml", "yolov10n.yaml"))
         assert len(model["classes"]) == classes
         for picture in sorted(ASSETS.glob("*.jpg")):
             answer = client.post("/detect", params={"conf": 0.25}, files={"file": picture.read_bytes()}).json()
-            counts = compare(predict(checkpoint, picture, end_to_end=one2one, imgsz=SMALL), answered(answer))
+            counts = compare(predict(checkpoint, picture, arguments), answered(answer))
             clear, matched, extra = clear + counts[0], matched + counts[1], extra + counts[2]
     assert clear >= 5
     assert matched >= SHARE * clear and extra == 0

@@ -8,6 +8,7 @@ from service.api.query import KnownQuery
 from service.api.schemas import EngineInfo, FoldSummary, Graphs, ModelAnswer
 from service.api.state import Service, ServiceDep
 from service.bundle.batchnorm import LayerTree
+from service.bundle.manifest import ModelSpec
 from service.bundle.store import Bundle
 
 router = APIRouter(prefix="/model", tags=["model"], dependencies=[Depends(KnownQuery())])
@@ -44,8 +45,17 @@ def _model_answer(service: Service) -> ModelAnswer:
         engine=EngineInfo(
             provider=service.engine.provider, threads=service.engine.threads, workers=service.pool.workers
         ),
+        ultralytics_predict=_equivalent_arguments(manifest.model),
         tools=manifest.tools,
     )
+
+
+def _equivalent_arguments(model: ModelSpec) -> dict[str, float | bool]:
+    """By default predict shrinks the letterbox to the picture and takes the one2many head, even of a YOLO26."""
+    arguments: dict[str, float | bool] = {"imgsz": model.input.height, "rect": False, "max_det": model.head.max_det}
+    if model.head.kind == "one2one":
+        return arguments | {"nms": False}
+    return arguments if model.head.iou is None else arguments | {"iou": model.head.iou}
 
 
 def _fold_summary(bundle: Bundle) -> FoldSummary:

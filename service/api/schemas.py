@@ -99,6 +99,10 @@ class ModelAnswer(BaseModel):
     graphs: Graphs
     fold: FoldSummary
     engine: EngineInfo
+    ultralytics_predict: dict[str, float | bool] = Field(
+        description="Arguments with which Ultralytics' own predict on the same checkpoint gives the same detections.",
+        examples=[{"imgsz": 640, "rect": False, "max_det": 300, "nms": False}],
+    )
     tools: dict[str, str] = Field(description="Versions of the tools that prepared the bundle.")
 
 
