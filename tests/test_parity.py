@@ -31,7 +31,7 @@ class Boxes:
     class_id: np.ndarray
 
 
-def predict(checkpoint: Path, picture: Path, arguments: dict[str, float | bool]) -> Boxes:
+def predict(checkpoint: Path, picture: Path, arguments: dict[str, bool | int | float]) -> Boxes:
     """What Ultralytics answers when called as ``GET /model`` says."""
     (result,) = YOLO(checkpoint).predict(picture, conf=0.25 - SLACK, verbose=False, device="cpu", **arguments)
     boxes = result.boxes

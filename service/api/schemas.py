@@ -99,7 +99,7 @@ class ModelAnswer(BaseModel):
     graphs: Graphs
     fold: FoldSummary
     engine: EngineInfo
-    ultralytics_predict: dict[str, float | bool] = Field(
+    ultralytics_predict: dict[str, bool | int | float] = Field(
         description="Arguments with which Ultralytics' own predict on the same checkpoint gives the same detections.",
         examples=[{"imgsz": 640, "rect": False, "max_det": 300, "nms": False}],
     )
