@@ -19,12 +19,13 @@ FROM serve-packages AS prepare
 # For instance https://download.pytorch.org/whl/cpu, which spares 3 GB of CUDA.
 ARG TORCH_INDEX_URL=
 RUN set -e; if [ -n "$TORCH_INDEX_URL" ]; then \
-        pip install --no-cache-dir --index-url "$TORCH_INDEX_URL" $(grep -E '^(torch|torchvision)==' requirements/prepare.txt); \
+        grep -E '^(torch|torchvision)==' requirements/prepare.txt >/tmp/torch.txt; \
+        pip install --no-cache-dir --index-url "$TORCH_INDEX_URL" -r /tmp/torch.txt; \
     fi; \
     pip install --no-cache-dir -r requirements/prepare.txt
 COPY service/ service/
 ENV YOLO_CONFIG_DIR=/tmp/ultralytics MPLCONFIGDIR=/tmp/matplotlib
-USER yolofold
+USER 10001
 CMD ["python", "-m", "service", "prepare"]
 
 FROM serve-packages AS serve-gpu-packages
@@ -37,7 +38,7 @@ COPY service/ service/
 RUN rm -rf service/prepare service/weights/*.pt
 # The last one has glibc give back the memory of large decoded pictures, about 100 MB of it.
 ENV YOLOFOLD_HOST=0.0.0.0 YOLOFOLD_PORT=8000 MALLOC_MMAP_THRESHOLD_=4194304
-USER yolofold
+USER 10001
 EXPOSE 8000
 HEALTHCHECK --interval=5s --timeout=5s --start-period=20s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['YOLOFOLD_PORT'] + '/readyz', timeout=4)"]

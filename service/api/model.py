@@ -52,7 +52,11 @@ def _model_answer(service: Service) -> ModelAnswer:
 
 def _equivalent_arguments(model: ModelSpec) -> dict[str, bool | int | float]:
     """By default predict shrinks the letterbox to the picture and takes the one2many head, even of a YOLO26."""
-    arguments: dict[str, bool | int | float] = {"imgsz": model.input.height, "rect": False, "max_det": model.head.max_det}
+    arguments: dict[str, bool | int | float] = {
+        "imgsz": model.input.height,
+        "rect": False,
+        "max_det": model.head.max_det,
+    }
     if model.head.kind == "one2one":
         return arguments | {"nms": False}
     return arguments if model.head.iou is None else arguments | {"iou": model.head.iou}
