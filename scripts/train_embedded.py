@@ -28,6 +28,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--samples", action="store_true", help="only write the example pictures to samples/")
     parser.add_argument("--work", type=Path, default=Path("build/embedded-model"), help="pictures and checkpoints")
     parser.add_argument("--hours", type=float, default=1.28, help="length of the training schedule")
+    parser.add_argument("--start-from", type=Path, help="checkpoint whose weights a new run begins with")
     parser.add_argument("--pictures", type=int, default=10_000, help="generated training pictures")
     parser.add_argument("--held-out", type=int, default=500, help="generated test pictures")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="processes and torch threads")
@@ -58,7 +59,7 @@ def _build(options: argparse.Namespace, command: str) -> None:
     work = options.work.resolve()
     counts = {"train": options.pictures, "val": 240, "test": options.held_out}
     data = write_dataset(work / "data", DATA_SEED, counts, options.threads)
-    last = train(data, work, options.hours, options.threads)
+    last = train(data, work, options.hours, options.threads, options.start_from)
     shipped = WEIGHTS / "yolo26n-codes.pt"
     export_checkpoint(last, shipped)
     results = last.parent.parent / "results.csv"

@@ -7,24 +7,51 @@ import math
 import random
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import DetectionModel
 
+from scripts.embedded_model.bn_history import BatchNormHistory
+
 BASE_SIZE = 512
 RUN_NAME = "yolo26n-codes"
 TRAIN_SEED = 26
 
 _MANY_EPOCHS = 1000
-_WARMUP_SHARE = 0.05
-_FIRST_MANY_WEIGHT, _LAST_MANY_WEIGHT = 0.8, 0.1
-_MOSAIC_SHARE = 0.4
-_EARLY_SIZES = ((224, 0.30), (256, 0.30), (320, 0.30), (416, 0.10))
-_LATE_SIZES = ((320, 0.25), (416, 0.30), (512, 0.25), (640, 0.20))
-_EARLY_SHARE = 0.6
+_WARMUP_SHARE = 0.02
+_FIRST_MANY_WEIGHT, _LAST_MANY_WEIGHT = 0.8, 0.3
+_MOSAIC_SHARE = 0.3
+_HISTORY_SAMPLES = 100
+
+
+class Framing(NamedTuple):
+    """One way to make a training batch out of pictures of `BASE_SIZE`: shrink them, or cut a window out."""
+
+    size: int
+    window: bool
+    weight: float
+
+
+# Windows keep the scale of a large picture at the price of a small one; whole pictures keep its outline.
+_EARLY_FRAMINGS = (
+    Framing(224, False, 0.20),
+    Framing(256, True, 0.15),
+    Framing(320, False, 0.35),
+    Framing(320, True, 0.30),
+)
+_LATE_FRAMINGS = (
+    Framing(320, False, 0.25),
+    Framing(320, True, 0.30),
+    Framing(416, False, 0.20),
+    Framing(512, False, 0.15),
+    Framing(640, False, 0.10),
+)
+_EARLY_SHARE = 0.65
+# A label whose box keeps less than this share of its area within the window is dropped with its code.
+_VISIBLE_SHARE = 0.3
 
 
 class _MixedPrecisionModel(DetectionModel):
@@ -56,8 +83,10 @@ class CodesTrainer(DetectionTrainer):
     mosaic and the weight of the one-to-one head go from their first to their last values.
     """
 
-    def __init__(self, overrides: dict[str, Any], hours: float, spent_seconds: float) -> None:
+    def __init__(self, overrides: dict[str, Any], hours: float, spent_seconds: float, history: Path) -> None:
         """`spent_seconds` is what an interrupted run of the same `hours` has used already."""
+        self._history = BatchNormHistory(history, _HISTORY_SAMPLES)
+        self._steps = 0
         self._total_seconds = hours * 3600
         self._spent_seconds = spent_seconds
         self._mosaic_open = True
@@ -76,18 +105,28 @@ class CodesTrainer(DetectionTrainer):
         fast: nn.Module = model.to(memory_format=torch.channels_last)
         return fast
 
+    def optimizer_step(self) -> None:
+        """Note the BatchNorm layers and their gradients before the step uses them up."""
+        self._steps += 1
+        model: Any = self.model
+        self._history.maybe_sample(self.elapsed_share(), self._steps, model)
+        super().optimizer_step()  # type: ignore[no-untyped-call]
+
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Apply the schedule, then scale the BGR-to-RGB batch to [0, 1] and to a random size."""
+        """Apply the schedule, then scale the BGR-to-RGB batch to [0, 1] and frame it at random."""
         share = self.elapsed_share()
         if share > _WARMUP_SHARE:
             self._apply_schedule(share)
         batch = super().preprocess_batch(batch)
-        sizes, weights = zip(*(_EARLY_SIZES if share < _EARLY_SHARE else _LATE_SIZES), strict=True)
-        size = int(random.choices(sizes, weights)[0])
-        images = batch["img"]
-        if size != images.shape[-1]:
-            images = nn.functional.interpolate(images, size=size, mode="bilinear", align_corners=False)
-        batch["img"] = images.contiguous(memory_format=torch.channels_last)
+        framings = _EARLY_FRAMINGS if share < _EARLY_SHARE else _LATE_FRAMINGS
+        framing = random.choices(framings, [f.weight for f in framings])[0]
+        if framing.window:
+            batch = cut_window(batch, framing.size, random.random(), random.random())
+        elif framing.size != batch["img"].shape[-1]:
+            batch["img"] = nn.functional.interpolate(
+                batch["img"], size=framing.size, mode="bilinear", align_corners=False
+            )
+        batch["img"] = batch["img"].contiguous(memory_format=torch.channels_last)
         return batch
 
     def _apply_schedule(self, share: float) -> None:
@@ -109,6 +148,31 @@ class CodesTrainer(DetectionTrainer):
         super()._setup_scheduler()  # type: ignore[no-untyped-call]
 
 
+def cut_window(batch: dict[str, Any], size: int, across: float, down: float) -> dict[str, Any]:
+    """Cut the same square window out of every picture of a batch, with the labels that stay visible.
+
+    Args:
+        batch: `img` NxCxSxS with S at least `size`; `bboxes` Mx4 (centre x, centre y, width, height, relative to
+            S), `cls` Mx1 and `batch_idx` M.
+        size: side of the window in pixels.
+        across, down: place of the window, 0 (left, top) to 1 (right, bottom).
+    """
+    side = batch["img"].shape[-1]
+    left, top = round(across * (side - size)), round(down * (side - size))
+    corner = torch.tensor([left, top])
+    center, extent = batch["bboxes"][:, :2] * side, batch["bboxes"][:, 2:] * side
+    low = (center - extent / 2 - corner).clamp(0, size)
+    high = (center + extent / 2 - corner).clamp(0, size)
+    visible = (high - low).prod(1) >= _VISIBLE_SHARE * extent.prod(1)
+    boxes = torch.cat([(low + high) / 2, high - low], 1) / size
+    return batch | {
+        "img": batch["img"][..., top : top + size, left : left + size],
+        "bboxes": boxes[visible],
+        "cls": batch["cls"][visible],
+        "batch_idx": batch["batch_idx"][visible],
+    }
+
+
 def seconds_spent(results: Path) -> float:
     """Seconds of an interrupted run's finished epochs; the noted clock restarts with each resumption."""
     if not results.exists():
@@ -119,10 +183,11 @@ def seconds_spent(results: Path) -> float:
     return sum(ends)
 
 
-def train(data: Path, work: Path, hours: float, threads: int) -> Path:
-    """Train from `yolo26n.yaml` for about `hours`, or go on from `last.pt`; returns the last checkpoint.
+def train(data: Path, work: Path, hours: float, threads: int, start_from: Path | None = None) -> Path:
+    """Train `yolo26n.yaml` for about `hours`, or go on from `last.pt`; returns the last checkpoint.
 
-    Returns at once if the run has used its time already.
+    The first weights are random, or those of the checkpoint `start_from`. Returns at once if the run has used
+    its time already.
     """
     run = work / RUN_NAME
     last = run / "weights" / "last.pt"
@@ -139,9 +204,9 @@ def train(data: Path, work: Path, hours: float, threads: int) -> Path:
         "lr0": 0.01,
         "lrf": 0.02,
         "cos_lr": True,
-        "warmup_epochs": 0.3,
+        "warmup_epochs": 0.2,
         "weight_decay": 0.0005,
-        "mosaic": 0.5,
+        "mosaic": 0.4,
         "close_mosaic": 0,
         "scale": 0.5,
         "fliplr": 0.5,
@@ -156,7 +221,7 @@ def train(data: Path, work: Path, hours: float, threads: int) -> Path:
         "cache": "ram",
         "seed": TRAIN_SEED,
         "deterministic": False,
-        "pretrained": False,
+        "pretrained": str(start_from) if start_from else False,
         "plots": False,
     }
     if last.exists():
@@ -164,7 +229,7 @@ def train(data: Path, work: Path, hours: float, threads: int) -> Path:
     spent = seconds_spent(run / "results.csv")
     if last.exists() and spent >= hours * 3600:
         return last
-    trainer = CodesTrainer(overrides, hours, spent)
+    trainer = CodesTrainer(overrides, hours, spent, run / "bn-history.jsonl")
     # Ultralytics leaves one core idle on the CPU; on two cores that halves the speed.
     trainer.add_callback("on_train_start", lambda _trainer: torch.set_num_threads(threads))
     trainer.train()  # type: ignore[no-untyped-call]

@@ -1,0 +1,62 @@
+"""How BatchNorm settled: one JSON line per sample of a training run, small enough to ship."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def stage_of(name: str) -> int:
+    """Index of the YAML stage that owns a module called like `model.4.cv1.bn`."""
+    return int(name.split(".")[1])
+
+
+def sample_stages(model: nn.Module) -> list[dict[str, float]]:
+    """Per stage with BatchNorm: means over its channels of |running mean|, running variance, |gamma|.
+
+    `gradient` is the Euclidean norm over all weights of the stage; call it between the backward pass and
+    the optimizer's step. Values are rounded to four significant digits.
+    """
+    rows: dict[int, dict[str, list[torch.Tensor]]] = defaultdict(lambda: defaultdict(list))
+    for name, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
+            row = rows[stage_of(name)]
+            row["mean"].append(module.running_mean.abs())
+            row["variance"].append(module.running_var)
+            row["gamma"].append(module.weight.detach().abs())
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None and stage_of(name) in rows:
+            rows[stage_of(name)]["gradient"].append(parameter.grad.square().sum().reshape(1))
+    return [_summary(stage, row) for stage, row in sorted(rows.items())]
+
+
+def _summary(stage: int, row: dict[str, list[torch.Tensor]]) -> dict[str, float]:
+    values = {key: float(torch.cat(row[key]).mean()) for key in ("mean", "variance", "gamma")}
+    gradient = float(torch.cat(row["gradient"]).sum().sqrt()) if row["gradient"] else 0.0
+    return {"stage": stage} | {key: float(f"{value:.4g}") for key, value in (values | {"gradient": gradient}).items()}
+
+
+class BatchNormHistory:
+    """Appends samples, evenly spaced over the schedule, to a JSON-lines file; a resumed run goes on there."""
+
+    def __init__(self, target: Path, samples: int) -> None:
+        """At most about `samples` lines for the whole schedule."""
+        self._target = target
+        self._samples = samples
+        self._next_share = 0.0
+        if target.exists() and (lines := target.read_text().splitlines()):
+            self._next_share = float(json.loads(lines[-1])["share"]) + 1 / samples
+
+    def maybe_sample(self, share: float, step: int, model: nn.Module) -> None:
+        """Write a line if `share` (0..1) of the schedule has passed the next sampling point."""
+        if share < self._next_share:
+            return
+        self._next_share = share + 1 / self._samples
+        line: dict[str, Any] = {"share": round(share, 4), "step": step, "stages": sample_stages(model)}
+        with self._target.open("a") as file:
+            file.write(json.dumps(line, separators=(",", ":")) + "\n")
