@@ -11,12 +11,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from service.bundle.store import Bundle, bundle_key, find_bundle, load_bundle
-from service.errors import BundleError, BundleMissing, WeightsHashMismatch, YolofoldError
+from service.bundle.store import MANIFEST, Bundle, bundle_key, find_bundle, load_bundle
+from service.errors import BundleError, BundleMissing, EvaluationError, WeightsHashMismatch, YolofoldError
 from service.settings import Settings, load_settings
 
 EXIT_FAILED = 1
 EXIT_NO_BUNDLE = 3
+#: What `evaluate --against` calls the bundle's own graph with its BatchNorm kept.
+UNFOLDED = "unfolded"
 
 app = typer.Typer(
     add_completion=False,
@@ -104,6 +106,51 @@ def serve(
     run_server(settings, bundle, announce=lambda address: _announce(address, bundle))
 
 
+@app.command()
+def evaluate(
+    data: Annotated[
+        Path, typer.Option(help="Labelled pictures: a folder in YOLO or COCO layout, a data.yaml or a COCO .json.")
+    ],
+    split: Annotated[str | None, typer.Option(help="Part of the data set; by default test, else val.")] = None,
+    conf: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Report precision and recall above this confidence too.")
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare on the same pictures with: `unfolded`, the bundle's own graph in which BatchNorm was kept; "
+            "or another bundle, by its folder or by the --weights it was prepared for."
+        ),
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write every figure to this file.")] = None,
+    weights: Weights = None,
+    imgsz: Imgsz = None,
+    head: Head = None,
+    bundle_dir: BundleDir = None,
+) -> None:
+    """Measure a bundle on labelled pictures, through the path that serves it, by COCO's rules."""
+    settings = load_settings(weights=weights, imgsz=imgsz, head=head, bundle_dir=bundle_dir)
+    bundle = _load(settings)
+    if json is not None and not json.parent.is_dir():
+        raise EvaluationError(f"{json} cannot be written: there is no folder {json.parent.resolve()}.")
+    from service.evaluation.evaluate import Request, Subject
+    from service.evaluation.evaluate import evaluate as run_evaluation
+    from service.evaluation.table import print_report
+    from service.machine import usable_cores
+
+    if against is None:
+        other = None
+    elif against == UNFOLDED:
+        other = Subject(bundle, unfolded=True)
+    else:
+        other = Subject(_load_other(against, bundle, settings))
+    request = Request(data, split, conf, settings.threads or usable_cores())
+    report = run_evaluation(Subject(bundle), other, request, settings, _RichProgress())
+    print_report(report)
+    if json is not None:
+        json.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
 def _exit_orderly(signal_number: int, _: object) -> None:
     """Turn SIGTERM into an exception, so that what is half written gets removed."""
     sys.exit(128 + signal_number)
@@ -123,6 +170,18 @@ def _load(settings: Settings) -> Bundle:
             f"{settings.weights_sha256} is demanded."
         )
     return bundle
+
+
+def _load_other(name: str, bundle: Bundle, settings: Settings) -> Bundle:
+    """A second bundle, by its folder or by the weights it was prepared for."""
+    path = Path(name) if (Path(name) / MANIFEST).is_file() else None
+    if path is None and not (settings.bundle_dir / MANIFEST).is_file():
+        path = find_bundle(settings.bundle_dir, bundle_key(name, settings.imgsz, settings.head))
+    if path is None:
+        raise BundleMissing(f"{name} is neither a bundle's folder nor weights that a bundle was prepared for.")
+    if path.resolve() == bundle.path.resolve():
+        raise EvaluationError(f"{path} is the bundle that is evaluated; compare it with another one.")
+    return load_bundle(path)
 
 
 def _announce(address: str, bundle: Bundle) -> None:
