@@ -17,7 +17,7 @@ COLUMNS = 6  # x1, y1, x2, y2, confidence, class id
 Device = Literal["auto", "cpu", "cuda"]
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 #: ONNX Runtime's optimisers that would fold a BatchNormalization into the convolution before it.
-_FOLDING_OPTIMISERS = ("ConvBNFusion", "MatMul_BatchNormalization_Fusion")
+FOLDING_OPTIMISERS = ("ConvBNFusion", "MatMul_BatchNormalization_Fusion")
 
 
 class InferenceEngine(Protocol):
@@ -118,7 +118,7 @@ class UnfoldedEngine(OnnxRuntimeEngine):
         # One level higher a BatchNormalization becomes a 1x1 convolution in the blocked (NCHWc) layout.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.enable_profiling, options.profile_file_prefix = True, self._profile_prefix
-        return _open_session(model_path, providers, options, _FOLDING_OPTIMISERS)
+        return _open_session(model_path, providers, options, FOLDING_OPTIMISERS)
 
 
 def choose_providers(device: Device) -> list[str]:

@@ -41,8 +41,8 @@ def _boxes_near(rng: np.random.Generator, xyxy: np.ndarray, class_id: np.ndarray
     return Detections(boxes[order].astype(np.float32), confidence[order], classes[order].astype(np.int64))
 
 
-def as_coco(truth: list[Picture], found: list[Detections]) -> tuple[dict, list[dict]]:
-    """The same as COCO's annotation document and result list, all classes in one."""
+def as_coco(truth: list[Picture], found: list[Detections], classes: int = CLASSES) -> tuple[dict, list[dict]]:
+    """The same as COCO's annotation document and result list, all classes in one; pictures by their position."""
     annotations = [
         {
             "id": 0,
@@ -59,7 +59,7 @@ def as_coco(truth: list[Picture], found: list[Detections]) -> tuple[dict, list[d
         annotation["id"] = place
     document = {
         "images": [{"id": number, "width": p.width, "height": p.height} for number, p in enumerate(truth)],
-        "categories": [{"id": number, "name": f"class {number}"} for number in range(CLASSES)],
+        "categories": [{"id": number, "name": f"class {number}"} for number in range(classes)],
         "annotations": annotations,
     }
     results = [
