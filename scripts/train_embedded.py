@@ -2,6 +2,7 @@
 
 python -m scripts.train_embedded                 # the whole run; repeat the command to resume it
 python -m scripts.train_embedded --samples       # only the example pictures
+python -m scripts.train_embedded --confidence    # only choose the default confidence of the shipped weights anew
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 WEIGHTS = REPOSITORY / "service" / "weights"
+SHIPPED = WEIGHTS / "yolo26n-codes.pt"
 DATA_SEED = 2026
+VAL_PICTURES = 240
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", action="store_true", help="only write the example pictures to samples/")
+    parser.add_argument("--confidence", action="store_true", help="only measure and note the default confidence")
     parser.add_argument("--work", type=Path, default=Path("build/embedded-model"), help="pictures and checkpoints")
     parser.add_argument("--hours", type=float, default=1.28, help="length of the training schedule")
     parser.add_argument("--start-from", type=Path, help="checkpoint whose weights a new run begins with")
@@ -39,6 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     given = sys.argv[1:] if argv is None else argv
     options = _arguments(given)
+    if options.confidence:
+        print(_note_confidence(options))
+        return 0
     from scripts.embedded_model.samples import write_samples
 
     samples = write_samples(REPOSITORY / "samples")
@@ -49,24 +56,36 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _note_confidence(options: argparse.Namespace) -> str:
+    from scripts.embedded_model.confidence import measure_confidence, note_confidence
+    from scripts.embedded_model.dataset import write_dataset
+
+    work = options.work.resolve()
+    data = write_dataset(work / "data", DATA_SEED, {"val": VAL_PICTURES}, options.threads)
+    found = measure_confidence(SHIPPED, data, work)
+    note_confidence(WEIGHTS / "metrics.json", found)
+    return f"{found.value:g}: {found.chosen}"
+
+
 def _build(options: argparse.Namespace, command: str) -> None:
     from scripts.embedded_model.card import Provenance, write_card, write_metrics
     from scripts.embedded_model.checkpoint import export_checkpoint
+    from scripts.embedded_model.confidence import measure_confidence
     from scripts.embedded_model.dataset import write_dataset
     from scripts.embedded_model.evaluation import HEADS, SIZES, evaluate
     from scripts.embedded_model.training import TRAIN_SEED, seconds_spent, train
 
     work = options.work.resolve()
-    counts = {"train": options.pictures, "val": 240, "test": options.held_out}
+    counts = {"train": options.pictures, "val": VAL_PICTURES, "test": options.held_out}
     data = write_dataset(work / "data", DATA_SEED, counts, options.threads)
     last = train(data, work, options.hours, options.threads, options.start_from)
-    shipped = WEIGHTS / "yolo26n-codes.pt"
-    export_checkpoint(last, shipped)
+    export_checkpoint(last, SHIPPED)
     results = last.parent.parent / "results.csv"
     minutes = seconds_spent(results) / 60
     provenance = Provenance(command, DATA_SEED, TRAIN_SEED, counts, _epochs_begun(results), minutes)
-    reports = [evaluate(shipped, data, head, size) for head in HEADS for size in SIZES]
-    write_metrics(WEIGHTS / "metrics.json", provenance, reports)
+    reports = [evaluate(SHIPPED, data, head, size) for head in HEADS for size in SIZES]
+    confidence = measure_confidence(SHIPPED, data, work)
+    write_metrics(WEIGHTS / "metrics.json", provenance, reports, confidence)
     write_card(WEIGHTS / "MODEL_CARD.md", provenance, reports)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from ultralytics import __version__ as ultralytics_version
 
+from scripts.embedded_model.confidence import DefaultConfidence
 from scripts.embedded_model.evaluation import CONFIDENCE, Report
 from scripts.embedded_model.symbols import CLASS_NAMES, SYMBOLOGIES
 
@@ -39,12 +40,15 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores, no GPU; {versions}"
 
 
-def write_metrics(target: Path, provenance: Provenance, reports: list[Report]) -> None:
-    """Write `metrics.json`: provenance, machine and one report per head and input size."""
+def write_metrics(
+    target: Path, provenance: Provenance, reports: list[Report], default_confidence: DefaultConfidence
+) -> None:
+    """Write `metrics.json`: provenance, machine, the default confidence and one report per head and input size."""
     document: dict[str, Any] = {
         "classes": list(CLASS_NAMES),
         "machine": machine(),
         "provenance": provenance.__dict__,
+        "default_confidence": asdict(default_confidence),
         "confidence_of_counts": CONFIDENCE,
         "held_out": [report.as_dict() for report in reports],
     }
