@@ -2,8 +2,11 @@
 
 import shlex
 
+from service.bundle.store import MANIFEST
 from service.evaluation.report import OperatingPoints
 from service.settings import Settings
+
+_CAUTION = "Figures on the pictures it was chosen on flatter it a little: choose on one split, report on another."
 
 
 def adoption_advice(points: OperatingPoints, settings: Settings) -> str | None:
@@ -16,6 +19,12 @@ def adoption_advice(points: OperatingPoints, settings: Settings) -> str | None:
     best, default = points.best_f1, points.default
     if best is None or best.f1 <= default.f1:
         return None
+    intro = (
+        f"F1 is highest above a confidence of {best.confidence:g}; the default is {default.confidence:g}. To adopt it, "
+        f"set\nYOLOFOLD_DEFAULT_CONF={best.confidence:g} for prepare and serve alike"
+    )
+    if (settings.bundle_dir / MANIFEST).is_file():  # a bundle by itself does not tell where its weights are
+        return f"{intro}, and prepare the weights of this bundle again.\n{_CAUTION}"
     fields, chosen = Settings.model_fields, settings.model_dump()
     given = {"default-conf": f"{best.confidence:g}"} | {
         name.replace("_", "-"): str(chosen[name])
@@ -23,10 +32,5 @@ def adoption_advice(points: OperatingPoints, settings: Settings) -> str | None:
         if chosen[name] != fields[name].default
     }
     options = " ".join(f"--{name} {shlex.quote(value)}" for name, value in given.items())
-    return (
-        f"F1 is highest above a confidence of {best.confidence:g}; the default is {default.confidence:g}. To adopt "
-        f"it, set\nYOLOFOLD_DEFAULT_CONF={best.confidence:g} for prepare and serve alike, or run\n"
-        f"  python -m service prepare {options}\n"
-        f"  python -m service serve {options}\n"
-        "Figures on the pictures that it was chosen on flatter it a little: choose on one split, report on another."
-    )
+    commands = "".join(f"  python -m service {name} {options}\n" for name in ("prepare", "serve"))
+    return f"{intro}, or run\n{commands}{_CAUTION}"

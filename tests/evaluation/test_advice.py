@@ -1,6 +1,7 @@
 """What `evaluate` says about the default confidence can be typed as it stands."""
 
 import shlex
+from pathlib import Path
 
 from typer.testing import CliRunner
 
@@ -36,6 +37,13 @@ def test_the_commands_repeat_the_settings_that_were_chosen() -> None:
 def test_defaults_are_left_out_of_the_commands() -> None:
     advice = adoption_advice(points(0.7, point(0.3, 0.8)), load_settings({}))
     assert advice is not None and "service prepare --default-conf 0.3\n" in advice
+
+
+def test_a_bundle_named_by_itself_is_not_prepared_into_itself(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    advice = adoption_advice(points(0.7, point(0.3, 0.8)), load_settings({}, bundle_dir=tmp_path))
+    assert advice is not None and "YOLOFOLD_DEFAULT_CONF=0.3 " in advice
+    assert "prepare the weights of this bundle again" in advice and "python -m" not in advice
 
 
 def test_without_anything_better_there_is_no_advice() -> None:
