@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -22,6 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 REPOSITORY = Path(__file__).resolve().parent.parent
 WEIGHTS = REPOSITORY / "service" / "weights"
 SHIPPED = WEIGHTS / "yolo26n-codes.pt"
+METRICS = "metrics.json"
 DATA_SEED = 2026
 VAL_PICTURES = 240
 
@@ -63,30 +65,46 @@ def _note_confidence(options: argparse.Namespace) -> str:
     work = options.work.resolve()
     data = write_dataset(work / "data", DATA_SEED, {"val": VAL_PICTURES}, options.threads)
     found = measure_confidence(SHIPPED, data, work)
-    note_confidence(WEIGHTS / "metrics.json", found)
+    note_confidence(WEIGHTS / METRICS, found)
     return f"{found.value:g}: {found.chosen}"
 
 
 def _build(options: argparse.Namespace, command: str) -> None:
-    from scripts.embedded_model.card import Provenance, write_card, write_metrics
+    from scripts.embedded_model.card import Provenance, read_provenance, write_card, write_metrics
     from scripts.embedded_model.checkpoint import export_checkpoint
     from scripts.embedded_model.confidence import measure_confidence
     from scripts.embedded_model.dataset import write_dataset
     from scripts.embedded_model.evaluation import HEADS, SIZES, evaluate
-    from scripts.embedded_model.training import TRAIN_SEED, seconds_spent, train
+    from scripts.embedded_model.training import HISTORY, TRAIN_SEED, seconds_spent, train
 
-    work = options.work.resolve()
+    work, start = options.work.resolve(), options.start_from
+    earlier = None if start is None else read_provenance(start.with_name(METRICS))
     counts = {"train": options.pictures, "val": VAL_PICTURES, "test": options.held_out}
     data = write_dataset(work / "data", DATA_SEED, counts, options.threads)
-    last = train(data, work, options.hours, options.threads, options.start_from)
+    last = train(data, work, options.hours, options.threads, start)
     export_checkpoint(last, SHIPPED)
-    results = last.parent.parent / "results.csv"
-    minutes = seconds_spent(results) / 60
-    provenance = Provenance(command, DATA_SEED, TRAIN_SEED, counts, _epochs_begun(results), minutes)
+    run = last.parent.parent
+    shutil.copyfile(run / HISTORY, WEIGHTS / HISTORY)
+    results = run / "results.csv"
+    minutes, epochs = seconds_spent(results) / 60, _epochs_begun(results)
+    provenance = Provenance(command, DATA_SEED, TRAIN_SEED, counts, epochs, minutes, (), earlier)
     reports = [evaluate(SHIPPED, data, head, size) for head in HEADS for size in SIZES]
-    confidence = measure_confidence(SHIPPED, data, work)
-    write_metrics(WEIGHTS / "metrics.json", provenance, reports, confidence)
+    write_metrics(WEIGHTS / METRICS, provenance, reports, measure_confidence(SHIPPED, data, work))
     write_card(WEIGHTS / "MODEL_CARD.md", provenance, reports)
+    _draw_failures(SHIPPED, data.parent)
+
+
+def _draw_failures(checkpoint: Path, data: Path) -> None:
+    import cv2
+
+    from scripts.embedded_model.evaluation import answer_pictures
+    from scripts.embedded_model.failures import draw_sheet, find_failures
+
+    pictures = answer_pictures(checkpoint, data, "one2one", 640)  # as it is served by default
+    failures = [failure for path, answered in pictures.items() for failure in find_failures(path, answered)]
+    cv2.imwrite(
+        str(REPOSITORY / "docs" / "failures.jpg"), draw_sheet(failures, pictures), [cv2.IMWRITE_JPEG_QUALITY, 85]
+    )
 
 
 def _epochs_begun(results: Path) -> int:
