@@ -3,6 +3,8 @@
 python -m scripts.train_embedded                 # the whole run; repeat the command to resume it
 python -m scripts.train_embedded --samples       # only the example pictures
 python -m scripts.train_embedded --confidence    # only choose the default confidence of the shipped weights anew
+
+Needs the extras prepare, train and evaluate; requirements/dev.txt holds them all.
 """
 
 from __future__ import annotations

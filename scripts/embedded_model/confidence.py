@@ -9,6 +9,8 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import pycocotools  # noqa: F401  the evaluation needs it: to be missed before hours of training, not after
+
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 
