@@ -12,4 +12,4 @@ lock() { # lock NAME EXTRAS: freeze what the extras install on top of what is th
 }
 lock serve ""
 lock prepare "[prepare]"
-lock dev "[prepare,train,dev]"
+lock dev "[prepare,evaluate,train,dev]"

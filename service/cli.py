@@ -12,12 +12,21 @@ from rich.console import Console
 from rich.markup import escape
 
 from service.bundle.latency import Comparison
-from service.bundle.store import Bundle, bundle_key, find_bundle, load_bundle
-from service.errors import BundleError, BundleMissing, WeightsHashMismatch, YolofoldError
+from service.bundle.store import MANIFEST, Bundle, bundle_key, find_bundle, load_bundle
+from service.errors import (
+    BundleError,
+    BundleMissing,
+    EvaluationError,
+    SettingsError,
+    WeightsHashMismatch,
+    YolofoldError,
+)
 from service.settings import Settings, load_settings
 
 EXIT_FAILED = 1
 EXIT_NO_BUNDLE = 3
+#: What `evaluate --against` calls the bundle's own graph with its BatchNorm kept.
+UNFOLDED = "unfolded"
 
 app = typer.Typer(
     add_completion=False,
@@ -30,6 +39,10 @@ console = Console(stderr=True)
 Weights = Annotated[str | None, typer.Option(help="auto, embedded, an official name or a path. [YOLOFOLD_WEIGHTS]")]
 Imgsz = Annotated[int | None, typer.Option(help="Side of the square input, pixels. [YOLOFOLD_IMGSZ]")]
 Head = Annotated[str | None, typer.Option(help="auto, one2one or one2many. [YOLOFOLD_HEAD]")]
+DefaultConf = Annotated[
+    float | None,
+    typer.Option(help="Confidence boxes must exceed where a request says nothing. [YOLOFOLD_DEFAULT_CONF]"),
+]
 BundleDir = Annotated[Path | None, typer.Option(help="Where bundles are kept. [YOLOFOLD_BUNDLE_DIR]")]
 
 
@@ -50,9 +63,16 @@ def _print_error(error: Exception) -> None:
 
 
 @app.command()
-def bundle(weights: Weights = None, imgsz: Imgsz = None, head: Head = None, bundle_dir: BundleDir = None) -> None:
+def bundle(
+    weights: Weights = None,
+    imgsz: Imgsz = None,
+    head: Head = None,
+    default_conf: DefaultConf = None,
+    bundle_dir: BundleDir = None,
+) -> None:
     """Print the folder of the bundle these settings serve; exit 3 when there is none that can be served."""
-    print(_load(load_settings(weights=weights, imgsz=imgsz, head=head, bundle_dir=bundle_dir)).path)
+    settings = load_settings(weights=weights, imgsz=imgsz, head=head, default_conf=default_conf, bundle_dir=bundle_dir)
+    print(_load(settings).path)
 
 
 @app.command()
@@ -60,6 +80,7 @@ def prepare(
     weights: Weights = None,
     imgsz: Imgsz = None,
     head: Head = None,
+    default_conf: DefaultConf = None,
     bundle_dir: BundleDir = None,
     force: Annotated[bool, typer.Option(help="Prepare again even if a bundle exists.")] = False,
     latency_rounds: Annotated[
@@ -67,7 +88,7 @@ def prepare(
     ] = None,
 ) -> None:
     """Read, fold, prove, export and measure a checkpoint, and write the bundle."""
-    settings = load_settings(weights=weights, imgsz=imgsz, head=head, bundle_dir=bundle_dir)
+    settings = load_settings(weights=weights, imgsz=imgsz, head=head, default_conf=default_conf, bundle_dir=bundle_dir)
     if not force:
         try:
             reused = f"Reusing {_load(settings).path}. Use --force to prepare it again."
@@ -93,12 +114,21 @@ def serve(
     weights: Weights = None,
     imgsz: Imgsz = None,
     head: Head = None,
+    default_conf: DefaultConf = None,
     bundle_dir: BundleDir = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on. [YOLOFOLD_HOST]")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on, 0 for a free one. [YOLOFOLD_PORT]")] = None,
 ) -> None:
     """Serve the bundle over HTTP."""
-    settings = load_settings(weights=weights, imgsz=imgsz, head=head, bundle_dir=bundle_dir, host=host, port=port)
+    settings = load_settings(
+        weights=weights,
+        imgsz=imgsz,
+        head=head,
+        default_conf=default_conf,
+        bundle_dir=bundle_dir,
+        host=host,
+        port=port,
+    )
     bundle = _load(settings)
     from service.api.server import run_server
 
@@ -148,13 +178,62 @@ def _verdict_lines(comparisons: list[Comparison]) -> list[str]:
     ]
 
 
+@app.command()
+def evaluate(
+    data: Annotated[
+        Path, typer.Option(help="Labelled pictures: a folder in YOLO or COCO layout, a data.yaml or a COCO .json.")
+    ],
+    split: Annotated[str | None, typer.Option(help="Part of the data set; by default test, else val.")] = None,
+    conf: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Report precision and recall above this confidence too.")
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare on the same pictures with: `unfolded`, the bundle's own graph in which BatchNorm was kept; "
+            "or another bundle, by its folder or by the --weights it was prepared for."
+        ),
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write every figure to this file.")] = None,
+    weights: Weights = None,
+    imgsz: Imgsz = None,
+    head: Head = None,
+    default_conf: DefaultConf = None,
+    bundle_dir: BundleDir = None,
+) -> None:
+    """Measure a bundle on labelled pictures, through the path that serves it, by COCO's rules."""
+    settings = load_settings(weights=weights, imgsz=imgsz, head=head, default_conf=default_conf, bundle_dir=bundle_dir)
+    bundle = _load(settings)
+    if json is not None and not json.parent.is_dir():
+        raise EvaluationError(f"{json} cannot be written: there is no folder {json.parent.resolve()}.")
+    from service.evaluation.advice import adoption_advice
+    from service.evaluation.evaluate import Request, Subject
+    from service.evaluation.evaluate import evaluate as run_evaluation
+    from service.evaluation.table import print_report
+    from service.machine import usable_cores
+
+    if against is None:
+        other = None
+    elif against == UNFOLDED:
+        other = Subject(bundle, unfolded=True)
+    else:
+        other = Subject(_load_other(against, bundle, settings))
+    request = Request(data, split, conf, settings.threads or usable_cores())
+    report = run_evaluation(Subject(bundle), other, request, settings, _RichProgress())
+    print_report(report)
+    if advice := adoption_advice(report.figures.points, settings):
+        print(advice)
+    if json is not None:
+        json.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
 def _exit_orderly(signal_number: int, _: object) -> None:
     """Turn SIGTERM into an exception, so that what is half written gets removed."""
     sys.exit(128 + signal_number)
 
 
 def _load(settings: Settings) -> Bundle:
-    key = bundle_key(settings.weights, settings.imgsz, settings.head)
+    key = bundle_key(settings.weights, settings.imgsz, settings.head, settings.default_conf)
     path = find_bundle(settings.bundle_dir, key)
     if path is None:
         raise BundleMissing(
@@ -166,7 +245,24 @@ def _load(settings: Settings) -> Bundle:
             f"{path} was prepared from weights with SHA-256 {bundle.manifest.weights.sha256}, but "
             f"{settings.weights_sha256} is demanded."
         )
+    if settings.default_conf not in (None, bundle.manifest.model.default_confidence):
+        raise SettingsError(
+            f"YOLOFOLD_BUNDLE_DIR names the bundle {path}, whose default confidence is "
+            f"{bundle.manifest.model.default_confidence:g}, but YOLOFOLD_DEFAULT_CONF is {settings.default_conf:g}."
+        )
     return bundle
+
+
+def _load_other(name: str, bundle: Bundle, settings: Settings) -> Bundle:
+    """A second bundle, by its folder or by the weights it was prepared for."""
+    path = Path(name) if (Path(name) / MANIFEST).is_file() else None
+    if path is None and not (settings.bundle_dir / MANIFEST).is_file():
+        path = find_bundle(settings.bundle_dir, bundle_key(name, settings.imgsz, settings.head, settings.default_conf))
+    if path is None:
+        raise BundleMissing(f"{name} is neither a bundle's folder nor weights that a bundle was prepared for.")
+    if path.resolve() == bundle.path.resolve():
+        raise EvaluationError(f"{path} is the bundle that is evaluated; compare it with another one.")
+    return load_bundle(path)
 
 
 def _announce(address: str, bundle: Bundle) -> None:

@@ -144,3 +144,22 @@ class Overloaded(YolofoldError):
 
 class DeadlineExceeded(YolofoldError):
     """The request waited or ran for longer than its time-out."""
+
+
+# --- evaluation --------------------------------------------------------------------------------------------
+
+
+class EvaluationError(YolofoldError):
+    """The evaluation stopped; it gives no figures."""
+
+
+class DataSetError(EvaluationError):
+    """The data set has no known layout, or something in it is broken. Names the file, and the line where it has one."""
+
+
+class ClassMismatch(EvaluationError):
+    """The classes of a data set or of a second bundle are not those of the model."""
+
+
+class EvaluatorMissing(EvaluationError):
+    """The packages that only the evaluation needs are not installed."""

@@ -38,6 +38,13 @@ class Settings(BaseSettings):
         "auto",
         description="Detection head: auto takes the NMS-free one2one head where the checkpoint has it.",
     )
+    default_conf: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Confidence that boxes must exceed where a request says nothing; empty takes the model's own.",
+    )
     bundle_dir: Path = Field(Path("bundles"), description="Folder in which bundles are kept.")
 
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")

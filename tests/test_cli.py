@@ -10,9 +10,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 
+from service.api.app import create_app
 from service.bundle.store import find_bundle, load_bundle
 from service.errors import BundleMissing
+from service.settings import load_settings
 from tests.conftest import IMGSZ, ROOT, RunningServer, clean_environ, command
 
 
@@ -75,6 +78,38 @@ def test_a_bundle_is_reused_without_importing_torch(prepared: dict[str, str]) ->
 def test_another_hash_than_demanded_is_not_served(prepared: dict[str, str]) -> None:
     done = run("serve", **prepared, weights_sha256="0" * 64)
     assert done.returncode == 1 and "WeightsHashMismatch" in done.stderr
+
+
+def test_another_default_confidence_is_another_bundle(prepared: dict[str, str], bundle_path: Path) -> None:
+    done = run("serve", **prepared, default_conf="0.31")
+    assert done.returncode == 3 and "_conf0.31" in done.stderr
+    named = prepared | {"bundle_dir": str(bundle_path)}
+    done = run("serve", **named, default_conf="0.31")
+    assert done.returncode == 1 and "YOLOFOLD_DEFAULT_CONF is 0.31" in done.stderr
+    done = run("prepare", **named, default_conf="0.31")
+    assert done.returncode == 1 and "YOLOFOLD_DEFAULT_CONF is 0.31" in done.stderr
+    confidence = load_bundle(bundle_path).manifest.model.default_confidence
+    done = run("bundle", **named, default_conf=str(confidence))
+    assert (done.returncode, done.stdout.strip()) == (0, str(bundle_path))
+
+
+def test_a_default_confidence_is_stored_and_served(tmp_path: Path, samples: list[Path]) -> None:
+    settings = {"weights": "embedded", "imgsz": "320", "bundle_dir": str(tmp_path)}
+    done = run("prepare", "--default-conf", "0.41", "--latency-rounds", "12", **settings)
+    assert done.returncode == 0, done.stderr
+    assert run("bundle", **settings).returncode == 3
+    path = Path(run("bundle", **settings, default_conf="0.41").stdout.strip())
+    with TestClient(create_app(load_settings({}), load_bundle(path))) as client:
+        assert client.get("/model").json()["model"]["default_confidence"] == 0.41
+        found = 0
+        for picture in samples:
+            data = picture.read_bytes()
+            answer = client.post("/detect", content=data, headers={"Content-Type": "image/jpeg"}).json()
+            everything = client.post("/detect?conf=0", content=data, headers={"Content-Type": "image/jpeg"}).json()
+            above = [one for one in everything["detections"] if one["confidence"] > 0.41]
+            assert answer["detections"] == above
+            found += len(above)
+        assert found > 0
 
 
 def test_a_corrupt_bundle_is_not_served(prepared: dict[str, str], bundle_path: Path, tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ def test_the_command_line_wins_over_the_environment() -> None:
 
 
 def test_an_empty_variable_is_unset() -> None:
-    assert load_settings({"YOLOFOLD_WEIGHTS_SHA256": "", "YOLOFOLD_PORT": ""}).port == 8000
+    settings = load_settings({"YOLOFOLD_WEIGHTS_SHA256": "", "YOLOFOLD_PORT": "", "YOLOFOLD_DEFAULT_CONF": ""})
+    assert (settings.port, settings.default_conf) == (8000, None)
 
 
 def test_the_real_environment_is_not_consulted_when_one_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,6 +46,10 @@ def test_an_unknown_variable_names_the_nearest() -> None:
         ("PORT", "http"),
         ("DEVICE", "tpu"),
         ("HEAD", "both"),
+        ("DEFAULT_CONF", "1.01"),
+        ("DEFAULT_CONF", "-0.1"),
+        ("DEFAULT_CONF", "nan"),
+        ("DEFAULT_CONF", "high"),
         ("QUEUE_SIZE", "0"),
         ("MAX_UPLOAD_BYTES", "-1"),
         ("MAX_PIXELS", "0"),

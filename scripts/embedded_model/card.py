@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from ultralytics import __version__ as ultralytics_version
 
+from scripts.embedded_model.confidence import DefaultConfidence
 from scripts.embedded_model.evaluation import CONFIDENCE, Report
 from scripts.embedded_model.symbols import CLASS_NAMES, SYMBOLOGIES
 
@@ -61,12 +62,15 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores, no GPU; {versions}"
 
 
-def write_metrics(target: Path, provenance: Provenance, reports: list[Report]) -> None:
-    """Write `metrics.json`: provenance, machine and one report per head and input size."""
+def write_metrics(
+    target: Path, provenance: Provenance, reports: list[Report], default_confidence: DefaultConfidence
+) -> None:
+    """Write `metrics.json`: provenance, machine, the default confidence and one report per head and input size."""
     document: dict[str, Any] = {
         "classes": list(CLASS_NAMES),
         "machine": machine(),
         "provenance": asdict(provenance),
+        "default_confidence": asdict(default_confidence),
         "confidence_of_counts": CONFIDENCE,
         "held_out": [report.as_dict() for report in reports],
     }

@@ -90,7 +90,8 @@ async def detect(
             ge=0,
             le=1,
             allow_inf_nan=False,
-            description="Only detections strictly above this confidence; the default is in GET /model.",
+            description="Only detections strictly above this confidence. The default is the model's own: "
+            "`model.default_confidence` in GET /model.",
         ),
     ] = None,
     max_det: Annotated[int, Query(ge=1, le=MAX_DET, description="Most detections answered.")] = MAX_DET,

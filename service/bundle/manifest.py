@@ -45,7 +45,9 @@ class ModelSpec(Record):
     architecture: str = Field(description="The Ultralytics YAML the network was built from.", examples=["yolo26n.yaml"])
     parameters: int = Field(description="Weights and biases of the deployed (folded, one head) network.")
     classes: list[str] = Field(description="Class names; the position is the class id.")
-    default_confidence: float = Field(description="Threshold used when a request names none.", examples=[0.25])
+    default_confidence: float = Field(
+        description="Confidence that boxes must exceed when a request names none.", examples=[0.25]
+    )
     input: InputSpec
     head: HeadSpec
 

@@ -82,15 +82,17 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def bundle_key(weights: str, imgsz: int, head: str) -> str:
+def bundle_key(weights: str, imgsz: int, head: str, default_conf: float | None = None) -> str:
     """The part of a bundle's folder name that follows from the settings alone, such as ``auto-640-auto``.
 
+    A default confidence, where one is set, ends it: ``auto-640-auto_conf0.3``.
     Weights given by name or path are told apart by a hash of the absolute path: many files are called ``best.pt``.
     """
     slug = re.sub(r"[^A-Za-z0-9.]+", "_", Path(weights).name)
     if weights not in ("auto", "embedded"):
         slug += "_" + hashlib.sha256(os.fsencode(Path(weights).resolve())).hexdigest()[:8]
-    return f"{slug}-{imgsz}-{head}"
+    # Not after a hyphen, which is where the version of a bundle without one follows.
+    return f"{slug}-{imgsz}-{head}" + ("" if default_conf is None else f"_conf{default_conf!r}")
 
 
 def content_version(parts: Mapping[str, str | int | float | None]) -> str:

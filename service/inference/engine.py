@@ -1,5 +1,7 @@
 """Runs the deployed graph. The only module that knows ONNX Runtime."""
 
+import json
+import tempfile
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -14,6 +16,8 @@ COLUMNS = 6  # x1, y1, x2, y2, confidence, class id
 
 Device = Literal["auto", "cpu", "cuda"]
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+#: ONNX Runtime's optimisers that would fold a BatchNormalization into the convolution before it.
+FOLDING_OPTIMISERS = ("ConvBNFusion", "MatMul_BatchNormalization_Fusion")
 
 
 class InferenceEngine(Protocol):
@@ -59,11 +63,14 @@ class OnnxRuntimeEngine:
             EngineError: CUDA was demanded but is absent, or the graph cannot be loaded or is of another kind.
         """
         self._threads = threads
-        self._session = _open_session(model_path, choose_providers(device), threads)
+        self._session = self._open(model_path, choose_providers(device), threads)
         self._provider: str = self._session.get_providers()[0]
         if device == "cuda" and self._provider != _CUDA:
             raise EngineError("ONNX Runtime could not start CUDA; its driver or libraries are missing or do not fit.")
         _check_signature(self._session, model_path)
+
+    def _open(self, model_path: Path, providers: list[str], threads: int) -> ort.InferenceSession:
+        return _open_session(model_path, providers, _session_options(threads))
 
     @property
     def provider(self) -> str:
@@ -86,6 +93,34 @@ class OnnxRuntimeEngine:
         return rows  # type: ignore[no-any-return]
 
 
+class UnfoldedEngine(OnnxRuntimeEngine):
+    """A graph that kept its BatchNorm, run so that ONNX Runtime does not fold it either."""
+
+    def __init__(self, model_path: Path, device: Device, threads: int) -> None:
+        """Load the graph and run it once on black. Arguments and errors as for ``OnnxRuntimeEngine``."""
+        with tempfile.TemporaryDirectory(prefix="yolofold-") as folder:
+            self._profile_prefix = str(Path(folder) / "profile")
+            super().__init__(model_path, device, threads)
+            height, width = self._session.get_inputs()[0].shape[1:3]
+            self.run(np.zeros((1, height, width, 3), np.uint8))
+            # What was executed is the one sure sign of what was not folded.
+            events = json.loads(Path(self._session.end_profiling()).read_text(encoding="utf-8"))
+        kept = {event["name"] for event in events if event.get("args", {}).get("op_name") == "BatchNormalization"}
+        self._batch_normalizations = len(kept)
+
+    @property
+    def batch_normalizations(self) -> int:
+        """BatchNormalization nodes that a run was seen to execute."""
+        return self._batch_normalizations
+
+    def _open(self, model_path: Path, providers: list[str], threads: int) -> ort.InferenceSession:
+        options = _session_options(threads)
+        # One level higher a BatchNormalization becomes a 1x1 convolution in the blocked (NCHWc) layout.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.enable_profiling, options.profile_file_prefix = True, self._profile_prefix
+        return _open_session(model_path, providers, options, FOLDING_OPTIMISERS)
+
+
 def choose_providers(device: Device) -> list[str]:
     """ONNX Runtime's execution providers for a device, in order of preference.
 
@@ -104,18 +139,26 @@ def choose_providers(device: Device) -> list[str]:
     return [_CUDA, _CPU]
 
 
-def _open_session(model_path: Path, providers: list[str], threads: int) -> ort.InferenceSession:
+def _session_options(threads: int) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Spinning threads would take the cores that decode the next picture.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options
+
+
+def _open_session(
+    model_path: Path, providers: list[str], options: ort.SessionOptions, disabled: tuple[str, ...] = ()
+) -> ort.InferenceSession:
     # The doubling arena never gives its surplus back; growing by what was asked keeps memory flat.
     arena = {"arena_extend_strategy": "kSameAsRequested"}
     with_options = [(name, arena if name == _CUDA else {}) for name in providers]
-    options.log_severity_level = 3
     try:
-        return ort.InferenceSession(str(model_path), options, providers=with_options)
+        return ort.InferenceSession(
+            str(model_path), options, providers=with_options, disabled_optimizers=list(disabled)
+        )
     except Exception as error:
         raise EngineError(f"ONNX Runtime cannot load {model_path}: {error}") from error
 

@@ -30,10 +30,11 @@ from service.prepare.layer_tree import describe_layers
 from service.prepare.proof_inputs import ProofInput, proof_inputs
 from service.prepare.ultralytics_runtime import ULTRALYTICS_VERSION
 from service.prepare.verify import require_pass, verify_fold
-from service.prepare.weights import Checkpoint, WeightsRequest, resolve_weights
+from service.prepare.weights import Checkpoint, WeightsRequest, embedded_confidence, resolve_weights
 from service.settings import Settings
 
-DEFAULT_CONFIDENCE = 0.25
+#: Of checkpoints whose best threshold nobody has measured: what Ultralytics' predict takes.
+USUAL_CONFIDENCE = 0.25
 
 
 class Progress(Protocol):
@@ -96,8 +97,9 @@ def prepare_bundle(settings: Settings, progress: Progress, effort: LatencyEffort
             subject.reference, subject.result, inputs, head=subject.head, checkpoint_sha256=checkpoint.sha256
         )
         require_pass(certificate)
-    key = store.bundle_key(settings.weights, settings.imgsz, settings.head)
-    version = _version(checkpoint, settings.imgsz, subject.head)
+    key = store.bundle_key(settings.weights, settings.imgsz, settings.head, settings.default_conf)
+    confidence = _default_confidence(checkpoint, settings.default_conf)
+    version = _version(checkpoint, settings.imgsz, subject.head, confidence)
     with store.bundle_writer(settings.bundle_dir, f"{key}-{version}") as folder:
         store.write_json(folder / store.CERTIFICATE, certificate)
         _write_batchnorm(folder, subject, stats)
@@ -105,7 +107,7 @@ def prepare_bundle(settings: Settings, progress: Progress, effort: LatencyEffort
         _measure(folder, subject, settings.imgsz, threads, effort, progress)
         manifest = BundleManifest(
             created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            model=_model_spec(subject, version, settings.imgsz),
+            model=_model_spec(subject, version, settings.imgsz, confidence),
             weights=_weights_spec(checkpoint),
             deployed=deployed,
             reference=reference,
@@ -186,19 +188,26 @@ def _measure(
     store.write_json(folder / store.LATENCY, report)
 
 
-def _version(checkpoint: Checkpoint, imgsz: int, head: HeadKind) -> str:
+def _default_confidence(checkpoint: Checkpoint, asked: float | None) -> float:
+    if asked is not None:
+        return asked
+    return embedded_confidence() if checkpoint.source == "embedded" else USUAL_CONFIDENCE
+
+
+def _version(checkpoint: Checkpoint, imgsz: int, head: HeadKind, confidence: float) -> str:
     parts: dict[str, str | int | float | None] = {"weights": checkpoint.sha256, "imgsz": imgsz, "head": head}
-    return store.content_version(parts | {"precision": "fp32", "opset": OPSET} | _tools())
+    parts |= {"default_confidence": confidence, "precision": "fp32", "opset": OPSET}
+    return store.content_version(parts | _tools())
 
 
-def _model_spec(subject: _Subject, version: str, imgsz: int) -> ModelSpec:
+def _model_spec(subject: _Subject, version: str, imgsz: int, confidence: float) -> ModelSpec:
     return ModelSpec(
         name=subject.loaded.name,
         version=version,
         architecture=subject.loaded.architecture,
         parameters=sum(p.numel() for p in subject.result.network.parameters()),
         classes=subject.loaded.classes,
-        default_confidence=DEFAULT_CONFIDENCE,
+        default_confidence=confidence,
         input=InputSpec(height=imgsz, width=imgsz),
         head=head_spec(subject.head),
     )

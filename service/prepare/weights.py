@@ -1,5 +1,6 @@
 """From what the operator asked for to one checkpoint file, its SHA-256 and where it came from."""
 
+import json
 import threading
 import urllib.error
 import urllib.request
@@ -13,6 +14,8 @@ from service.errors import WeightsDownloadFailed, WeightsHashMismatch, WeightsNo
 
 AUTO_NAME = "yolo26n.pt"
 EMBEDDED = Path(__file__).parent.parent / "weights" / "yolo26n-codes.pt"
+#: What was measured of the embedded checkpoint, in a file beside it.
+EMBEDDED_FIGURES = EMBEDDED.with_name("metrics.json")
 _RELEASES = "https://github.com/ultralytics/assets/releases"
 #: Once the server has answered, an explicitly named checkpoint (up to 120 MB) may take this much longer.
 _TRANSFER_FACTOR = 120
@@ -96,6 +99,24 @@ def _embedded() -> Path:
     if not EMBEDDED.is_file():
         raise WeightsNotFound(f"The embedded checkpoint is missing from this installation: {EMBEDDED}.")
     return EMBEDDED
+
+
+def embedded_confidence() -> float:
+    """The default confidence that was chosen for the embedded checkpoint.
+
+    Raises:
+        WeightsNotFound: the installation lacks the figures, or they do not say.
+    """
+    try:
+        confidence = float(json.loads(EMBEDDED_FIGURES.read_bytes())["default_confidence"]["value"])
+        if not 0 <= confidence <= 1:
+            raise ValueError(f"{confidence} is not between 0 and 1")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsNotFound(
+            f"{EMBEDDED_FIGURES} does not give the default confidence of the embedded checkpoint: {error!r}. "
+            "Set YOLOFOLD_DEFAULT_CONF."
+        ) from error
+    return confidence
 
 
 def official_names() -> frozenset[str]:

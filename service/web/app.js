@@ -83,7 +83,7 @@ const hue = (classId) => (classId * 222.49) % 360;
 
 function showDetections() {
   const threshold = Number($("confidence").value);
-  $("confidence-value").textContent = threshold.toFixed(2);
+  $("confidence-value").textContent = String(Number(threshold.toFixed(3)));
   if (!shown) return;
   const found = shown.answer.detections.filter((d) => d.confidence > threshold);
   draw(shown.picture, shown.answer.image, found);

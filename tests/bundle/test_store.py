@@ -187,3 +187,16 @@ def test_two_paths_with_the_same_file_name_do_not_share_a_key() -> None:
 def test_every_bundle_error_is_one_tree() -> None:
     kinds = (BundleMissing, BundleIncomplete, BundleCorrupt, BundleSchemaError, BundleUncertified)
     assert all(issubclass(kind, BundleError) for kind in kinds)
+
+
+def test_bundles_of_other_default_confidences_are_other_bundles(tmp_path: Path) -> None:
+    confidences = (None, 0.0, 0.3, 0.31, 0.25, 0.250000001)
+    names = {conf: f"{store.bundle_key('auto', 640, 'auto', conf)}-x" for conf in confidences}
+    assert len(set(names.values())) == len(confidences)
+    assert names[None] == "auto-640-auto-x"
+    for name in names.values():
+        with store.bundle_writer(tmp_path, name) as folder:
+            (folder / store.MANIFEST).write_text("{}")
+    for conf, name in names.items():
+        found = store.find_bundle(tmp_path, store.bundle_key("auto", 640, "auto", conf))
+        assert found == tmp_path / name

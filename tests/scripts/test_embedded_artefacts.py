@@ -10,8 +10,12 @@ import torch
 import service.prepare.ultralytics_runtime  # noqa: F401  before any test imports Ultralytics
 from scripts.embedded_model.card import Provenance, write_card, write_metrics
 from scripts.embedded_model.checkpoint import export_checkpoint
+from scripts.embedded_model.confidence import DefaultConfidence, best_confidence, note_confidence
+from scripts.embedded_model.dataset import write_dataset
 from scripts.embedded_model.evaluation import Alarms, ClassScore, Recall, Report
 from scripts.embedded_model.symbols import CLASS_NAMES
+from service.errors import WeightsNotFound
+from service.prepare import weights
 
 MADE = Provenance("python -m scripts.train_embedded", 2026, 26, {"train": 10, "test": 5}, 3, 1.0)
 SECRET = "/home/somebody/secret-project"
@@ -60,8 +64,10 @@ def test_ultralytics_loads_the_export(exported):
 
 
 def test_figures_are_complete_json(tmp_path):
-    write_metrics(tmp_path / "metrics.json", MADE, [report(320, 0.6), report(640, 0.8)])
+    chosen = DefaultConfidence(0.31, "highest F1")
+    write_metrics(tmp_path / "metrics.json", MADE, [report(320, 0.6), report(640, 0.8)], chosen)
     figures = json.loads((tmp_path / "metrics.json").read_text())
+    assert figures["default_confidence"] == {"value": 0.31, "chosen": "highest F1"}
     assert figures["classes"] == list(CLASS_NAMES)
     assert figures["provenance"]["command"] == MADE.command
     assert figures["held_out"][1]["map50"] == 0.8
@@ -75,3 +81,31 @@ def test_the_card_shows_every_class_at_every_size_and_recommends_the_best(tmp_pa
     assert "Recommended: one2one head, 640 px" in card
     assert "3 boxes, in 2 of 7 pictures" in card
     assert "AGPL-3.0" in card
+
+
+def test_another_default_confidence_changes_nothing_else_in_the_figures(tmp_path):
+    file = tmp_path / "metrics.json"
+    write_metrics(file, MADE, [report(640, 0.8)], DefaultConfidence(0.25, "the usual one"))
+    before = json.loads(file.read_text())
+    note_confidence(file, DefaultConfidence(0.31, "highest F1"))
+    after = json.loads(file.read_text())
+    assert list(after) == list(before)
+    assert after.pop("default_confidence") == {"value": 0.31, "chosen": "highest F1"}
+    assert after == {key: value for key, value in before.items() if key != "default_confidence"}
+
+
+def test_the_shipped_figures_give_the_embedded_model_its_default(monkeypatch, tmp_path):
+    figures = json.loads(weights.EMBEDDED_FIGURES.read_text())["default_confidence"]
+    assert weights.embedded_confidence() == figures["value"] and 0 < figures["value"] < 1 and figures["chosen"]
+    monkeypatch.setattr(weights, "EMBEDDED_FIGURES", tmp_path / "metrics.json")
+    for content in ("", "{}", '{"default_confidence": {"value": null}}', '{"default_confidence": {"value": 1.5}}'):
+        weights.EMBEDDED_FIGURES.write_text(content)
+        with pytest.raises(WeightsNotFound, match="default confidence"):
+            weights.embedded_confidence()
+
+
+def test_the_best_confidence_is_that_of_the_evaluation(bundle_path, tmp_path):
+    data = write_dataset(tmp_path, 78, {"train": 0, "val": 12, "test": 0}, 1)
+    best = best_confidence(bundle_path, data, tmp_path)
+    assert 0 < best.value < 1
+    assert "12 generated val pictures" in best.chosen and "one2one head, 640 px" in best.chosen

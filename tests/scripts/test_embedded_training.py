@@ -10,6 +10,7 @@ from torch import nn
 
 from scripts.embedded_model.bn_history import BatchNormHistory, sample_stages
 from scripts.embedded_model.card import Provenance, read_provenance, write_card, write_metrics
+from scripts.embedded_model.confidence import DefaultConfidence
 from scripts.embedded_model.evaluation import Alarms, Answered, ClassScore, Recall, Report
 from scripts.embedded_model.failures import COLUMNS, KINDS, draw_sheet, find_failures, worst
 from scripts.embedded_model.training import cut_window
@@ -152,7 +153,7 @@ def test_a_later_run_carries_the_earlier_ones(tmp_path) -> None:
     second = Provenance("python second", 1, 2, {"train": 30}, 4, 6.5, (), first)
     score = ClassScore(0.5, 0.5, 0.5, 0.5)
     report = Report("one2one", 640, 0.5, 0.4, {"linear": score}, {"all": Recall(1, 2)}, Alarms(1, 0, 0))
-    write_metrics(tmp_path / "metrics.json", second, [report])
+    write_metrics(tmp_path / "metrics.json", second, [report], DefaultConfidence(0.25, "the usual one"))
     assert read_provenance(tmp_path / "metrics.json") == second
     write_card(tmp_path / "card.md", second, [report])
     card = (tmp_path / "card.md").read_text()

@@ -67,9 +67,10 @@ def test_layers_are_filtered_by_status_and_text(page: Page, bundle: Bundle) -> N
     expect(page.locator("#layers tr:visible")).to_have_count(8)
 
 
-def test_a_picture_is_detected_and_drawn(page: Page, complaints: list[str]) -> None:
+def test_a_picture_is_detected_and_drawn(page: Page, bundle: Bundle, complaints: list[str]) -> None:
     page.locator("#file").set_input_files(ROOT / "samples" / "parcel.jpg")
     expect(page.locator("#result")).to_be_visible()
+    expect(page.locator("#confidence")).to_have_value(str(bundle.manifest.model.default_confidence))
     expect(page.locator("#timing")).to_contain_text(re.compile(r"\d"))
     page.locator("#confidence").fill("0.05")
     low = page.locator("#detections tr").count()

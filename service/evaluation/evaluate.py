@@ -1,0 +1,207 @@
+"""The order of an evaluation: run the bundle on labelled pictures, judge its boxes, and compare."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal, Protocol
+
+from service.bundle.store import Bundle
+from service.errors import ClassMismatch, DataSetError, EvaluationError, ImageError
+from service.evaluation.agreement import compare_boxes
+from service.evaluation.bootstrap import RESAMPLES, draw_weights, interval, resampled_precision
+from service.evaluation.data_set import DataSet
+from service.evaluation.figures import Judged, judge_boxes, make_figures, pictures_without_objects
+from service.evaluation.layouts import open_data_set
+from service.evaluation.matches import require_evaluator
+from service.evaluation.report import (
+    BoxAgreement,
+    Comparison,
+    DataDescription,
+    Difference,
+    EvaluationReport,
+    Figures,
+    Network,
+)
+from service.inference.detections import Detections
+from service.inference.detector import Detector, Selection
+from service.inference.engine import InferenceEngine, OnnxRuntimeEngine, UnfoldedEngine
+from service.settings import Settings
+
+
+class Progress(Protocol):
+    """Told what is going on; the command line draws it."""
+
+    def step(self, title: str) -> AbstractContextManager[Callable[[int, int], None]]:
+        """Enter one step; the callable inside takes (done, total)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network to run: a bundle's deployed graph, or the one in which it kept its BatchNorm."""
+
+    bundle: Bundle
+    unfolded: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to evaluate with.
+
+    Attributes:
+        data: folder or description of the data set.
+        split: which part of it; None takes test if there is one, else val.
+        confidence: report precision and recall at this confidence too, or None.
+        threads: threads of the network.
+    """
+
+    data: Path
+    split: str | None
+    confidence: float | None
+    threads: int
+
+
+def evaluate(
+    subject: Subject, other: Subject | None, request: Request, settings: Settings, progress: Progress
+) -> EvaluationReport:
+    """Evaluate a bundle as it is served: the same decoding, letterboxing, runtime and boxes.
+
+    Args:
+        other: what it is compared with on the same pictures, or None.
+
+    Raises:
+        EvaluatorMissing: the extra ``evaluate`` is not installed.
+        DataSetError: the data set cannot be read.
+        ClassMismatch: the data set's or the other bundle's classes are not the bundle's.
+        EngineError: the runtime failed.
+    """
+    require_evaluator()
+    model = subject.bundle.manifest.model
+    if other is not None:
+        _require_same_classes(subject.bundle, other.bundle)
+    with progress.step("Labels"):
+        data = open_data_set(request.data, request.split, model.classes, settings.max_pixels)
+    judged, figures = _run(subject, data, request, settings, progress)
+    comparison = None
+    if other is not None:
+        judged_other, figures_other = _run(other, data, request, settings, progress)
+        confidence = model.default_confidence if request.confidence is None else request.confidence
+        with progress.step("Comparison"):
+            comparison = _compare(judged, judged_other, figures, figures_other, confidence)
+    return EvaluationReport(
+        data=_describe(data),
+        evaluator=f"pycocotools {version('pycocotools')}",
+        figures=figures,
+        comparison=comparison,
+    )
+
+
+def _require_same_classes(first: Bundle, second: Bundle) -> None:
+    ours, theirs = first.manifest.model.classes, second.manifest.model.classes
+    if ours == theirs:
+        return
+    place = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+    a, b = ((repr(names[place]) if place < len(names) else "no class") for names in (ours, theirs))
+    raise ClassMismatch(
+        f"{first.path} and {second.path} have different classes, first at id {place}: {a} and {b}. Their boxes cannot "
+        "be compared."
+    )
+
+
+def _run(
+    subject: Subject, data: DataSet, request: Request, settings: Settings, progress: Progress
+) -> tuple[Judged, Figures]:
+    model = subject.bundle.manifest.model
+    engine = _open_engine(subject, settings.device, request.threads)
+    network = Network(
+        bundle=str(subject.bundle.path),
+        name=model.name,
+        version=model.version,
+        graph="unfolded" if subject.unfolded else "folded",
+        provider=engine.provider,
+        default_confidence=model.default_confidence,
+        lowest_confidence=model.head.min_confidence,
+        max_det=model.head.max_det,
+    )
+    with progress.step(f"Boxes of {model.version}{' unfolded' if subject.unfolded else ''}") as advance:
+        found = find_boxes(Detector(subject.bundle, engine, settings.max_pixels), subject.bundle, data, advance)
+    with progress.step("Average precision"):
+        judged = judge_boxes(data, found, model.head.max_det)
+        return judged, make_figures(network, judged, data, model.classes, request.confidence)
+
+
+def _open_engine(subject: Subject, device: Literal["auto", "cpu", "cuda"], threads: int) -> InferenceEngine:
+    bundle = subject.bundle
+    if not subject.unfolded:
+        return OnnxRuntimeEngine(bundle.deployed_graph, device, threads)
+    engine = UnfoldedEngine(bundle.reference_graph, device, threads)
+    wanted = bundle.manifest.reference.batch_normalization_nodes
+    if engine.batch_normalizations != wanted:
+        raise EvaluationError(
+            f"ONNX Runtime executed {engine.batch_normalizations} of the {wanted} BatchNormalization nodes in "
+            f"{bundle.reference_graph}; the comparison would not show what folding changes."
+        )
+    return engine
+
+
+def find_boxes(
+    detector: Detector, bundle: Bundle, data: DataSet, advance: Callable[[int, int], None]
+) -> list[Detections]:
+    """Every box that leaves the graph, of the classes that are labelled, for each picture.
+
+    Raises:
+        DataSetError: a picture is damaged.
+        EngineError: the runtime failed.
+    """
+    head = bundle.manifest.model.head
+    everything = Selection(head.min_confidence, head.max_det, data.class_ids)
+    found = []
+    for number, picture in enumerate(data.pictures, 1):
+        try:
+            found.append(detector.detect(picture.path.read_bytes(), everything).detections)
+        except ImageError as error:
+            raise DataSetError(f"{picture.path}: the picture cannot be read: {error}") from error
+        advance(number, len(data.pictures))
+    return found
+
+
+def _compare(first: Judged, second: Judged, figures: Figures, other: Figures, confidence: float) -> Comparison:
+    weights = draw_weights(len(first.found))
+    resampled = resampled_precision(first.matches, weights) - resampled_precision(second.matches, weights)
+    ends = interval(resampled.mean(1)), interval(resampled[:, 0])
+    ours, theirs = figures.sizes["all"], other.sizes["all"]
+    pairs = ((ours.ap50_95, theirs.ap50_95), (ours.ap50, theirs.ap50))
+    map50_95, map50 = (
+        Difference(estimate=(a or 0.0) - (b or 0.0), low=end.low, high=end.high)
+        for (a, b), end in zip(pairs, ends, strict=True)
+    )
+    found = compare_boxes(first.found, second.found, confidence)
+    return Comparison(
+        other=other,
+        map50_95=map50_95,
+        map50=map50,
+        resamples=RESAMPLES,
+        boxes=BoxAgreement(
+            confidence=confidence,
+            boxes=found.boxes,
+            pairs=found.pairs,
+            unpaired=found.unpaired,
+            one_side_only=found.one_side_only,
+            largest_confidence_difference=found.confidence,
+            largest_corner_difference_px=found.corner_px,
+        ),
+    )
+
+
+def _describe(data: DataSet) -> DataDescription:
+    return DataDescription(
+        source=str(data.source),
+        layout=data.layout,
+        split=data.split,
+        pictures=len(data.pictures),
+        pictures_without_objects=int(pictures_without_objects(data).sum()),
+        objects=sum(int((~picture.objects.crowd).sum()) for picture in data.pictures),
+        notes=data.notes,
+    )

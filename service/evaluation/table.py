@@ -1,0 +1,159 @@
+"""An evaluation as a person reads it in a terminal."""
+
+import sys
+from collections.abc import Iterator
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from service.evaluation.report import (
+    ClassFigures,
+    Comparison,
+    Difference,
+    EvaluationReport,
+    Figures,
+    Network,
+    OperatingPoint,
+)
+
+_WIDTH = 100
+_SIZE_TITLES = {
+    "all": "all",
+    "small": "small, area to 32² px",
+    "medium": "medium, to 96² px",
+    "large": "large, above",
+}
+
+
+def print_report(report: EvaluationReport) -> None:
+    """Print the report to standard output."""
+    # A file or a pipe has no width of its own.
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+    for part in _parts(report):
+        console.print(part, highlight=False, soft_wrap=not isinstance(part, Table))
+        console.print()
+
+
+def _parts(report: EvaluationReport) -> Iterator[RenderableType]:
+    yield Text("\n".join(_introduction(report)))
+    yield _precision_table(report.figures)
+    yield _class_table(report.figures)
+    yield _points_table(report.figures)
+    if report.comparison:
+        yield _comparison_table(report.figures, report.comparison)
+        yield Text("\n".join(_comparison_lines(report.comparison)))
+
+
+def _introduction(report: EvaluationReport) -> Iterator[str]:
+    data, network = report.data, report.figures.network
+    split = f", split {data.split}" if data.split else ""
+    yield f"Data       {data.source} ({data.layout}{split})"
+    yield (
+        f"           {data.pictures} pictures, {data.pictures_without_objects} of them without objects; "
+        f"{data.objects} objects"
+    )
+    yield from (f"Note       {note}" for note in data.notes)
+    yield f"Model      {_title(network)} on {network.provider}"
+    yield (
+        f"Judged by  {report.evaluator}: boxes above a confidence of {network.lowest_confidence:g}, at most "
+        f"{network.max_det} a picture"
+    )
+    yield "           Sizes are areas in pixels of the picture as stored, not of the network's input."
+
+
+def _title(network: Network) -> str:
+    return f"{network.name} {network.version}" + (", BatchNorm not folded" if network.graph == "unfolded" else "")
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", overflow="fold")
+    return table
+
+
+def _precision_table(figures: Figures) -> Table:
+    table = _table("Mean average precision", "size", "objects", "mAP50-95", "mAP50")
+    for size, row in figures.sizes.items():
+        table.add_row(_SIZE_TITLES[size], str(row.objects), _figure(row.ap50_95), _figure(row.ap50))
+    return table
+
+
+def _class_table(figures: Figures) -> Table:
+    table = _table(
+        f"Classes; precision, recall and F1 above {figures.points.default.confidence:g}",
+        *("class", "objects", "AP50-95", "AP50", "prec.", "recall", "F1", "best F1", "above"),
+    )
+    for one in figures.classes:
+        table.add_row(*_class_row(one))
+    return table
+
+
+def _class_row(one: ClassFigures) -> list[str]:
+    size, default, best = one.sizes["all"], one.points.default, one.points.best_f1
+    judged = [_figure(v) if size.objects else "-" for v in (default.precision, default.recall, default.f1)]
+    best_cells = [_figure(best.f1), f"{best.confidence:.3f}"] if best else ["-", "-"]
+    return [one.name, str(size.objects), _figure(size.ap50_95), _figure(size.ap50), *judged, *best_cells]
+
+
+def _points_table(figures: Figures) -> Table:
+    table = _table(
+        "All boxes above a confidence; right from IoU 0.5",
+        *("", "above", "prec.", "recall", "F1", "right", "wrong", "missed", "wrong per empty picture"),
+    )
+    points = figures.points
+    for title, point in (("default", points.default), ("--conf", points.requested), ("best F1", points.best_f1)):
+        if point:
+            table.add_row(title, *_point_row(point))
+    return table
+
+
+def _point_row(point: OperatingPoint) -> list[str]:
+    shares = [_figure(value) for value in (point.precision, point.recall, point.f1)]
+    counts = [str(count) for count in (point.right, point.wrong, point.missed)]
+    return [f"{point.confidence:g}", *shares, *counts, _figure(point.false_boxes_per_empty_picture)]
+
+
+def _comparison_table(figures: Figures, comparison: Comparison) -> Table:
+    table = _table("On the same pictures", "", "mAP50-95", "mAP50")
+    for one in (figures, comparison.other):
+        size = one.sizes["all"]
+        table.add_row(_title(one.network), _precise(size.ap50_95), _precise(size.ap50))
+    differences = comparison.map50_95, comparison.map50
+    table.add_row("first minus second", *(f"{d.estimate:+.5f}" for d in differences))
+    table.add_row("95 % interval", *(f"{d.low:+.5f} to {d.high:+.5f}" for d in differences))
+    return table
+
+
+def _comparison_lines(comparison: Comparison) -> Iterator[str]:
+    found = comparison.boxes
+    yield (
+        f"Interval   paired bootstrap over pictures, {comparison.resamples} resamples, the same for both; "
+        f"{_verdict(comparison.map50_95)}"
+    )
+    yield (
+        f"Boxes      above {found.confidence:g}: {found.boxes[0]} and {found.boxes[1]}; {found.pairs} pairs (class, "
+        f"IoU 0.5), {found.one_side_only} of them on two sides of the threshold; {found.unpaired[0]} and "
+        f"{found.unpaired[1]} without a partner"
+    )
+    yield (
+        f"           within pairs the confidence differs by at most {found.largest_confidence_difference:.2g} and a "
+        f"corner by {found.largest_corner_difference_px:.2g} px"
+    )
+
+
+def _verdict(difference: Difference) -> str:
+    bound = max(abs(difference.low), abs(difference.high))
+    if difference.low <= 0 <= difference.high:
+        return f"these pictures show no difference in mAP50-95, and none beyond {bound:.2g}"
+    return f"mAP50-95 differs, by up to {bound:.2g}"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _precise(value: float | None) -> str:
+    return "-" if value is None else f"{value:.5f}"
