@@ -1,5 +1,6 @@
 """Runs the deployed graph. The only module that knows ONNX Runtime."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -15,6 +16,9 @@ COLUMNS = 6  # x1, y1, x2, y2, confidence, class id
 Device = Literal["auto", "cpu", "cuda"]
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
+#: ONNX Runtime's optimisers that fold BatchNormalization into the node before it.
+FOLDING_OPTIMISERS = ("ConvBNFusion", "MatMul_BatchNormalization_Fusion")
+
 
 class InferenceEngine(Protocol):
     """Anything that turns letterboxed pictures into rows of detections; safe to call from several threads."""
@@ -22,6 +26,11 @@ class InferenceEngine(Protocol):
     @property
     def provider(self) -> str:
         """What executes the graph, as its runtime names it."""
+        ...
+
+    @property
+    def runtime(self) -> str:
+        """The runtime and its release."""
         ...
 
     @property
@@ -45,21 +54,23 @@ class InferenceEngine(Protocol):
 
 
 class OnnxRuntimeEngine:
-    """The deployed graph in ONNX Runtime."""
+    """A graph of the bundle in ONNX Runtime."""
 
-    def __init__(self, model_path: Path, device: Device, threads: int) -> None:
+    def __init__(self, model_path: Path, device: Device, threads: int, *, keep_batchnorm: bool = False) -> None:
         """Load the graph and check that it takes and gives what the contract says.
 
         Args:
-            model_path: ``model.onnx`` of a verified bundle.
+            model_path: ``model.onnx`` or ``reference.onnx`` of a verified bundle.
             device: auto takes CUDA where the installed runtime has it.
             threads: intra-op threads, at least 1.
+            keep_batchnorm: forbid the runtime to fold BatchNormalization by itself.
 
         Raises:
             EngineError: CUDA was demanded but is absent, or the graph cannot be loaded or is of another kind.
         """
         self._threads = threads
-        self._session = _open_session(model_path, choose_providers(device), threads)
+        disabled = FOLDING_OPTIMISERS if keep_batchnorm else ()
+        self._session = _open_session(model_path, choose_providers(device), threads, disabled)
         self._provider: str = self._session.get_providers()[0]
         if device == "cuda" and self._provider != _CUDA:
             raise EngineError("ONNX Runtime could not start CUDA; its driver or libraries are missing or do not fit.")
@@ -69,6 +80,11 @@ class OnnxRuntimeEngine:
     def provider(self) -> str:
         """ONNX Runtime's name of the execution provider in use."""
         return self._provider
+
+    @property
+    def runtime(self) -> str:
+        """ONNX Runtime and its release."""
+        return f"ONNX Runtime {ort.__version__}"
 
     @property
     def threads(self) -> int:
@@ -104,7 +120,9 @@ def choose_providers(device: Device) -> list[str]:
     return [_CUDA, _CPU]
 
 
-def _open_session(model_path: Path, providers: list[str], threads: int) -> ort.InferenceSession:
+def _open_session(
+    model_path: Path, providers: list[str], threads: int, disabled_optimisers: Sequence[str]
+) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -115,7 +133,9 @@ def _open_session(model_path: Path, providers: list[str], threads: int) -> ort.I
     with_options = [(name, arena if name == _CUDA else {}) for name in providers]
     options.log_severity_level = 3
     try:
-        return ort.InferenceSession(str(model_path), options, providers=with_options)
+        return ort.InferenceSession(
+            str(model_path), options, providers=with_options, disabled_optimizers=list(disabled_optimisers)
+        )
     except Exception as error:
         raise EngineError(f"ONNX Runtime cannot load {model_path}: {error}") from error
 
