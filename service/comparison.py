@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 #: Rows (N, 6) of floats: x1, y1, x2, y2 in pixels, confidence, class id.
 Rows = NDArray[np.floating[Any]]
 
-#: Boxes of one class that overlap by this much may be the same one.
-PAIR_IOU = 0.5
+#: Boxes of one class that overlap by this much may be the same one, as may those whose corners lie this close, pixels:
+#: empty boxes overlap nothing, and networks propose some.
+PAIR_IOU, PAIR_PX = 0.5, 1.0
 #: Runtimes approximate the sigmoid, whatever the size of its argument, by up to about 1e-7; measured with ONNX Runtime
 #: 1.32 against float64 it is 9e-8. Ten times that never counts as a difference of the score before the sigmoid.
 SIGMOID_ERROR = 1e-6
@@ -63,7 +64,7 @@ def iou(box: NDArray[np.floating[Any]], boxes: NDArray[np.floating[Any]]) -> NDA
 
 
 def pair_rows(expected: Rows, found: Rows) -> Pairing:
-    """Pair rows of the same class that overlap by at least ``PAIR_IOU``.
+    """Pair rows of the same class that overlap by ``PAIR_IOU`` or lie within ``PAIR_PX``.
 
     Each row of ``expected``, in its order, takes the free partner whose corners lie nearest: neighbouring cells of a
     network propose boxes that overlap almost entirely.
@@ -71,10 +72,11 @@ def pair_rows(expected: Rows, found: Rows) -> Pairing:
     free = np.ones(len(found), bool)
     pairs: list[tuple[int, int]] = []
     for index, row in enumerate(expected):
-        may_pair = free & (found[:, 5] == row[5]) & (iou(row[:4], found[:, :4]) >= PAIR_IOU)
+        apart = np.abs(found[:, :4] - row[:4]).max(1)
+        alike = (iou(row[:4], found[:, :4]) >= PAIR_IOU) | (apart <= PAIR_PX)
+        may_pair = free & (found[:, 5] == row[5]) & alike
         if may_pair.any():
-            distance = np.where(may_pair, np.abs(found[:, :4] - row[:4]).max(1), np.inf)
-            nearest = int(distance.argmin())
+            nearest = int(np.where(may_pair, apart, np.inf).argmin())
             free[nearest] = False
             pairs.append((index, nearest))
     own, partner = np.array(pairs, np.intp).reshape(-1, 2).T
@@ -113,9 +115,9 @@ class Tolerance:
     box_px: float
     score: float
 
-    def confidence(self, p: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """What confidences ``p`` may differ by."""
-        return self.score * sigmoid_slope(p) + SIGMOID_ERROR
+    def confidence(self, p: float) -> float:
+        """What a confidence ``p`` may differ by."""
+        return self.score * float(sigmoid_slope(np.array(p))) + SIGMOID_ERROR
 
 
 @dataclass(frozen=True)
@@ -137,16 +139,8 @@ class Repetition:
     passed: bool
 
 
-#: Boxes narrower or lower than this are not compared, pixels: little is needed to turn one inside out.
-LEAST_SIDE_PX = 4.0
 #: Of two overlapping boxes with all but equal confidence, suppression may drop either: this share may change places.
 _SUPPRESSION_SHARE = 0.05
-
-
-def comparable(rows: Rows, least_side_px: float = LEAST_SIDE_PX) -> NDArray[np.bool_]:
-    """Which rows (N, 6) are boxes large enough to be compared."""
-    sides: NDArray[np.bool_] = (rows[:, 2:4] - rows[:, :2] >= least_side_px).all(1)
-    return sides
 
 
 def judge_repetition(
@@ -155,14 +149,13 @@ def judge_repetition(
     """Compare everything a graph answered, ``found`` (M, 6), with the rows it must repeat.
 
     Args:
-        expected: (N, 6), all comparable rows above ``threshold``.
+        expected: (N, 6), all rows above ``threshold``.
         suppressed: the rows went through non-maximum suppression.
     """
     pairing = pair_rows(expected, found)
     difference = measure_difference(expected[pairing.expected], found[pairing.found])
     surplus = found[pairing.only_found]
-    clear = threshold + float(tolerance.confidence(np.array([threshold]))[0])
-    extra = int((comparable(surplus, LEAST_SIDE_PX + 2 * tolerance.box_px) & (surplus[:, 4] > clear)).sum())
+    extra = int((surplus[:, 4] > threshold + tolerance.confidence(threshold)).sum())
     missing = len(pairing.only_expected)
     allowed = int(len(expected) * _SUPPRESSION_SHARE) if suppressed else 0
     # Comparisons that NaN does not pass.

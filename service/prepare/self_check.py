@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from service.bundle.self_check import IMAGE, ROWS, SelfCheckSpec
-from service.comparison import Tolerance, comparable, judge_repetition, measure_difference, pair_rows
+from service.comparison import Tolerance, judge_repetition, measure_difference, pair_rows
 from service.errors import ExportFailed
 from service.prepare.deployed_network import NMS_MIN_CONFIDENCE, DeployedNetwork
 from service.prepare.export import INPUT, OUTPUT
@@ -113,11 +113,11 @@ def _least_threshold(network: DeployedNetwork) -> float:
 
 
 def _surest(rows: NDArray[np.float64], least: float) -> tuple[NDArray[np.float64], float]:
-    """The most confident rows that are boxes, most confident first, and the confidence all of them exceed."""
+    """The most confident rows, most confident first, and the confidence all of them exceed."""
     ordered = rows[np.argsort(-rows[:, 4], kind="stable")]
     threshold = max(float(ordered[_MOST_ROWS, 4]), least)
     kept = ordered[:_MOST_ROWS]
-    return kept[comparable(kept) & (kept[:, 4] > threshold)], threshold
+    return kept[kept[:, 4] > threshold], threshold
 
 
 def _rounding(rows: NDArray[np.float64], answers: Sequence[NDArray[np.float64]]) -> Tolerance:
