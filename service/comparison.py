@@ -16,6 +16,8 @@ PAIR_IOU, PAIR_PX = 0.5, 1.0
 #: 1.32 against float64 it is 9e-8. Ten times that never counts as a difference of the score before the sigmoid.
 SIGMOID_ERROR = 1e-6
 _FLATTEST_SLOPE = 1e-9
+#: Where rounding moves a score before the sigmoid by 1, it moves corners by about this many pixels.
+_PX_PER_SCORE = 5.0
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,8 @@ def iou(box: NDArray[np.floating[Any]], boxes: NDArray[np.floating[Any]]) -> NDA
 def pair_rows(expected: Rows, found: Rows) -> Pairing:
     """Pair rows of the same class that overlap by ``PAIR_IOU`` or lie within ``PAIR_PX``.
 
-    Each row of ``expected``, in its order, takes the free partner whose corners lie nearest: neighbouring cells of a
-    network propose boxes that overlap almost entirely.
+    Each row of ``expected``, in its order, takes the free partner nearest in corners and score: neighbouring cells of
+    a network propose boxes that overlap almost entirely.
     """
     free = np.ones(len(found), bool)
     pairs: list[tuple[int, int]] = []
@@ -76,7 +78,9 @@ def pair_rows(expected: Rows, found: Rows) -> Pairing:
         alike = (iou(row[:4], found[:, :4]) >= PAIR_IOU) | (apart <= PAIR_PX)
         may_pair = free & (found[:, 5] == row[5]) & alike
         if may_pair.any():
-            nearest = int(np.where(may_pair, apart, np.inf).argmin())
+            score = np.abs(found[:, 4] - row[4]) / sigmoid_slope(row[4:5])
+            distance = np.maximum(apart, _PX_PER_SCORE * score)
+            nearest = int(np.where(may_pair, distance, np.inf).argmin())
             free[nearest] = False
             pairs.append((index, nearest))
     own, partner = np.array(pairs, np.intp).reshape(-1, 2).T
