@@ -152,8 +152,9 @@ class FoldCheck:
         self._step(self._run_round)
 
     def result(self, conf: float) -> FoldCheckResult:
-        """Compare the detections above ``conf``."""
+        """Compare the detections above ``conf``. The reference graph is not needed any more and freed here."""
         assert self._picture is not None
+        self._reference = None
         plan, _ = self._picture
         reference, deployed = (self._select(name, plan, conf) for name in ("reference", "deployed"))
         expected, found = _as_rows(reference), _as_rows(deployed)
