@@ -8,8 +8,6 @@ from service.comparison import Difference, Tolerance, judge_repetition
 from service.errors import SelfCheckFailed
 from service.inference.engine import InferenceEngine
 
-# ONNX Runtime's kernels for processors without AVX and FMA, run under an emulator, stray no further than those for
-# AVX-512: 6e-5 px where 0.001 are allowed.
 #: CUDA multiplies float32 as TF32, with 10 bits after the point for 23. Emulated, that made the embedded YOLO26n stray
 #: up to 0.15 px and 0.026 in the score, where the float32 tolerances are 0.001 px and 0.0002. This leaves it about
 #: seven times that.
