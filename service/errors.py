@@ -134,6 +134,10 @@ class EngineError(YolofoldError):
     """The inference runtime could not load or run the graph."""
 
 
+class SelfCheckFailed(EngineError):
+    """On this machine the deployed graph does not give the answer that the bundle stores for it."""
+
+
 class Overloaded(YolofoldError):
     """The queue is full. ``retry_after_s`` is when to try again, in whole seconds (at least 1)."""
 

@@ -1,5 +1,6 @@
 """The commands as a user runs them: exit codes, reuse, refusals, and a kill at any moment."""
 
+import json
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from service.api.app import create_app
 from service.bundle.store import find_bundle, load_bundle
 from service.errors import BundleMissing
 from service.settings import load_settings
+from tests.bundles import change_bias, rehash
 from tests.conftest import IMGSZ, ROOT, RunningServer, clean_environ, command
 
 
@@ -124,9 +126,38 @@ def test_a_corrupt_bundle_is_not_served(prepared: dict[str, str], bundle_path: P
     assert done.returncode == 3 and "BundleCorrupt" in done.stderr and "model.onnx" in done.stderr
 
 
+def test_a_graph_that_computes_something_else_is_not_served(
+    prepared: dict[str, str], bundle_path: Path, tmp_path: Path
+) -> None:
+    """All hashes fit: only its answer gives it away."""
+    copy = Path(shutil.copytree(bundle_path, tmp_path / bundle_path.name))
+    change_bias(copy / "model.onnx", "model.4.cv1", lambda bias: bias * 1.5)
+    rehash(copy, "model.onnx")
+    settings = prepared | {"bundle_dir": str(tmp_path)}
+    assert run("bundle", **settings).returncode == 0
+    done = run("serve", **settings, port="0")
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("SelfCheckFailed: CPUExecutionProvider of ONNX Runtime")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_unreadable_self_check_is_one_line(prepared: dict[str, str], bundle_path: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundle_path, tmp_path / bundle_path.name))
+    (copy / "self_check.npz").write_bytes(b"nothing")
+    rehash(copy, "self_check.npz")
+    done = run("serve", **(prepared | {"bundle_dir": str(tmp_path)}), port="0")
+    assert done.returncode == 3 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("BundleSchemaError") and "self_check.npz" in done.stderr
+
+
 def test_a_damaged_bundle_is_prepared_again(prepared: dict[str, str], bundle_path: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(bundle_path, tmp_path / bundle_path.name))
-    (copy / "latency.json").unlink()
+    # As a release wrote it that did not yet store a self-check.
+    manifest = json.loads((copy / "manifest.json").read_text())
+    for file in ("self_check.json", "self_check.npz"):
+        (copy / file).unlink()
+        del manifest["files"][file]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
     settings = prepared | {"bundle_dir": str(tmp_path)}
     assert run("bundle", **settings).returncode == 3
     done = run("prepare", "--latency-rounds", "12", **settings)

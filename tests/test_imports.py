@@ -16,10 +16,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "settings": {"errors"},
     "bundle": {"errors"},
     "preprocessing": {"errors"},
+    "comparison": set(),
     "machine": {"bundle"},
-    "measurement": {"bundle", "machine", "errors"},
-    "prepare": {"bundle", "preprocessing", "settings", "machine", "measurement", "errors"},
-    "inference": {"bundle", "preprocessing", "settings", "errors"},
+    "onnxruntime_folding": set(),
+    "measurement": {"bundle", "machine", "onnxruntime_folding", "errors"},
+    "prepare": {"bundle", "preprocessing", "comparison", "settings", "machine", "measurement", "errors"},
+    "inference": {"bundle", "preprocessing", "comparison", "settings", "onnxruntime_folding", "errors"},
     "evaluation": {"inference", "bundle", "preprocessing", "settings", "errors"},
     "api": {"inference", "measurement", "bundle", "settings", "machine", "errors"},
     "cli": {"api", "prepare", "measurement", "evaluation", "bundle", "settings", "machine", "errors"},
@@ -80,6 +82,9 @@ with TestClient(create_app(load_settings({{}}), load_bundle(Path({str(bundle.pat
     picture = Path("samples/parcel.jpg").read_bytes()
     assert client.post("/detect", content=picture, headers={{"Content-Type": "image/jpeg"}}).status_code == 200
     assert client.get("/model/bn-stats?detail=full").status_code == 200
+    assert client.get("/model/fold").status_code == 200
+    answer = client.post("/model/fold/check", content=picture, headers={{"Content-Type": "image/jpeg"}})
+    assert answer.status_code == 200
 print(*sorted({{name.split(".")[0] for name in sys.modules}}))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)

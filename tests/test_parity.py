@@ -12,7 +12,7 @@ from ultralytics import YOLO
 
 from service.api.app import create_app
 from service.bundle.store import find_bundle, load_bundle
-from service.prepare.detection_match import iou
+from service.comparison import iou
 from service.settings import load_settings
 from tests.conftest import IMGSZ, ROOT, clean_environ, command
 from tests.networks import ASSETS, calibrated_network, save_checkpoint

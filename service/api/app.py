@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from service.api import bn_stats, detect, docs, health, latency, model, page
+from service.api import bn_stats, detect, docs, fold, health, latency, model, page
 from service.api.body import UploadBudget
 from service.api.exchange import DrainUnreadBody, HeadLikeGet
 from service.api.measuring import LatencyStation
@@ -17,7 +17,9 @@ from service.api.state import Service
 from service.bundle.store import Bundle
 from service.inference.detector import Detector
 from service.inference.engine import OnnxRuntimeEngine
+from service.inference.fold_check import FoldChecker
 from service.inference.pool import WorkerPool
+from service.inference.self_check import check_engine
 from service.machine import usable_cores
 from service.settings import Settings
 
@@ -40,22 +42,23 @@ _TAGS = [
 ]
 
 
-def create_app(settings: Settings, bundle: Bundle) -> FastAPI:
-    """The application serving ``bundle``; its lifespan loads the network and proves it with one inference.
+def create_app(settings: Settings, bundle: Bundle, service: Service | None = None) -> FastAPI:
+    """The application serving ``bundle``; its lifespan ends with the workers stopped.
 
     Args:
         bundle: verified, as ``load_bundle`` returns it.
+        service: what ``start_service`` returned for both; None lets the lifespan call it.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service = await asyncio.to_thread(start_service, settings, bundle)
-        app.state.service = service
+        running = await asyncio.to_thread(start_service, settings, bundle) if service is None else service
+        app.state.service = running
         try:
             yield
         finally:
             app.state.service = None
-            await asyncio.to_thread(service.close)
+            await asyncio.to_thread(running.close)
 
     app = FastAPI(
         title="yolofold",
@@ -70,7 +73,7 @@ def create_app(settings: Settings, bundle: Bundle) -> FastAPI:
     app.state.settings, app.state.service = settings, None
     install_problem_handlers(app)
     docs.install_openapi(app)
-    for resource in (detect, model, bn_stats, latency, health, docs, page):
+    for resource in (detect, model, bn_stats, fold, latency, health, docs, page):
         app.include_router(resource.router)
     app.mount(page.STATIC_PATH, page.static_files)
     app.add_middleware(HeadLikeGet)
@@ -80,17 +83,19 @@ def create_app(settings: Settings, bundle: Bundle) -> FastAPI:
 
 
 def start_service(settings: Settings, bundle: Bundle) -> Service:
-    """Load the network, run it once and start the workers.
+    """Load the network, check its answer to the stored picture and start the workers.
 
     Raises:
-        EngineError: the network cannot be loaded or run.
+        EngineError: the network cannot be loaded or run, or (SelfCheckFailed) computes something else here.
+        BundleSchemaError: the stored picture or answer cannot be read.
     """
     cores = usable_cores()
     engine = OnnxRuntimeEngine(bundle.deployed_graph, settings.device, settings.threads or cores)
     detector = Detector(bundle, engine, settings.max_pixels)
-    detector.warm_up()
+    checked = check_engine(bundle, engine)
     pool = WorkerPool(settings.workers or min(cores, _MOST_DEFAULT_WORKERS), settings.queue_size)
     log.info("%s ready: %s, %d threads, %d workers", bundle.path, engine.provider, engine.threads, pool.workers)
-    station = LatencyStation(bundle, pool, engine.threads)
     uploads = UploadBudget(_HELD_UPLOADS * settings.max_upload_bytes)
-    return Service(settings, bundle, engine, detector, pool, station, uploads)
+    checker = FoldChecker(bundle, detector, engine, settings.device)
+    station = LatencyStation(bundle, pool, engine.threads)
+    return Service(settings, bundle, engine, detector, pool, station, uploads, checked, checker)

@@ -24,7 +24,7 @@ async def get_health() -> Response:
     responses=problems.document_problems(problems.NOT_READY),
 )
 async def get_readiness(service: ServiceDep) -> Response:
-    """True once a real inference has passed in this process, while every worker lives and none hangs."""
+    """True once the start-up check has passed in this process, while every worker lives and none hangs."""
     if not service.pool.alive:
         detail = "A worker has died or hangs, or the service is stopping."
         raise RequestRefused(problems.NOT_READY, detail, retry_after=5)

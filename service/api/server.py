@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import uvicorn
 
-from service.api.app import create_app
+from service.api.app import create_app, start_service
 from service.api.connection import guarded_connection
+from service.api.state import Service
 from service.bundle.store import Bundle
-from service.inference.engine import choose_providers
 from service.settings import Settings
 
 #: uvicorn itself would wait for ever for a half-sent body after SIGTERM.
@@ -30,10 +30,10 @@ class _AnnouncingServer(uvicorn.Server):
             self._announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
 
-def server_config(settings: Settings, bundle: Bundle) -> uvicorn.Config:
-    """How uvicorn serves the application of these settings."""
+def server_config(settings: Settings, bundle: Bundle, service: Service | None = None) -> uvicorn.Config:
+    """How uvicorn serves the application of these settings; the arguments are ``create_app``'s."""
     return uvicorn.Config(
-        create_app(settings, bundle),
+        create_app(settings, bundle, service),
         host=settings.host,
         port=settings.port,
         http=guarded_connection(min(_HEAD_TIMEOUT_S, settings.request_timeout_s)),
@@ -49,14 +49,16 @@ def run_server(settings: Settings, bundle: Bundle, announce: Callable[[str], Non
     """Serve until SIGINT or SIGTERM.
 
     Args:
-        announce: called once with the address, when the network has passed its first inference and the port is open.
+        announce: called once with the address, when the network has passed its check and the port is open.
 
     Raises:
-        EngineError: the device asked for is not there.
-        SystemExit: the port could not be opened or the network could not be loaded (uvicorn has logged why).
+        EngineError: the device asked for is not there, or the network cannot be run or computes something else here.
+        BundleSchemaError: the stored picture or answer cannot be read.
+        SystemExit: the port could not be opened (uvicorn has logged why).
     """
-    choose_providers(settings.device)
-    server = _AnnouncingServer(server_config(settings, bundle), announce)
+    # Not left to the lifespan: uvicorn would report a failure there as a traceback.
+    service = start_service(settings, bundle)
+    server = _AnnouncingServer(server_config(settings, bundle, service), announce)
     server.run()
     if not server.started:
         raise SystemExit(1)

@@ -11,13 +11,15 @@ from service.api.problems import NOT_READY, RequestRefused
 from service.bundle.store import Bundle
 from service.inference.detector import Detector
 from service.inference.engine import InferenceEngine
+from service.inference.fold_check import FoldChecker
 from service.inference.pool import WorkerPool
+from service.inference.self_check import StartupCheck
 from service.settings import Settings
 
 
 @dataclass(frozen=True)
 class Service:
-    """The running service. It exists only after a real inference has passed."""
+    """The running service. It exists only after its engine has passed the start-up check."""
 
     settings: Settings
     bundle: Bundle
@@ -26,6 +28,8 @@ class Service:
     pool: WorkerPool
     latency: LatencyStation
     uploads: UploadBudget
+    startup_check: StartupCheck
+    fold_checker: FoldChecker
 
     def close(self) -> None:
         """End what runs in the background and let the workers finish."""

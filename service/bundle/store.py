@@ -7,11 +7,13 @@ import re
 import shutil
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,7 @@ from service.bundle.batchnorm import BatchNormReport, LayerTree
 from service.bundle.certificate import FoldCertificate
 from service.bundle.latency import LatencyReport
 from service.bundle.manifest import BundleManifest, FileRecord, Record
+from service.bundle.self_check import IMAGE, ROWS, SelfCheckSpec
 from service.errors import (
     BundleCorrupt,
     BundleDirUnusable,
@@ -39,7 +42,12 @@ BN_STATS, BN_ARRAYS, LAYERS, CERTIFICATE, LATENCY = (
     "fold.json",
     "latency.json",
 )
-REQUIRED = frozenset({DEPLOYED, REFERENCE, BN_STATS, BN_ARRAYS, LAYERS, CERTIFICATE, LATENCY})
+SELF_CHECK, SELF_CHECK_ARRAYS = "self_check.json", "self_check.npz"
+REQUIRED = frozenset(
+    {DEPLOYED, REFERENCE, BN_STATS, BN_ARRAYS, LAYERS, CERTIFICATE, LATENCY, SELF_CHECK, SELF_CHECK_ARRAYS}
+)
+#: All that numpy raises over a file that is no archive, or one whose entries are missing, damaged or pickled.
+_UNREADABLE_ARRAYS = (OSError, EOFError, ValueError, TypeError, KeyError, BadZipFile, zlib.error)
 _PARTIAL_PREFIX = ".partial-"
 _LEFTOVER_AGE_S = 86_400
 T = TypeVar("T", bound=Record)
@@ -55,6 +63,7 @@ class Bundle:
     layers: LayerTree
     certificate: FoldCertificate
     latency: LatencyReport
+    self_check: SelfCheckSpec
 
     @property
     def deployed_graph(self) -> Path:
@@ -74,6 +83,24 @@ class Bundle:
         """
         with np.load(self.path / BN_ARRAYS, allow_pickle=False) as arrays:
             return {name: arrays[f"{layer}/{name}"] for name in names}
+
+    def self_check_arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+        """Read the picture (S, S, 3) and the rows (N, 6) the deployed graph must answer to it.
+
+        Raises:
+            BundleSchemaError: the file does not hold what ``self_check.json`` and the manifest say.
+        """
+        path, spec = self.path / SELF_CHECK_ARRAYS, self.manifest.model.input
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                image, rows = arrays[IMAGE], arrays[ROWS]
+        except _UNREADABLE_ARRAYS as error:
+            raise BundleSchemaError(f"{path} cannot be read: {error}. Prepare it again with this release.") from error
+        found = (image.dtype.name, image.shape, rows.dtype.name, rows.shape)
+        wanted = ("uint8", (spec.height, spec.width, 3), "float64", (self.self_check.rows, 6))
+        if found != wanted:
+            raise BundleSchemaError(f"{path} holds {found}, not {wanted}. Prepare it again with this release.")
+        return image, rows
 
 
 def sha256_file(path: Path) -> str:
@@ -182,23 +209,45 @@ def load_bundle(path: Path) -> Bundle:
         BundleIncomplete: a file is missing or surplus.
         BundleCorrupt: a file's hash differs.
         BundleSchemaError: a record does not have the expected fields or version.
-        BundleUncertified: the fold certificate did not pass, or belongs to other weights.
+        BundleUncertified: the fold certificate did not pass, or is not this bundle's.
     """
     if not (path / MANIFEST).is_file():
         raise BundleMissing(f"There is no bundle in {path}: {MANIFEST} is missing. Run `python -m service prepare`.")
     manifest = _read(path / MANIFEST, BundleManifest)
     _verify_files(path, manifest)
-    certificate = _read(path / CERTIFICATE, FoldCertificate)
-    if not certificate.passed or certificate.checkpoint_sha256 != manifest.weights.sha256:
-        raise BundleUncertified(f"{path / CERTIFICATE} does not certify this bundle. Prepare it again.")
-    return Bundle(
+    bundle = Bundle(
         path=path,
         manifest=manifest,
         batchnorm=_read(path / BN_STATS, BatchNormReport),
         layers=_read(path / LAYERS, LayerTree),
-        certificate=certificate,
+        certificate=_read(path / CERTIFICATE, FoldCertificate),
         latency=_read(path / LATENCY, LatencyReport),
+        self_check=_read(path / SELF_CHECK, SelfCheckSpec),
     )
+    if flaw := _flaw_of_certificate(bundle):
+        raise BundleUncertified(f"{path / CERTIFICATE} does not certify this bundle: {flaw}. Prepare it again.")
+    return bundle
+
+
+def _flaw_of_certificate(bundle: Bundle) -> str | None:
+    """Why the certificate does not cover what is served; its verdict is not taken on trust."""
+    certificate, manifest = bundle.certificate, bundle.manifest
+    if certificate.checkpoint_sha256 != manifest.weights.sha256:
+        return "it belongs to other weights"
+    failed = [proof.name for proof in certificate.layers if not proof.passed or proof.relative_error > proof.tolerance]
+    failed += [
+        proof.input
+        for proof in certificate.end_to_end
+        if not proof.passed or proof.raw_relative_error > certificate.end_to_end_tolerance
+    ]
+    if failed or not certificate.passed:
+        return f"it failed on {failed[0]}" if failed else "it did not pass"
+    folded = {layer.name for layer in bundle.batchnorm.layers if layer.status == "folded"}
+    if folded != {proof.name for proof in certificate.layers}:
+        return "the layers it proves are not the layers that were folded"
+    if not certificate.end_to_end:
+        return "it holds no end-to-end proof"
+    return None
 
 
 def _verify_files(path: Path, manifest: BundleManifest) -> None:

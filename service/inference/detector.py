@@ -15,7 +15,7 @@ from service.inference.draw import draw_detections, encode_picture
 from service.inference.engine import InferenceEngine
 from service.inference.headers import ImageHeader
 from service.inference.images import decode_pixels, decoding_bytes, inspect_image
-from service.preprocessing.letterbox import PAD_VALUE, Letterbox, letterbox, plan_letterbox
+from service.preprocessing.letterbox import Letterbox, letterbox, plan_letterbox
 
 
 @dataclass(frozen=True)
@@ -84,15 +84,6 @@ class Detector:
         self._engine, self._max_pixels = engine, max_pixels
         self._budget = DecodeBudget(decode_bytes)
 
-    def warm_up(self) -> None:
-        """Run one real inference, so that the first request finds everything allocated.
-
-        Raises:
-            EngineError: the runtime failed.
-        """
-        size = self._model.input.height
-        self._engine.run(np.full((1, size, size, 3), PAD_VALUE, np.uint8))
-
     def detect(self, data: bytes, selection: Selection) -> DetectionResult:
         """Find objects in one image file.
 
@@ -100,12 +91,16 @@ class Detector:
             ImageError: the bytes are not an acceptable picture; the subclass says why.
             EngineError: the runtime failed.
         """
-        asked = time.perf_counter()
-        header = inspect_image(data, max_pixels=self._max_pixels)
-        with self._budget.hold(decoding_bytes(header)) as waited_s:
-            # Once it lies in the square, the picture itself is not needed any more.
-            fitted = self._fit(data, header, asked, waited_s)[1]
-        return self._find(fitted, selection)
+        return self._find(self._fit_file(data), selection)
+
+    def fit(self, data: bytes) -> tuple[Letterbox, NDArray[np.uint8]]:
+        """Decode one image file into the network's square (S, S, 3), without looking for anything in it.
+
+        Raises:
+            ImageError: the bytes are not an acceptable picture; the subclass says why.
+        """
+        fitted = self._fit_file(data)
+        return fitted.plan, fitted.square
 
     def annotate(self, data: bytes, selection: Selection, picture_format: Literal["jpeg", "png"]) -> bytes:
         """Draw what ``detect`` finds into the picture and encode it. Raises the same errors."""
@@ -115,6 +110,13 @@ class Detector:
             image, fitted = self._fit(data, header, asked, waited_s)
             draw_detections(image, self._find(fitted, selection).detections, self._model.classes)
             return encode_picture(image, picture_format)
+
+    def _fit_file(self, data: bytes) -> _Fitted:
+        asked = time.perf_counter()
+        header = inspect_image(data, max_pixels=self._max_pixels)
+        with self._budget.hold(decoding_bytes(header)) as waited_s:
+            # Once it lies in the square, the picture itself is not needed any more.
+            return self._fit(data, header, asked, waited_s)[1]
 
     def _fit(
         self, data: bytes, header: ImageHeader, asked: float, waited_s: float

@@ -10,14 +10,13 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from service.errors import EngineError
+from service.onnxruntime_folding import FOLDING_OPTIMISERS
 
 INPUT, OUTPUT = "images", "detections"
 COLUMNS = 6  # x1, y1, x2, y2, confidence, class id
 
 Device = Literal["auto", "cpu", "cuda"]
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
-#: ONNX Runtime's optimisers that would fold a BatchNormalization into the convolution before it.
-FOLDING_OPTIMISERS = ("ConvBNFusion", "MatMul_BatchNormalization_Fusion")
 
 
 class InferenceEngine(Protocol):
@@ -26,6 +25,11 @@ class InferenceEngine(Protocol):
     @property
     def provider(self) -> str:
         """What executes the graph, as its runtime names it."""
+        ...
+
+    @property
+    def runtime(self) -> str:
+        """The runtime and its release."""
         ...
 
     @property
@@ -76,6 +80,11 @@ class OnnxRuntimeEngine:
     def provider(self) -> str:
         """ONNX Runtime's name of the execution provider in use."""
         return self._provider
+
+    @property
+    def runtime(self) -> str:
+        """ONNX Runtime and its release."""
+        return f"ONNX Runtime {ort.__version__}"
 
     @property
     def threads(self) -> int:

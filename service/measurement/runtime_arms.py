@@ -19,9 +19,7 @@ from numpy.typing import NDArray
 
 from service.errors import MeasurementRefused
 from service.measurement.runner import SEED, Question, Run, TimedArm
-
-# All of ONNX Runtime's optimisers that remove a BatchNormalization below the level that changes the layout.
-FOLDING_OPTIMISERS = ("ConvBNFusion", "MatMul_BatchNormalization_Fusion")
+from service.onnxruntime_folding import FOLDING_OPTIMISERS
 
 EXTENDED = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
 

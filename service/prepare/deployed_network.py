@@ -55,7 +55,8 @@ class DeployedNetwork(nn.Module):
     def candidates(self, images: torch.Tensor) -> torch.Tensor:
         """What the head proposes: for one2one heads the final (B, 300, 6), else every anchor's best class,
         (B, anchors, 6), before suppression."""
-        predictions: torch.Tensor = self.network(images.permute(0, 3, 1, 2)[:, [2, 1, 0]].float() / 255.0)
+        precision = next(self.network.parameters()).dtype
+        predictions: torch.Tensor = self.network(images.permute(0, 3, 1, 2)[:, [2, 1, 0]].to(precision) / 255.0)
         if self.head == "one2many":
             return best_class(predictions)
         missing = MAX_DET - predictions.shape[1]

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from service.comparison import iou
+
 #: Confidence from which detections are compared.
 COMPARISON_THRESHOLD = 0.25
 #: A box this close to the threshold may fall on either side of it through rounding alone.
@@ -94,13 +96,3 @@ def match_suppressed(candidates: NDArray[np.float32], found: NDArray[np.float32]
 def _same_class(row: NDArray[np.float32], others: NDArray[np.float32], least_iou: float) -> NDArray[np.bool_]:
     overlaps: NDArray[np.bool_] = (others[:, 5] == row[5]) & (iou(row[:4], others[:, :4]) >= least_iou)
     return overlaps
-
-
-def iou(box: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Intersection over union of one box (4,) with each of (N, 4), corners in pixels; 0 for empty boxes."""
-    a, b = box.astype(np.float64), boxes.astype(np.float64)
-    sides = np.clip(np.minimum(a[2:], b[:, 2:]) - np.maximum(a[:2], b[:, :2]), 0, None)
-    intersection = sides[:, 0] * sides[:, 1]
-    union = np.prod(a[2:] - a[:2]) + np.prod(b[:, 2:] - b[:, :2], axis=1) - intersection
-    overlap: NDArray[np.float64] = np.divide(intersection, union, out=np.zeros(len(b)), where=union > 0)
-    return overlap

@@ -28,6 +28,7 @@ from service.prepare.fold import FoldResult, fold_batchnorm
 from service.prepare.latency_arms import run_latency
 from service.prepare.layer_tree import describe_layers
 from service.prepare.proof_inputs import ProofInput, proof_inputs
+from service.prepare.self_check import make_self_check
 from service.prepare.ultralytics_runtime import ULTRALYTICS_VERSION
 from service.prepare.verify import require_pass, verify_fold
 from service.prepare.weights import Checkpoint, WeightsRequest, embedded_confidence, resolve_weights
@@ -104,6 +105,7 @@ def prepare_bundle(settings: Settings, progress: Progress, effort: LatencyEffort
         store.write_json(folder / store.CERTIFICATE, certificate)
         _write_batchnorm(folder, subject, stats)
         deployed, reference = _export(folder, subject, inputs, settings.imgsz, progress)
+        _write_self_check(folder, subject, inputs, progress)
         _measure(folder, subject, settings.imgsz, threads, effort, progress)
         manifest = BundleManifest(
             created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -168,6 +170,18 @@ def _export(
             specs.append(export_onnx(deployed, folder / file, imgsz, kept))
             check_graph_outputs(folder / file, deployed, inputs)
     return specs[0], specs[1]
+
+
+def _write_self_check(folder: Path, subject: _Subject, inputs: list[ProofInput], progress: Progress) -> None:
+    with progress.step("Self-check"):
+        spec, arrays = make_self_check(
+            DeployedNetwork(subject.reference, subject.head).eval(),
+            DeployedNetwork(subject.result.network, subject.head).eval(),
+            folder / store.DEPLOYED,
+            inputs,
+        )
+    store.write_json(folder / store.SELF_CHECK, spec)
+    np.savez_compressed(folder / store.SELF_CHECK_ARRAYS, allow_pickle=False, **arrays)
 
 
 def _measure(

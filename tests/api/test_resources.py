@@ -15,7 +15,17 @@ from service.bundle.batchnorm import ARRAYS
 from service.bundle.store import Bundle
 from tests.api.serving import Serving, assert_problem, serving, wait_until
 
-GETS = ["/model", "/model/layers", "/model/bn-stats", "/healthz", "/readyz", "/openapi.json", "/", "/docs"]
+GETS = [
+    "/model",
+    "/model/layers",
+    "/model/bn-stats",
+    "/model/fold",
+    "/healthz",
+    "/readyz",
+    "/openapi.json",
+    "/",
+    "/docs",
+]
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +251,8 @@ def test_openapi_is_complete(server: Serving) -> None:
         "/model",
         "/model/layers",
         "/model/bn-stats",
+        "/model/fold",
+        "/model/fold/check",
         "/healthz",
         "/readyz",
     }
@@ -249,7 +261,7 @@ def test_openapi_is_complete(server: Serving) -> None:
         assert reference in document["components"]["schemas"]
     assert "HTTPValidationError" not in text
     for path, operations in document["paths"].items():
-        assert set(operations) == {"post" if path == "/detect" else "get"}
+        assert set(operations) == {"post" if path in ("/detect", "/model/fold/check") else "get"}
         for operation in operations.values():
             assert operation["summary"] and operation["description"], path
             for status, response in operation["responses"].items():

@@ -1,6 +1,5 @@
 """Bundles on disk: whole ones load, and every way of not being whole has its own error."""
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 
 from service.bundle import store
-from service.bundle.manifest import FileRecord
 from service.errors import (
     BundleCorrupt,
     BundleDirUnusable,
@@ -20,22 +18,13 @@ from service.errors import (
     BundleSchemaError,
     BundleUncertified,
 )
+from tests.bundles import rehash, rewrite
 
 
 @pytest.fixture
 def copy(bundle_path: Path, tmp_path: Path) -> Path:
     """A bundle of our own to spoil."""
     return Path(shutil.copytree(bundle_path, tmp_path / "bundle"))
-
-
-def rewrite(folder: Path, file: str, change: Callable[[dict], None]) -> None:
-    """Change a JSON file and record its new hash, so that only the change itself can be at fault."""
-    document = json.loads((folder / file).read_text())
-    change(document)
-    (folder / file).write_text(json.dumps(document))
-    if file != store.MANIFEST:
-        record = FileRecord(sha256=store.sha256_file(folder / file), bytes=(folder / file).stat().st_size)
-        rewrite(folder, store.MANIFEST, lambda m: m["files"].update({file: record.model_dump()}))
 
 
 def test_a_whole_bundle_loads(copy: Path) -> None:
@@ -101,7 +90,9 @@ def test_a_manifest_that_does_not_list_a_required_file(copy: Path) -> None:
         store.load_bundle(copy)
 
 
-@pytest.mark.parametrize("file", [store.MANIFEST, store.BN_STATS, store.LAYERS, store.LATENCY, store.CERTIFICATE])
+@pytest.mark.parametrize(
+    "file", [store.MANIFEST, store.BN_STATS, store.LAYERS, store.LATENCY, store.CERTIFICATE, store.SELF_CHECK]
+)
 def test_another_schema_version(copy: Path, file: str) -> None:
     rewrite(copy, file, lambda document: document.update(schema_version=99))
     with pytest.raises(BundleSchemaError, match="schema_version"):
@@ -123,6 +114,91 @@ def test_a_certificate_that_failed(copy: Path) -> None:
 def test_a_certificate_of_other_weights(copy: Path) -> None:
     rewrite(copy, store.CERTIFICATE, lambda c: c.update(checkpoint_sha256="0" * 64))
     with pytest.raises(BundleUncertified):
+        store.load_bundle(copy)
+
+
+def overshoot(part: str) -> Callable[[dict], None]:
+    """Leave every verdict on "passed" but put one figure over its bound."""
+
+    def change(certificate: dict) -> None:
+        if part == "layers":
+            certificate["layers"][3]["relative_error"] = certificate["layers"][3]["tolerance"] * 1.01
+        else:
+            certificate["end_to_end"][0]["raw_relative_error"] = certificate["end_to_end_tolerance"] * 1.01
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda c: c["layers"][3].update(passed=False), "it failed on model."),
+        (lambda c: c["end_to_end"][0].update(passed=False), "it failed on bus.jpg"),
+        (overshoot("layers"), "it failed on model."),
+        (overshoot("end_to_end"), "it failed on bus.jpg"),
+        (lambda c: c["layers"].pop(3), "not the layers that were folded"),
+        (lambda c: c.update(end_to_end=[]), "no end-to-end proof"),
+    ],
+)
+def test_a_certificate_is_read_not_believed(copy: Path, change: Callable[[dict], None], says: str) -> None:
+    rewrite(copy, store.CERTIFICATE, change)
+    with pytest.raises(BundleUncertified, match=says):
+        store.load_bundle(copy)
+
+
+def test_the_picture_of_the_self_check_is_small_and_as_the_bundle_says(copy: Path) -> None:
+    bundle = store.load_bundle(copy)
+    image, rows = bundle.self_check_arrays()
+    side = bundle.manifest.model.input.height
+    assert (image.shape, image.dtype) == ((side, side, 3), np.uint8)
+    assert rows.shape == (bundle.self_check.rows, 6) and rows.dtype == np.float64
+    assert (rows[:, 4] > bundle.self_check.threshold).all() and (np.diff(rows[:, 4]) <= 0).all()
+    assert (copy / store.SELF_CHECK_ARRAYS).stat().st_size < 0.25 * image.nbytes
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    with path.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path, image, rows: path.write_bytes(b""),
+        lambda path, image, rows: path.write_bytes(b"not an archive"),
+        lambda path, image, rows: path.write_bytes(path.read_bytes()[:-200]),
+        lambda path, image, rows: np.save(path.open("wb"), image),
+        lambda path, image, rows: write_arrays(path, image=image),
+        lambda path, image, rows: write_arrays(path, image=image, rows=rows[:-1]),
+        lambda path, image, rows: write_arrays(path, image=image, rows=rows.astype(np.float32)),
+        lambda path, image, rows: write_arrays(path, image=image[:-1], rows=rows),
+        lambda path, image, rows: write_arrays(path, image=image.astype(np.float32), rows=rows),
+        lambda path, image, rows: write_arrays(path, image=image, rows=np.array([print, None])),
+    ],
+)
+def test_self_check_arrays_that_are_something_else(copy: Path, spoil: Callable[..., None]) -> None:
+    path = copy / store.SELF_CHECK_ARRAYS
+    spoil(path, *store.load_bundle(copy).self_check_arrays())
+    rehash(copy, store.SELF_CHECK_ARRAYS)
+    with pytest.raises(BundleSchemaError, match=r"self_check\.npz"):
+        store.load_bundle(copy).self_check_arrays()
+
+
+def test_a_damaged_array_inside_the_archive(copy: Path) -> None:
+    path = copy / store.SELF_CHECK_ARRAYS
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 0xFF
+    path.write_bytes(data)
+    rehash(copy, store.SELF_CHECK_ARRAYS)
+    with pytest.raises(BundleSchemaError, match=r"self_check\.npz"):
+        store.load_bundle(copy).self_check_arrays()
+
+
+def test_a_bundle_of_a_release_without_the_self_check(copy: Path) -> None:
+    for file in (store.SELF_CHECK, store.SELF_CHECK_ARRAYS):
+        (copy / file).unlink()
+        rewrite(copy, store.MANIFEST, lambda m, file=file: m["files"].pop(file))
+    with pytest.raises(BundleIncomplete, match=r"self_check\.json, self_check\.npz.*Prepare it again"):
         store.load_bundle(copy)
 
 

@@ -22,9 +22,7 @@ ALL = Selection(0.0, 300)
 
 @pytest.fixture(scope="module")
 def detector(bundle: Bundle) -> Detector:
-    detector = Detector(bundle, OnnxRuntimeEngine(bundle.deployed_graph, "cpu", 2), 4_000_000)
-    detector.warm_up()
-    return detector
+    return Detector(bundle, OnnxRuntimeEngine(bundle.deployed_graph, "cpu", 2), 4_000_000)
 
 
 def test_every_sample_equals_the_steps_written_out(detector: Detector, bundle: Bundle, samples: list[Path]) -> None:

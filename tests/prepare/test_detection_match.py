@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from service.comparison import iou
 from service.prepare.deployed_network import NMS_IOU, best_class, suppress
-from service.prepare.detection_match import iou, match_detections, match_suppressed
+from service.prepare.detection_match import match_detections, match_suppressed
 from tests.prepare.test_export import random_predictions
 
 ROWS = np.array([[0, 0, 100, 100, 0.9, 0], [200, 0, 300, 100, 0.6, 1], [0, 200, 50, 260, 0.1, 0]], np.float32)

@@ -58,6 +58,17 @@ def test_the_model_and_its_batchnorm_are_shown(page: Page, bundle: Bundle, compl
     assert complaints == []
 
 
+def test_the_proof_of_the_fold_is_shown(page: Page, bundle: Bundle, complaints: list[str]) -> None:
+    lines = page.locator("#proofs li")
+    expect(lines).to_have_count(3)
+    worst = max(bundle.certificate.layers, key=lambda layer: layer.relative_error / layer.tolerance)
+    expect(lines.nth(0)).to_contain_text(worst.name)
+    expect(lines.nth(1)).to_contain_text(f"on {len(bundle.certificate.end_to_end)} pictures")
+    expect(lines.nth(2)).to_contain_text(f"repeated {bundle.self_check.rows} of {bundle.self_check.rows} stored boxes")
+    expect(page.locator("#not-folded")).to_contain_text("No BatchNorm is left")
+    assert complaints == []
+
+
 def test_layers_are_filtered_by_status_and_text(page: Page, bundle: Bundle) -> None:
     expect(page.locator("#layers tr")).to_have_count(bundle.batchnorm.totals.layers)
     page.locator("#status").select_option("dropped")

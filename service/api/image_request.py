@@ -1,0 +1,106 @@
+"""What the routes that take an image share: how the body is described, how it may fail, and clients that leave."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Query, Request
+from starlette.requests import ClientDisconnect
+
+from service.api import problems
+from service.api.body import FILE_FIELDS
+from service.api.schemas import Box, Detection
+from service.bundle.manifest import ModelSpec
+from service.inference.detections import Detections
+from service.inference.headers import ACCEPTED
+
+T = TypeVar("T")
+
+Confidence = Annotated[
+    float | None,
+    Query(
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Only detections strictly above this confidence; the default is in GET /model.",
+    ),
+]
+
+#: nginx's code for a client that left; nobody receives it, but access logs show it.
+CLIENT_LEFT = 499
+
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+_FORM_FILE = {"type": "string", "format": "binary", "description": "The image file."}
+IMAGE_BODY = {
+    "required": True,
+    "description": f"One image file: {ACCEPTED}.",
+    "content": {
+        "image/*": BINARY,
+        "application/octet-stream": BINARY,
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "description": "Exactly one file, in either field.",
+                "properties": dict.fromkeys(FILE_FIELDS, _FORM_FILE),
+                "minProperties": 1,
+                "maxProperties": 1,
+            }
+        },
+    },
+}
+#: Every way a request with an image can fail.
+IMAGE_PROBLEMS = (
+    problems.EMPTY_BODY,
+    problems.MALFORMED_BODY,
+    problems.BODY_TIMEOUT,
+    problems.UPLOAD_TOO_LARGE,
+    problems.IMAGE_TOO_LARGE,
+    problems.UNSUPPORTED_MEDIA_TYPE,
+    problems.UNSUPPORTED_IMAGE,
+    problems.BROKEN_IMAGE,
+    problems.INVALID_PARAMETER,
+    problems.UNKNOWN_PARAMETER,
+    problems.INFERENCE_FAILED,
+    problems.OVERLOADED,
+    problems.NOT_READY,
+    problems.DEADLINE_EXCEEDED,
+)
+
+
+async def until_client_leaves(request: Request, work: Awaitable[T]) -> T:
+    """The value of ``work``, which is cancelled when the client leaves first.
+
+    Raises:
+        ClientDisconnect: the client left before the work was done.
+    """
+    job = asyncio.ensure_future(work)
+    departure = asyncio.ensure_future(_wait_for_departure(request))
+    try:
+        await asyncio.wait({job, departure}, return_when=asyncio.FIRST_COMPLETED)
+        if not job.done():
+            raise ClientDisconnect
+        return job.result()
+    finally:
+        for task in (job, departure):
+            task.cancel()
+        await asyncio.gather(job, departure, return_exceptions=True)
+
+
+async def _wait_for_departure(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def describe_detections(found: Detections, model: ModelSpec) -> list[Detection]:
+    """Detections as they are answered."""
+    # Rounded to what the figures mean; float32 noise would triple the answer.
+    rows: Any = zip(found.xyxy.tolist(), found.confidence.tolist(), found.class_id.tolist(), strict=True)
+    return [
+        Detection(
+            name=model.classes[class_id],
+            class_id=class_id,
+            confidence=round(confidence, 6),
+            box=Box(**dict(zip(("x1", "y1", "x2", "y2"), (round(v, 3) for v in xyxy), strict=True))),
+        )
+        for xyxy, confidence, class_id in rows
+    ]

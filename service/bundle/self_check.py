@@ -1,0 +1,32 @@
+"""``self_check.json``: what the deployed graph must answer to one picture, wherever it is served.
+
+The picture and the rows lie beside it in ``self_check.npz``: ``image`` (S, S, 3) uint8 BGR, letterboxed, and ``rows``
+(N, 6) float64: x1, y1, x2, y2 in pixels of the square, confidence, class id.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from service.bundle.manifest import Record
+
+IMAGE, ROWS = "image", "rows"
+
+
+class SelfCheckSpec(Record):
+    """The whole of ``self_check.json``."""
+
+    schema_version: Literal[1] = 1
+    input: str = Field(description="The picture's file name, or the seed of the noise.", examples=["bus.jpg"])
+    rows: int = Field(
+        description="Boxes stored: those the checkpoint, its BatchNorm unfolded and computed in float64, is surest of.",
+        examples=[50],
+    )
+    threshold: float = Field(description="Every box above this confidence was stored.", examples=[0.0055])
+    rounding_box_px: float = Field(
+        description="Largest difference of a corner between the unfolded network in float32 and in float64; never "
+        "taken for less than 1e-4."
+    )
+    rounding_score: float = Field(description="The same of the score before the sigmoid; at least 2e-5.")
+    box_tolerance_px: float = Field(description="What a float32 engine's corners may differ by, pixels of the square.")
+    score_tolerance: float = Field(description="What a float32 engine's scores before the sigmoid may differ by.")

@@ -1,0 +1,77 @@
+"""Is this runtime, on this machine, the one the bundle was certified with? Asked once, before the first user."""
+
+import time
+from dataclasses import dataclass
+
+from service.bundle.store import Bundle
+from service.comparison import Difference, Tolerance, judge_repetition
+from service.errors import SelfCheckFailed
+from service.inference.engine import InferenceEngine
+
+#: CUDA multiplies float32 as TF32, with 10 bits after the point for 23. Emulated, that made the embedded YOLO26n stray
+#: up to 0.15 px and 0.026 in the score, where the float32 tolerances are 0.001 px and 0.0002. This leaves it about
+#: seven times that.
+_TF32_FACTOR = 1024.0
+_FACTORS = {"CUDAExecutionProvider": _TF32_FACTOR}
+
+
+@dataclass(frozen=True)
+class StartupCheck:
+    """What the engine answered to the bundle's stored picture.
+
+    Attributes:
+        rows: boxes stored.
+        matched: of these, found again.
+        extra: boxes found besides.
+        difference: largest differences among the matched, boxes in pixels of the square.
+        tolerance: what was allowed of this engine.
+        duration_ms: inference (the first in the process) and comparison.
+    """
+
+    rows: int
+    matched: int
+    extra: int
+    difference: Difference
+    tolerance: Tolerance
+    duration_ms: float
+
+
+def check_engine(bundle: Bundle, engine: InferenceEngine) -> StartupCheck:
+    """Run the deployed graph on the stored picture and compare with the stored answer.
+
+    It also warms the engine up: the first request finds everything allocated.
+
+    Raises:
+        SelfCheckFailed: the answers differ by more than rounding.
+        BundleSchemaError: the stored picture or answer is not what the bundle says.
+        EngineError: the runtime failed.
+    """
+    spec = bundle.self_check
+    image, expected = bundle.self_check_arrays()
+    tolerance = engine_tolerance(bundle, engine)
+    started = time.perf_counter()
+    found = engine.run(image[None])[0]
+    repeated = judge_repetition(
+        expected,
+        found,
+        threshold=spec.threshold,
+        tolerance=tolerance,
+        suppressed=bundle.manifest.model.head.nms == "graph",
+    )
+    duration_ms = (time.perf_counter() - started) * 1e3
+    apart = repeated.difference
+    if not repeated.passed:
+        raise SelfCheckFailed(
+            f"{engine.provider} of {engine.runtime} does not compute what {bundle.path} was certified for: of the "
+            f"{spec.rows} boxes stored for {spec.input} it finds {repeated.matched} and {repeated.extra} others, "
+            f"{apart.box_px:.3g} px off at most ({tolerance.box_px:.3g} allowed) and {apart.score:.3g} in the score "
+            f"({tolerance.score:.3g} allowed). Nothing is served. Install the runtime afresh, or prepare the bundle "
+            "again with --force."
+        )
+    return StartupCheck(spec.rows, repeated.matched, repeated.extra, apart, tolerance, duration_ms)
+
+
+def engine_tolerance(bundle: Bundle, engine: InferenceEngine) -> Tolerance:
+    """What this engine's arithmetic may stray from float64: what was measured in float32, or wider in TF32."""
+    factor = _FACTORS.get(engine.provider, 1.0)
+    return Tolerance(bundle.self_check.box_tolerance_px * factor, bundle.self_check.score_tolerance * factor)

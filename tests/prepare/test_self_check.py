@@ -1,0 +1,99 @@
+"""What preparation stores for the start-up check, against Ultralytics' own forward pass in float64."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchvision.ops import batched_nms
+
+from service.bundle.self_check import SelfCheckSpec
+from service.errors import ExportFailed
+from service.prepare.checkpoint import HeadKind, drop_unused_head
+from service.prepare.dataflow import observe_dataflow
+from service.prepare.deployed_network import NMS_IOU, DeployedNetwork
+from service.prepare.export import export_onnx
+from service.prepare.fold import fold_batchnorm
+from service.prepare.proof_inputs import ProofInput, proof_inputs
+from service.prepare.self_check import make_self_check
+from tests.networks import calibrated_network
+
+SIDE = 320
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network in all its forms, and the pictures to choose from."""
+
+    network: nn.Module
+    folded: nn.Module
+    head: HeadKind
+    graph: Path
+    inputs: list[ProofInput]
+
+    def make(self, folded: nn.Module | None = None, graph: Path | None = None) -> tuple[SelfCheckSpec, dict]:
+        networks = (DeployedNetwork(n, self.head).eval() for n in (self.network, folded or self.folded))
+        return make_self_check(*networks, graph or self.graph, self.inputs)
+
+
+@pytest.fixture(scope="module", params=["one2one", "one2many"])
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    network = calibrated_network("yolo26n.yaml")
+    drop_unused_head(network, request.param)
+    folded = fold_batchnorm(network, observe_dataflow(network).sites).network
+    graph = tmp_path_factory.mktemp("graph") / "model.onnx"
+    export_onnx(DeployedNetwork(folded, request.param).eval(), graph, SIDE, 0)
+    return Case(network, folded, request.param, graph, proof_inputs(SIDE))
+
+
+def exact_rows(case: Case, image: np.ndarray) -> np.ndarray:
+    """(N, 6) by falling confidence, from the network as Ultralytics runs it, in float64."""
+    network = DeployedNetwork(case.network, case.head).network.double().eval()
+    network.model[-1].export = False
+    pixels = torch.from_numpy(image[..., ::-1].copy()).double().permute(2, 0, 1)[None] / 255
+    with torch.inference_mode():
+        answer = network(pixels)
+    rows = (answer[0] if isinstance(answer, tuple) else answer)[0]
+    if case.head == "one2many":
+        confidence, class_id = rows[4:].max(0)
+        boxes = rows[:4].T
+        keep = batched_nms(boxes, confidence, class_id, NMS_IOU)
+        rows = torch.cat((boxes, confidence[:, None], class_id[:, None].double()), 1)[keep]
+    return rows[rows[:, 4].argsort(descending=True, stable=True)].numpy()
+
+
+def test_the_rows_are_the_unfolded_networks_in_float64(case: Case) -> None:
+    spec, arrays = case.make()
+    rows = arrays["rows"]
+    expected = exact_rows(case, arrays["image"])
+    assert rows.shape == (spec.rows, 6) == (50, 6)
+    np.testing.assert_allclose(rows, expected[:50], atol=1e-9)
+    assert spec.threshold == pytest.approx(expected[50, 4], abs=1e-12)
+    assert spec.input in {item.name for item in case.inputs if item.kind != "noise"}
+
+
+def test_the_picture_is_a_proof_input_of_sixteen_levels(case: Case) -> None:
+    spec, arrays = case.make()
+    (item,) = (item for item in case.inputs if item.name == spec.input)
+    np.testing.assert_array_equal(arrays["image"], item.image[0].numpy() // 16 * 16)
+
+
+def test_tolerances_are_ten_times_the_rounding(case: Case) -> None:
+    spec, _ = case.make()
+    assert spec.box_tolerance_px == pytest.approx(10 * spec.rounding_box_px)
+    assert spec.score_tolerance == pytest.approx(10 * spec.rounding_score)
+    # A unit in the last place of a coordinate up to 320 is 3e-5; a tolerance of whole pixels would notice little.
+    assert 1e-4 <= spec.rounding_box_px < 1e-3
+    assert 2e-5 <= spec.rounding_score < 2e-4
+
+
+def test_a_wrong_fold_does_not_widen_its_own_tolerance(case: Case, tmp_path: Path) -> None:
+    wrong = DeployedNetwork(case.folded, case.head).eval()
+    wrong.network.get_submodule("model.4.cv1.conv").bias.data *= 1.1
+    with pytest.raises(ExportFailed, match="torch, folded repeats"):
+        case.make(folded=wrong.network)
+    export_onnx(wrong, tmp_path / "wrong.onnx", SIDE, 0)
+    with pytest.raises(ExportFailed, match="ONNX Runtime repeats"):
+        case.make(graph=tmp_path / "wrong.onnx")
