@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from service.bundle.batchnorm import BatchNormReport, LayerTree
 from service.bundle.certificate import FoldCertificate
+from service.bundle.health import BatchNormHealth
 from service.bundle.latency import LatencyReport
 from service.bundle.manifest import BundleManifest, FileRecord, Record
 from service.errors import (
@@ -39,7 +40,8 @@ BN_STATS, BN_ARRAYS, LAYERS, CERTIFICATE, LATENCY = (
     "fold.json",
     "latency.json",
 )
-REQUIRED = frozenset({DEPLOYED, REFERENCE, BN_STATS, BN_ARRAYS, LAYERS, CERTIFICATE, LATENCY})
+HEALTH = "bn_health.json"
+REQUIRED = frozenset({DEPLOYED, REFERENCE, BN_STATS, BN_ARRAYS, HEALTH, LAYERS, CERTIFICATE, LATENCY})
 _PARTIAL_PREFIX = ".partial-"
 _LEFTOVER_AGE_S = 86_400
 T = TypeVar("T", bound=Record)
@@ -52,6 +54,7 @@ class Bundle:
     path: Path
     manifest: BundleManifest
     batchnorm: BatchNormReport
+    health: BatchNormHealth
     layers: LayerTree
     certificate: FoldCertificate
     latency: LatencyReport
@@ -72,8 +75,14 @@ class Bundle:
         Raises:
             KeyError: the layer or an array is not in the bundle.
         """
+        return self.all_batchnorm_arrays([layer], names)[layer]
+
+    def all_batchnorm_arrays(
+        self, layers: Iterable[str], names: tuple[str, ...]
+    ) -> dict[str, dict[str, NDArray[np.float32]]]:
+        """The same of several layers, by layer name, opening the file once."""
         with np.load(self.path / BN_ARRAYS, allow_pickle=False) as arrays:
-            return {name: arrays[f"{layer}/{name}"] for name in names}
+            return {layer: {name: arrays[f"{layer}/{name}"] for name in names} for layer in layers}
 
 
 def sha256_file(path: Path) -> str:
@@ -193,6 +202,7 @@ def load_bundle(path: Path) -> Bundle:
         path=path,
         manifest=manifest,
         batchnorm=_read(path / BN_STATS, BatchNormReport),
+        health=_read(path / HEALTH, BatchNormHealth),
         layers=_read(path / LAYERS, LayerTree),
         certificate=certificate,
         latency=_read(path / LATENCY, LatencyReport),

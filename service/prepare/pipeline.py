@@ -24,6 +24,7 @@ from service.prepare.dataflow import Dataflow, observe_dataflow
 from service.prepare.deployed_network import DeployedNetwork, head_spec
 from service.prepare.export import OPSET, check_graph_outputs, export_onnx
 from service.prepare.fold import FoldResult, fold_batchnorm
+from service.prepare.health import assess_health, open_ledger
 from service.prepare.latency import DEFAULT_BUDGET_S, DEFAULT_ROUNDS
 from service.prepare.latency_arms import run_latency
 from service.prepare.layer_tree import describe_layers
@@ -100,7 +101,8 @@ def prepare_bundle(settings: Settings, progress: Progress, effort: LatencyEffort
     version = _version(checkpoint, settings.imgsz, subject.head)
     with store.bundle_writer(settings.bundle_dir, f"{key}-{version}") as folder:
         store.write_json(folder / store.CERTIFICATE, certificate)
-        _write_batchnorm(folder, subject, stats)
+        with progress.step("BatchNorm health"):
+            _write_batchnorm(folder, subject, stats, settings.imgsz)
         deployed, reference = _export(folder, subject, inputs, settings.imgsz, progress)
         _measure(folder, subject, settings.imgsz, threads, effort, progress)
         manifest = BundleManifest(
@@ -146,9 +148,12 @@ def _side(network: torch.nn.Module) -> int:
     return 2 * _largest_stride(network)
 
 
-def _write_batchnorm(folder: Path, subject: _Subject, stats: BatchNormStats) -> None:
+def _write_batchnorm(folder: Path, subject: _Subject, stats: BatchNormStats, imgsz: int) -> None:
+    ledger = open_ledger(subject.result, subject.head, imgsz)
+    health = assess_health(stats, subject.dataflow.sites, subject.reference, subject.result, ledger)
     store.write_json(folder / store.BN_STATS, stats.report)
-    np.savez(folder / store.BN_ARRAYS, allow_pickle=False, **stats.arrays)
+    store.write_json(folder / store.HEALTH, health.report)
+    np.savez(folder / store.BN_ARRAYS, allow_pickle=False, **stats.arrays, **health.arrays)
     tree = describe_layers(subject.loaded.network, subject.dataflow, stats.report)
     store.write_json(folder / store.LAYERS, tree)
 
