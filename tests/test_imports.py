@@ -17,10 +17,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bundle": {"errors"},
     "preprocessing": {"errors"},
     "machine": {"bundle"},
+    "nearest": set(),
+    "observatory": {"bundle", "nearest", "errors"},
     "prepare": {"bundle", "preprocessing", "settings", "machine", "errors"},
     "inference": {"bundle", "preprocessing", "settings", "errors"},
-    "api": {"inference", "bundle", "settings", "machine", "errors"},
-    "cli": {"api", "prepare", "bundle", "settings", "machine", "errors"},
+    "api": {"inference", "observatory", "bundle", "settings", "machine", "nearest", "errors"},
+    "cli": {"api", "prepare", "observatory", "bundle", "settings", "machine", "errors"},
     "__main__": {"cli"},
 }
 NEVER_WHILE_SERVING = ("torch", "torchvision", "ultralytics", "onnx", "dill", "cloudpickle")

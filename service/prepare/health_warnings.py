@@ -1,4 +1,4 @@
-"""Turns a layer's figures into warnings in words. The kinds of warning are one table, ``bundle.health.WARNING_KINDS``."""
+"""Turns a layer's figures into warnings in words. Their kinds are one table, ``bundle.health.WARNING_KINDS``."""
 
 from collections.abc import Iterator, Sequence
 

@@ -47,10 +47,10 @@ def expected_range(activation: str | None, beta: Array, std: Array) -> tuple[Arr
         beta, std: (channels,).
     """
     low, high = beta - RANGE_STDS * std, beta + RANGE_STDS * std
-    ends = activate(activation, low), activate(activation, high)
-    if ends[0] is None or ends[1] is None:
+    at_low, at_high = activate(activation, low), activate(activation, high)
+    if at_low is None or at_high is None:
         return None
-    lowest, highest = np.minimum(*ends), np.maximum(*ends)
+    lowest, highest = np.minimum(at_low, at_high), np.maximum(at_low, at_high)
     if activation == "SiLU":
         lowest = np.where((low <= SILU_LOWEST_AT) & (high >= SILU_LOWEST_AT), SILU_LOWEST, lowest)
     return lowest, highest

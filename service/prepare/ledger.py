@@ -223,12 +223,10 @@ def _is_padded(conv: nn.Conv2d) -> bool:
 
 def _input_weights(name: str, conv: nn.Conv2d, channel: int) -> NDArray[np.float64]:
     """The weights by which a convolution multiplies one of its input channels."""
-    weight = conv.weight.detach().numpy().astype(np.float64)
-    if _is_depthwise(conv):
-        return weight[channel]
-    if conv.groups > 1:
+    if conv.groups > 1 and not _is_depthwise(conv):
         raise _Unknown(f"The grouped convolution {name} reads it, whose groups have to stay equal.")
-    return weight[:, channel]
+    own = conv.weight[channel] if _is_depthwise(conv) else conv.weight[:, channel]
+    return np.asarray(own.detach().numpy(), np.float64)
 
 
 def _activated(function: str, constant: float) -> float:
