@@ -7,6 +7,9 @@ from pydantic import Field
 from service.bundle.batchnorm import DEAD_STD, Distribution
 from service.bundle.manifest import Record
 
+#: Part of what names a bundle, so that one with other health figures has another name.
+SCHEMA_VERSION: Literal[1] = 1
+
 #: Per-channel float32 arrays of every layer, in ``bn_stats.npz`` beside those of ``batchnorm.ARRAYS``.
 HEALTH_ARRAYS = ("law_mean", "law_std", "expected_low", "expected_high")
 
@@ -154,7 +157,10 @@ class FoldedWeights(Record):
         "null when nothing is lost."
     )
     sqnr_per_channel_db: float | None = Field(description="The same with one scale per output channel.")
-    int8_scheme: Int8Scheme = Field(description=f"Coarsest scheme that keeps {MIN_SQNR_DB:g} dB; float if neither.")
+    int8_scheme: Int8Scheme = Field(
+        description=f"Coarsest scheme that keeps {MIN_SQNR_DB:g} dB, one scale for the tensor only where range_ratio is "
+        f"below {WIDE_RANGE_RATIO:g}; float if neither keeps it."
+    )
     fp16_infinite: int = Field(description="Folded weights and biases that are infinite in half precision.")
     fp16_subnormal: int = Field(description="Nonzero ones that become subnormal there.")
     fp16_zero: int = Field(description="Nonzero ones that become zero there.")
@@ -246,7 +252,7 @@ class NetworkHealth(Record):
 class BatchNormHealth(Record):
     """The whole of ``bn_health.json``."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1] = SCHEMA_VERSION
     network: NetworkHealth
     layers: list[LayerHealth] = Field(description="In the order of ``bn_stats.json``.")
     ledger: list[DeadChannel] = Field(description="Every dead channel of a folded layer, by layer and channel.")

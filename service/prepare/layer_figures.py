@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle.health import MIN_SQNR_DB, RANGE_STDS, FoldedWeights, Int8Scheme
+from service.bundle.health import MIN_SQNR_DB, RANGE_STDS, WIDE_RANGE_RATIO, FoldedWeights, Int8Scheme
 
 Array = NDArray[np.float64]
 
@@ -65,6 +65,7 @@ def describe_weights(before: Array, after: Array, bias: Array) -> FoldedWeights:
     """
     peaks = np.abs(after).max(1)
     median = float(np.median(peaks))
+    ratio = float(peaks.max()) / median if median > 0 else None
     per_tensor = sqnr_db(after, np.full(len(after), peaks.max()))
     per_channel = sqnr_db(after, peaks)
     constants = np.concatenate((after.ravel(), bias))
@@ -78,10 +79,10 @@ def describe_weights(before: Array, after: Array, bias: Array) -> FoldedWeights:
         before_max=float(before.max()),
         after_min=float(after.min()),
         after_max=float(after.max()),
-        range_ratio=float(peaks.max()) / median if median > 0 else None,
+        range_ratio=ratio,
         sqnr_per_tensor_db=per_tensor,
         sqnr_per_channel_db=per_channel,
-        int8_scheme=_scheme(per_tensor, per_channel),
+        int8_scheme=_scheme(per_tensor, per_channel, ratio),
         fp16_infinite=int(np.isinf(half).sum()),
         fp16_subnormal=subnormal,
         fp16_zero=zero,
@@ -124,7 +125,9 @@ def fits_half(values: Array) -> bool:
         return bool((values.astype(np.float16).astype(np.float64) == values).all())
 
 
-def _scheme(per_tensor: float | None, per_channel: float | None) -> Int8Scheme:
-    if per_tensor is None or per_tensor >= MIN_SQNR_DB:
+def _scheme(per_tensor: float | None, per_channel: float | None, range_ratio: float | None) -> Int8Scheme:
+    # A few wide channels can hold nearly all of the signal, so that losing the others hardly shows in its ratio.
+    narrow_channels_survive = range_ratio is None or range_ratio < WIDE_RANGE_RATIO
+    if narrow_channels_survive and (per_tensor is None or per_tensor >= MIN_SQNR_DB):
         return "per_tensor"
     return "per_channel" if per_channel is None or per_channel >= MIN_SQNR_DB else "float"

@@ -16,6 +16,7 @@ import torch
 
 import service
 from service.bundle import store
+from service.bundle.health import SCHEMA_VERSION as HEALTH_SCHEMA
 from service.bundle.manifest import BundleManifest, GraphSpec, InputSpec, ModelSpec, WeightsSpec
 from service.errors import UnsupportedModel
 from service.prepare.bn_stats import BatchNormStats, collect_bn_stats
@@ -193,7 +194,8 @@ def _measure(
 
 def _version(checkpoint: Checkpoint, imgsz: int, head: HeadKind) -> str:
     parts: dict[str, str | int | float | None] = {"weights": checkpoint.sha256, "imgsz": imgsz, "head": head}
-    return store.content_version(parts | {"precision": "fp32", "opset": OPSET} | _tools())
+    schemas: dict[str, str | int | float | None] = {"health_schema": HEALTH_SCHEMA}
+    return store.content_version(parts | schemas | {"precision": "fp32", "opset": OPSET} | _tools())
 
 
 def _model_spec(subject: _Subject, version: str, imgsz: int) -> ModelSpec:
