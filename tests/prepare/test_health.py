@@ -18,15 +18,24 @@ from service.prepare.dataflow import observe_dataflow
 from service.prepare.deployed_network import DeployedNetwork
 from service.prepare.fold import FoldResult, fold_batchnorm
 from service.prepare.health import HealthReport, assess_health, open_ledger
+from tests.faults import (
+    BORDER,
+    COLLAPSED,
+    DROPPED,
+    EXACT,
+    FROZEN,
+    HUGE,
+    RESIDUAL,
+    TINY,
+    UNCALIBRATED,
+    VICTIM,
+    WIDE,
+    plant_faults,
+)
 from tests.networks import calibrated_network, photographs
 
 IMGSZ = 160
-#: One fault each. Layers of yolo26n; channel 3 is in the half of model.2.cv1 and model.4.cv1 that only cv2 reads.
-EXACT, BORDER, RESIDUAL = "model.2.cv1.bn", "model.0.bn", "model.2.m.0.cv2.bn"
-COLLAPSED, TINY, HUGE = "model.4.m.0.cv1.bn", "model.6.cv2.bn", "model.8.cv1.bn"
-FROZEN, UNCALIBRATED, WIDE = "model.7.bn", "model.5.bn", "model.13.cv2.bn"
-SHARED, DROPPED = "model.1.bn", "model.23.cv2.0.0.bn"
-VICTIM = 3
+SHARED = "model.1.bn"  # its convolution gets a second BatchNorm here
 
 
 @dataclass(frozen=True)
@@ -50,27 +59,6 @@ class Assessed:
         return [entry for entry in self.health.report.ledger if entry.layer == name]
 
 
-def plant(network: nn.Module) -> None:
-    def batchnorm(name: str) -> nn.BatchNorm2d:
-        return network.get_submodule(name)
-
-    for name in (EXACT, BORDER, RESIDUAL, DROPPED):
-        batchnorm(name).weight[VICTIM], batchnorm(name).bias[VICTIM] = 0.0, 0.7
-    batchnorm(COLLAPSED).weight[::2] = 0.004
-    batchnorm(COLLAPSED).weight[1] = -0.002
-    batchnorm(TINY).running_var[[1, 2]] = 1e-7
-    batchnorm(TINY).running_var[5] = 5e-4
-    batchnorm(HUGE).running_var[4] = 1e5
-    for name in (FROZEN, UNCALIBRATED):
-        batchnorm(name).running_mean.zero_()
-        batchnorm(name).running_var.fill_(1.0)
-    batchnorm(FROZEN).weight.fill_(1.0)
-    batchnorm(FROZEN).bias.zero_()
-    batchnorm(WIDE).weight[0] = 100.0
-    shared = network.get_submodule(SHARED.removesuffix(".bn"))
-    shared.second, shared.__class__ = copy.deepcopy(shared.bn), TwoNorms
-
-
 class TwoNorms(Conv):
     """A convolution that two BatchNorms read."""
 
@@ -82,7 +70,9 @@ class TwoNorms(Conv):
 @pytest.fixture(scope="module")
 def assessed() -> Assessed:
     network = calibrated_network("yolo26n.yaml").requires_grad_(False)
-    plant(network)
+    plant_faults(network)
+    shared = network.get_submodule(SHARED.removesuffix(".bn"))
+    shared.second, shared.__class__ = copy.deepcopy(shared.bn), TwoNorms
     reference = copy.deepcopy(network)
     drop_unused_head(reference, "one2one")
     sites = observe_dataflow(reference).sites
