@@ -123,7 +123,7 @@ def bn_stats(
     warning: Annotated[WarningCode | None, typer.Option(help="Only layers with this warning.")] = None,
     severity: Annotated[Severity | None, typer.Option(help="Only layers with a warning at least this severe.")] = None,
     sort: Annotated[SortKey, typer.Option(help="Order of the layers.")] = "checkpoint",
-    order: Annotated[SortOrder, typer.Option()] = "asc",
+    order: Annotated[SortOrder, typer.Option(help="Rising or falling.")] = "asc",
     prune_percentile: Annotated[
         float | None, typer.Option(min=0, max=100, help="Count channels up to this percentile of |gamma|.")
     ] = None,

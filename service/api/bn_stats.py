@@ -63,7 +63,7 @@ def selection_asked_for(
     sort: Annotated[
         SortKey, Query(description="Order of the layers; those without the figure come last.")
     ] = "checkpoint",
-    order: SortOrder = "asc",
+    order: Annotated[SortOrder, Query(description="Rising or falling.")] = "asc",
 ) -> Selection:
     """The layers that the query parameters select."""
     return Selection(layer, stage, status, warning, severity, sort, order)

@@ -158,8 +158,8 @@ class FoldedWeights(Record):
     )
     sqnr_per_channel_db: float | None = Field(description="The same with one scale per output channel.")
     int8_scheme: Int8Scheme = Field(
-        description=f"Coarsest scheme that keeps {MIN_SQNR_DB:g} dB, one scale for the tensor only where range_ratio is "
-        f"below {WIDE_RANGE_RATIO:g}; float if neither keeps it."
+        description=f"Coarsest scheme that keeps {MIN_SQNR_DB:g} dB, one scale for the tensor only where range_ratio "
+        f"is below {WIDE_RANGE_RATIO:g}; float if neither keeps it."
     )
     fp16_infinite: int = Field(description="Folded weights and biases that are infinite in half precision.")
     fp16_subnormal: int = Field(description="Nonzero ones that become subnormal there.")
@@ -186,7 +186,7 @@ class LayerHealth(Record):
     collapsed: bool = Field(description=f"weak_share is at least {COLLAPSED_SHARE:g}.")
     dead_share: float
     eps_dominated_share: float
-    removal: RemovalCounts | None = Field(description="null when the layer was not folded.")
+    removal: RemovalCounts | None = Field(description="null when the layer was dropped.")
     tiny_variance_channels: list[int] = Field(description=f"running_var < {TINY_VARIANCE_OF_EPS:g} eps.")
     law_std: Distribution = Field(
         description="|gamma| sqrt(var / (var + eps)): deviation of the layer's output over the training data, still "
@@ -255,5 +255,7 @@ class BatchNormHealth(Record):
     schema_version: Literal[1] = SCHEMA_VERSION
     network: NetworkHealth
     layers: list[LayerHealth] = Field(description="In the order of ``bn_stats.json``.")
-    ledger: list[DeadChannel] = Field(description="Every dead channel of a folded layer, by layer and channel.")
+    ledger: list[DeadChannel] = Field(
+        description="Every dead channel of a layer that is not dropped, by layer and channel."
+    )
     warnings: list[BatchNormWarning] = Field(description="By severity, then layer, then code.")

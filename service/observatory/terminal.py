@@ -11,7 +11,7 @@ from rich.text import Text
 from service.bundle.batchnorm import ARRAYS
 from service.bundle.health import HEALTH_ARRAYS, WARNING_KINDS, BatchNormWarning, DeadChannel, Severity
 from service.bundle.store import Bundle
-from service.observatory.pruning import PruneRule, find_prunable
+from service.observatory.pruning import Prunable, PruneRule, find_prunable
 from service.observatory.selection import LayerView, Selection, select_layers, select_warnings
 
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -33,15 +33,7 @@ def print_bn_stats(console: Console, bundle: Bundle, selection: Selection, rule:
             console.print(_layer_in_depth(bundle, view))
     else:
         console.print(_table(bundle, views))
-        network = bundle.health.network
-        console.print(
-            f"{len(views)} of {bundle.batchnorm.totals.layers} layers. "
-            f"{network.macs / 1e9:.2f} G multiply-accumulates. |gamma| of at most {prunable.threshold:.3g}: {prunable.channels} channels ({prunable.share:.1%}).\n"
-            f"Dead channels removable exactly: {network.removable_exactly.channels}, saving "
-            f"{network.removable_exactly.macs / 1e6:.1f} M multiply-accumulates and "
-            f"{network.removable_exactly.bytes / 1e3:.1f} kB.",
-            highlight=False,
-        )
+        console.print(_summary(bundle, len(views), prunable), highlight=False)
     console.print(_warnings(select_warnings(bundle, selection, views)))
 
 
@@ -94,6 +86,18 @@ def _table(bundle: Bundle, views: Sequence[LayerView]) -> Table:
             _codes(view.warnings),
         )
     return table
+
+
+def _summary(bundle: Bundle, shown: int, prunable: Prunable) -> str:
+    network = bundle.health.network
+    saved = network.removable_exactly
+    return (
+        f"{shown} of {bundle.batchnorm.totals.layers} layers. {network.macs / 1e9:.2f} G multiply-accumulates.\n"
+        f"|gamma| of at most {prunable.threshold:.3g}: {prunable.channels} channels ({prunable.share:.1%}).\n"
+        f"Dead channels removable exactly: {saved.channels}, saving {saved.macs / 1e6:.1f} M multiply-accumulates and "
+        f"{saved.bytes / 1e3:.1f} kB.\n"
+        f"Layers to keep in float for int8: {', '.join(network.keep_in_float) or 'none'}."
+    )
 
 
 def _count(number: int) -> str:

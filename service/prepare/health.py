@@ -35,7 +35,7 @@ from service.prepare.layer_figures import (
     law_std,
     small_in_half,
 )
-from service.prepare.ledger import Ledger
+from service.prepare.ledger import Ledger, not_judged
 from service.prepare.operations import conv_positions, record_operations
 
 # The operations are the same at every size; this is the least at which a head can propose 300 boxes.
@@ -72,11 +72,9 @@ def assess_health(
     execution = {name: index for index, name in enumerate(sites)}
     for layer in stats.report.layers:
         figures = _Figures(layer, stats.arrays)
-        entries, weights = [], None
+        entries, weights = _judge(layer, figures, sites.get(layer.name), ledger), None
         if layer.status == "folded":
-            site = sites[layer.name]
-            entries = [ledger.judge(site, c, figures.beta[c], figures.std[c]) for c in layer.dead_channels]
-            weights = _weights(reference, result.network, str(site.conv))
+            weights = _weights(reference, result.network, str(layer.conv))
         dead.extend(entries)
         arrays |= {f"{layer.name}/{key}": value.astype(np.float32) for key, value in figures.arrays().items()}
         layers.append(figures.describe(execution.get(layer.name), entries, weights))
@@ -127,7 +125,7 @@ class _Figures:
             collapsed=bool(weak.mean() >= COLLAPSED_SHARE),
             dead_share=len(layer.dead_channels) / layer.channels,
             eps_dominated_share=len(layer.eps_dominated_channels) / layer.channels,
-            removal=_count(dead) if layer.status == "folded" else None,
+            removal=None if layer.status == "dropped" else _count(dead),
             tiny_variance_channels=[int(i) for i in np.flatnonzero(self._var < TINY_VARIANCE_OF_EPS * layer.eps)],
             law_std=describe_distribution(self.std),
             expected_low=None if self._range is None else float(self._range[0].min()),
@@ -140,6 +138,16 @@ class _Figures:
             memory_batches=(2 - layer.momentum) / layer.momentum if layer.momentum else None,
             weights=weights,
         )
+
+
+def _judge(layer: BatchNormLayer, figures: _Figures, site: BatchNormSite | None, ledger: Ledger) -> list[DeadChannel]:
+    if site is None:
+        return []
+    channels = [(channel, float(figures.beta[channel]), float(figures.std[channel])) for channel in layer.dead_channels]
+    if site.obstacle is not None:
+        reason = f"Its BatchNorm is not folded: {site.obstacle}."
+        return [not_judged(layer.name, channel, mean, std, reason) for channel, mean, std in channels]
+    return [ledger.judge(site, channel, mean, std) for channel, mean, std in channels]
 
 
 def _count(dead: list[DeadChannel]) -> RemovalCounts:

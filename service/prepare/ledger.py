@@ -82,17 +82,7 @@ class Ledger:
                 mean, std = float(conv.bias[channel]), 0.0
             walk = self._follow(str(site.conv), channel, mean)
         except _Unknown as reason:
-            return DeadChannel(
-                layer=site.name,
-                channel=channel,
-                mean=mean,
-                std=std,
-                removal="unknown",
-                reason=str(reason),
-                readers=[],
-                macs=None,
-                bytes=None,
-            )
+            return not_judged(site.name, channel, mean, std, str(reason))
         removed = self._removed[site.name, channel] = self._removals(str(site.conv), channel, walk)
         saved = self._savings([removed])
         return DeadChannel(
@@ -188,6 +178,21 @@ class Ledger:
             macs += self._positions[name] * weights
             parameters += weights + (0 if conv.bias is None else len(removed.outputs))
         return Savings(channels=len(removals), macs=macs, bytes=_FLOAT32_BYTES * parameters)
+
+
+def not_judged(layer: str, channel: int, mean: float, std: float, reason: str) -> DeadChannel:
+    """The entry of a dead channel of which the dataflow does not tell what its removal would change."""
+    return DeadChannel(
+        layer=layer,
+        channel=channel,
+        mean=mean,
+        std=std,
+        removal="unknown",
+        reason=reason,
+        readers=[],
+        macs=None,
+        bytes=None,
+    )
 
 
 def _require_separable(conv: nn.Module) -> None:

@@ -72,6 +72,7 @@ def assessed() -> Assessed:
     network = calibrated_network("yolo26n.yaml").requires_grad_(False)
     plant_faults(network)
     shared = network.get_submodule(SHARED.removesuffix(".bn"))
+    shared.bn.weight[VICTIM] = 0.0
     shared.second, shared.__class__ = copy.deepcopy(shared.bn), TwoNorms
     reference = copy.deepcopy(network)
     drop_unused_head(reference, "one2one")
@@ -232,6 +233,12 @@ def test_dropped_layers_are_neither_in_the_ledger_nor_warned_of(assessed: Assess
     layer, health = assessed.layer(DROPPED)
     assert layer.dead_channels == [VICTIM] and health.removal is None
     assert assessed.dead(DROPPED) == [] and assessed.warnings(DROPPED) == {}
+
+
+def test_a_dead_channel_of_a_batchnorm_that_stays_is_not_judged(assessed: Assessed) -> None:
+    (entry,) = assessed.dead(SHARED)
+    assert entry.removal == "unknown" and "not folded" in entry.reason
+    assert assessed.layer(SHARED)[1].removal.unknown == 1
 
 
 def test_removals_are_counted_per_layer_and_saved_jointly(assessed: Assessed) -> None:
