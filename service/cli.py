@@ -15,7 +15,8 @@ from rich.markup import escape
 from service.bundle.batchnorm import FoldStatus, Stage
 from service.bundle.health import Severity, WarningCode
 from service.bundle.store import Bundle, bundle_key, find_bundle, load_bundle
-from service.errors import BundleError, BundleMissing, WeightsHashMismatch, YolofoldError
+from service.errors import BundleError, BundleMissing, WeightsHashMismatch, WeightsNotFound, YolofoldError
+from service.observatory.diff import Side, compare_batchnorm, side_of_bundle
 from service.observatory.document import bn_stats_document
 from service.observatory.pruning import PruneRule
 from service.observatory.selection import Selection, SortKey, SortOrder
@@ -147,6 +148,33 @@ def bn_stats(
         print(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_INDENT_2).decode())
     elif csv is None:
         terminal.print_bn_stats(Console(), bundle, selection, rule)
+
+
+@app.command("bn-diff")
+def bn_diff(
+    first: Annotated[Path, typer.Argument(help="A bundle's folder, or a checkpoint (.pt) that you trust.")],
+    second: Annotated[Path, typer.Argument(help="The same, trained on or otherwise changed.")],
+    json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
+) -> None:
+    """Compare the BatchNorm layers of two checkpoints: what moved, what was frozen, where they diverged."""
+    from service.observatory.terminal import print_bn_diff
+
+    diff = compare_batchnorm(_side(first), _side(second))
+    if json:
+        print(diff.model_dump_json(indent=1))
+    else:
+        print_bn_diff(Console(), diff)
+
+
+def _side(path: Path) -> Side:
+    if path.is_dir():
+        return side_of_bundle(load_bundle(path))
+    if not path.is_file():
+        raise WeightsNotFound(f"There is neither a bundle's folder nor a checkpoint at {path}.")
+    from service.prepare.checkpoint_stats import read_checkpoint_stats  # torch, hence only here
+
+    stats = read_checkpoint_stats(path)
+    return Side(path.name, stats.report.layers, stats.arrays)
 
 
 def _exit_orderly(signal_number: int, _: object) -> None:

@@ -11,6 +11,7 @@ from rich.text import Text
 from service.bundle.batchnorm import ARRAYS
 from service.bundle.health import HEALTH_ARRAYS, WARNING_KINDS, BatchNormWarning, DeadChannel, Severity
 from service.bundle.store import Bundle
+from service.observatory.diff import BatchNormDiff
 from service.observatory.pruning import Prunable, PruneRule, find_prunable
 from service.observatory.selection import LayerView, Selection, select_layers, select_warnings
 
@@ -42,6 +43,31 @@ def print_warning_kinds(console: Console) -> None:
     table = Table("Code", "Severity", "What it means", "What to do", box=None, pad_edge=False)
     for code, kind in WARNING_KINDS.items():
         table.add_row(code, Text(kind.severity, _STYLES[kind.severity]), kind.meaning, kind.action)
+    console.print(table)
+
+
+def print_bn_diff(console: Console, diff: BatchNormDiff) -> None:
+    """Print the verdicts, then a line per layer, the furthest first."""
+    for verdict in diff.verdicts:
+        console.print(Text(verdict.code, "bold"), verdict.message, highlight=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("BatchNorm", no_wrap=True)
+    table.add_column("Stage")
+    for title in ("Divergence", "furthest channel", "d gamma rms", "max", "d beta rms", "max"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("Movement")
+    for layer in sorted(diff.layers, key=lambda layer: -layer.divergence_mean):
+        table.add_row(
+            layer.name,
+            layer.stage,
+            f"{layer.divergence_mean:.3g}",
+            f"{layer.divergence_max:.3g} ({layer.furthest_channel})",
+            f"{layer.gamma_change_rms:.2g}",
+            f"{layer.gamma_change_max:.2g}",
+            f"{layer.beta_change_rms:.2g}",
+            f"{layer.beta_change_max:.2g}",
+            layer.movement + (", dropped" if layer.dropped else ""),
+        )
     console.print(table)
 
 
