@@ -174,7 +174,7 @@ def _side(path: Path) -> Side:
     from service.prepare.checkpoint_stats import read_checkpoint_stats  # torch, hence only here
 
     stats = read_checkpoint_stats(path)
-    return Side(path.name, stats.report.layers, stats.arrays)
+    return Side(str(path), stats.report.layers, stats.arrays)
 
 
 def _exit_orderly(signal_number: int, _: object) -> None:

@@ -181,6 +181,12 @@ def find_bundle(root: Path, key: str) -> Path | None:
     return max(found, key=lambda p: p.stat().st_mtime, default=None)
 
 
+def bundle_names(root: Path) -> list[str]:
+    """Folder names of the finished bundles kept in ``root``, sorted."""
+    found = root.iterdir() if root.is_dir() else ()
+    return sorted(p.name for p in found if (p / MANIFEST).is_file() and not p.name.startswith(_PARTIAL_PREFIX))
+
+
 def load_bundle(path: Path) -> Bundle:
     """Verify every byte of a bundle and read its records.
 

@@ -248,6 +248,7 @@ def test_openapi_is_complete(server: Serving) -> None:
         "/model",
         "/model/layers",
         "/model/bn-stats",
+        "/model/bn-diff",
         "/healthz",
         "/readyz",
     }
