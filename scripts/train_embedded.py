@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 WEIGHTS = REPOSITORY / "service" / "weights"
+METRICS = "metrics.json"
 DATA_SEED = 2026
 
 
@@ -50,24 +52,41 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _build(options: argparse.Namespace, command: str) -> None:
-    from scripts.embedded_model.card import Provenance, write_card, write_metrics
+    from scripts.embedded_model.card import Provenance, read_provenance, write_card, write_metrics
     from scripts.embedded_model.checkpoint import export_checkpoint
     from scripts.embedded_model.dataset import write_dataset
     from scripts.embedded_model.evaluation import HEADS, SIZES, evaluate
-    from scripts.embedded_model.training import TRAIN_SEED, seconds_spent, train
+    from scripts.embedded_model.training import HISTORY, TRAIN_SEED, seconds_spent, train
 
-    work = options.work.resolve()
+    work, start = options.work.resolve(), options.start_from
+    earlier = None if start is None else read_provenance(start.with_name(METRICS))
     counts = {"train": options.pictures, "val": 240, "test": options.held_out}
     data = write_dataset(work / "data", DATA_SEED, counts, options.threads)
-    last = train(data, work, options.hours, options.threads, options.start_from)
+    last = train(data, work, options.hours, options.threads, start)
     shipped = WEIGHTS / "yolo26n-codes.pt"
     export_checkpoint(last, shipped)
-    results = last.parent.parent / "results.csv"
-    minutes = seconds_spent(results) / 60
-    provenance = Provenance(command, DATA_SEED, TRAIN_SEED, counts, _epochs_begun(results), minutes)
+    run = last.parent.parent
+    shutil.copyfile(run / HISTORY, WEIGHTS / HISTORY)
+    results = run / "results.csv"
+    minutes, epochs = seconds_spent(results) / 60, _epochs_begun(results)
+    provenance = Provenance(command, DATA_SEED, TRAIN_SEED, counts, epochs, minutes, (), earlier)
     reports = [evaluate(shipped, data, head, size) for head in HEADS for size in SIZES]
-    write_metrics(WEIGHTS / "metrics.json", provenance, reports)
+    write_metrics(WEIGHTS / METRICS, provenance, reports)
     write_card(WEIGHTS / "MODEL_CARD.md", provenance, reports)
+    _draw_failures(shipped, data.parent)
+
+
+def _draw_failures(checkpoint: Path, data: Path) -> None:
+    import cv2
+
+    from scripts.embedded_model.evaluation import answer_pictures
+    from scripts.embedded_model.failures import draw_sheet, find_failures
+
+    pictures = answer_pictures(checkpoint, data, "one2one", 640)  # as it is served by default
+    failures = [failure for path, answered in pictures.items() for failure in find_failures(path, answered)]
+    cv2.imwrite(
+        str(REPOSITORY / "docs" / "failures.jpg"), draw_sheet(failures, pictures), [cv2.IMWRITE_JPEG_QUALITY, 85]
+    )
 
 
 def _epochs_begun(results: Path) -> int:

@@ -48,15 +48,17 @@ class BatchNormHistory:
         """At most about `samples` lines for the whole schedule."""
         self._target = target
         self._samples = samples
-        self._next_share = 0.0
+        self._next_share, self._step = 0.0, 0
         if target.exists() and (lines := target.read_text().splitlines()):
-            self._next_share = float(json.loads(lines[-1])["share"]) + 1 / samples
+            last = json.loads(lines[-1])
+            self._next_share, self._step = float(last["share"]) + 1 / samples, int(last["step"])
 
-    def maybe_sample(self, share: float, step: int, model: nn.Module) -> None:
-        """Write a line if `share` (0..1) of the schedule has passed the next sampling point."""
+    def count_step(self, share: float, model: nn.Module) -> None:
+        """Count a training step; write a line if `share` (0..1) of the schedule has passed the next point."""
+        self._step += 1
         if share < self._next_share:
             return
         self._next_share = share + 1 / self._samples
-        line: dict[str, Any] = {"share": round(share, 4), "step": step, "stages": sample_stages(model)}
+        line: dict[str, Any] = {"share": round(share, 4), "step": self._step, "stages": sample_stages(model)}
         with self._target.open("a") as file:
             file.write(json.dumps(line, separators=(",", ":")) + "\n")

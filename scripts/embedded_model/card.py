@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from scripts.embedded_model.symbols import CLASS_NAMES, SYMBOLOGIES
 
 @dataclass(frozen=True)
 class Provenance:
-    """How the shipped weights came about."""
+    """How the shipped weights came about. ``earlier`` is the run whose weights this one started from."""
 
     command: str
     data_seed: int
@@ -26,6 +26,28 @@ class Provenance:
     pictures: dict[str, int]
     epochs_begun: int
     minutes: float
+    notes: tuple[str, ...] = ()
+    earlier: Provenance | None = None
+
+
+def read_provenance(metrics: Path) -> Provenance:
+    """The provenance that ``write_metrics`` stored.
+
+    Raises:
+        OSError, ValueError, KeyError: the file is missing or is not one of ours.
+    """
+    return _provenance(json.loads(metrics.read_text())["provenance"])
+
+
+def _provenance(stored: dict[str, Any]) -> Provenance:
+    earlier = stored.get("earlier")
+    notes = tuple(stored.get("notes", ()))
+    return Provenance(**stored | {"notes": notes, "earlier": _provenance(earlier) if earlier else None})
+
+
+def _runs(made: Provenance) -> list[Provenance]:
+    """All runs behind the weights, first to last."""
+    return ([] if made.earlier is None else _runs(made.earlier)) + [made]
 
 
 def machine() -> str:
@@ -44,7 +66,7 @@ def write_metrics(target: Path, provenance: Provenance, reports: list[Report]) -
     document: dict[str, Any] = {
         "classes": list(CLASS_NAMES),
         "machine": machine(),
-        "provenance": provenance.__dict__,
+        "provenance": asdict(provenance),
         "confidence_of_counts": CONFIDENCE,
         "held_out": [report.as_dict() for report in reports],
     }
@@ -80,27 +102,40 @@ def _symbologies(class_id: int) -> str:
 
 
 def _origin(made: Provenance) -> str:
-    counts = ", ".join(f"{count} {split}" for split, count in made.pictures.items())
+    runs = _runs(made)
+    commands = "\n".join(run.command for run in runs)
+    minutes = sum(run.minutes for run in runs)
     return f"""## How it was made
 
 From random weights, on generated pictures only. No photograph and no third-party data set was
 used: zxing-cpp writes the symbols, and `scripts/embedded_model` draws everything around them.
+Runs: {len(runs)}, {minutes:.0f} minutes in all; a later one starts from the weights of the one before it.
 
 ```
-{made.command}
+{commands}
 ```
 
-- Pictures: {counts} (data seed {made.data_seed}; each split has its own random stream).
-- Training: seed {made.train_seed}, {made.epochs_begun} epochs begun (the clock ends the last one early),
-  {made.minutes:.0f} minutes, input sizes 224 to 640 px.
+{chr(10).join(_run_lines(number, run) for number, run in enumerate(runs, 1))}
 - Machine: {machine()}.
   It was shared with other work. The schedule follows the clock, so a repetition draws the same
   pictures byte for byte but ends in other weights.
 - Forward passes in bfloat16; loss and BatchNorm statistics in float32.
-- The weights are the exponential moving average at the end of the run, stored as float16.
+- The weights are the exponential moving average at the end of the last run, stored as float16.
 - BatchNorm: running mean and variance are those of the training run (momentum 0.03, eps 0.001).
-  Nothing was folded or re-estimated afterwards.
+  Nothing was folded or re-estimated afterwards. `bn-history.jsonl` beside this file shows how they
+  settled in the last run: per stage the mean |running mean|, running variance, |gamma| and the norm of the gradient.
 """
+
+
+def _run_lines(number: int, run: Provenance) -> str:
+    counts = ", ".join(f"{count} {split}" for split, count in run.pictures.items())
+    lines = [
+        f"- Run {number}: {counts} pictures (data seed {run.data_seed}; each split has its own random stream);",
+        f"  seed {run.train_seed}, {run.epochs_begun} epochs begun (the clock ends the last one early), "
+        f"{run.minutes:.0f} minutes, input sizes 224 to 640 px.",
+        *(f"  {note}" for note in run.notes),
+    ]
+    return "\n".join(lines)
 
 
 def _accuracy(reports: list[Report]) -> str:
@@ -122,6 +157,11 @@ the box relative to the longer side of the picture:
 False alarms on generated pictures without a code, at the same confidence:
 
 {chr(10).join(_alarm_line(report) for report in reports)}
+
+Failures on the test split, worst first, truth in green and answers in red: missed codes, families
+confused, false alarms.
+
+![failures](../../docs/failures.jpg)
 """
 
 

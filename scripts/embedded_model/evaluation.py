@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -69,36 +70,62 @@ class Report:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Answered:
+    """One picture's truth and answers, in its pixels.
+
+    Attributes:
+        truth: (N, 5) rows of class, x0, y0, x1, y1.
+        found: (M, 6) rows of the same and the confidence, all of at least `CONFIDENCE`.
+        longer_side: of the picture.
+    """
+
+    truth: Boxes
+    found: Boxes
+    longer_side: int
+
+
 def evaluate(checkpoint: Path, data: Path, head: Head, size: int) -> Report:
     """Score one head of a checkpoint on the test split of `data` at one input size."""
     model: Any = YOLO(str(checkpoint))
-    settings = {"imgsz": size, "device": "cpu", "verbose": False} | _HEAD_SETTINGS[head]
-    metrics = model.val(data=str(data), split="test", batch=16, workers=0, plots=False, **settings)
+    metrics = model.val(data=str(data), split="test", batch=16, workers=0, plots=False, **_settings(head, size))
     classes = {
         CLASS_NAMES[int(class_id)]: ClassScore(*(round(float(v), 4) for v in metrics.box.class_result(i)))
         for i, class_id in enumerate(metrics.box.ap_class_index)
     }
-    recall, alarms = _count(checkpoint, data.parent, settings)
+    recall, alarms = _count(answer_pictures(checkpoint, data.parent, head, size).values())
     map50, map50_95 = round(float(metrics.box.map50), 4), round(float(metrics.box.map), 4)
     return Report(head, size, map50, map50_95, classes, recall, alarms)
 
 
-def _count(checkpoint: Path, root: Path, settings: dict[str, Any]) -> tuple[dict[str, Recall], Alarms]:
+def _settings(head: Head, size: int) -> dict[str, Any]:
+    return {"imgsz": size, "device": "cpu", "verbose": False} | _HEAD_SETTINGS[head]
+
+
+def answer_pictures(checkpoint: Path, root: Path, head: Head, size: int) -> dict[Path, Answered]:
+    """Truth and answers of every test picture under `root`."""
+    model: Any = YOLO(str(checkpoint))
+    answered = {}
+    for picture in sorted((root / "images" / "test").glob("*.jpg")):
+        result = model.predict(str(picture), conf=CONFIDENCE, **_settings(head, size))[0]
+        columns = (result.boxes.cls.numpy(), result.boxes.xyxy.numpy(), result.boxes.conf.numpy())
+        height, width = result.orig_shape
+        truth = _read_truth(root / "labels" / "test" / f"{picture.stem}.txt", width, height)
+        answered[picture] = Answered(truth, np.column_stack(columns).astype(np.float64), max(width, height))
+    return answered
+
+
+def _count(pictures: Iterable[Answered]) -> tuple[dict[str, Recall], Alarms]:
     found = dict.fromkeys((name for name, _, _ in _EXTENTS), 0)
     total = dict(found)
     negatives: list[int] = []
-    model: Any = YOLO(str(checkpoint))
-    for picture in sorted((root / "images" / "test").glob("*.jpg")):
-        result = model.predict(str(picture), conf=CONFIDENCE, **settings)[0]
-        predicted = np.column_stack([result.boxes.cls.numpy(), result.boxes.xyxy.numpy()])
-        height, width = result.orig_shape
-        truth = _read_truth(root / "labels" / "test" / f"{picture.stem}.txt", width, height)
-        if len(truth) == 0:
-            negatives.append(len(predicted))
-        for box in truth:
-            name = _extent(box, max(width, height))
+    for picture in pictures:
+        if len(picture.truth) == 0:
+            negatives.append(len(picture.found))
+        for box in picture.truth:
+            name = _extent(box, picture.longer_side)
             total[name] += 1
-            found[name] += _is_found(box, predicted)
+            found[name] += _is_found(box, picture.found)
     alarms = Alarms(len(negatives), sum(count > 0 for count in negatives), sum(negatives))
     return {name: Recall(found[name], total[name]) for name in total}, alarms
 

@@ -18,6 +18,7 @@ from scripts.embedded_model.bn_history import BatchNormHistory
 
 BASE_SIZE = 512
 RUN_NAME = "yolo26n-codes"
+HISTORY = "bn-history.jsonl"
 TRAIN_SEED = 26
 
 _MANY_EPOCHS = 1000
@@ -86,7 +87,6 @@ class CodesTrainer(DetectionTrainer):
     def __init__(self, overrides: dict[str, Any], hours: float, spent_seconds: float, history: Path) -> None:
         """`spent_seconds` is what an interrupted run of the same `hours` has used already."""
         self._history = BatchNormHistory(history, _HISTORY_SAMPLES)
-        self._steps = 0
         self._total_seconds = hours * 3600
         self._spent_seconds = spent_seconds
         self._mosaic_open = True
@@ -107,9 +107,8 @@ class CodesTrainer(DetectionTrainer):
 
     def optimizer_step(self) -> None:
         """Note the BatchNorm layers and their gradients before the step uses them up."""
-        self._steps += 1
         model: Any = self.model
-        self._history.maybe_sample(self.elapsed_share(), self._steps, model)
+        self._history.count_step(self.elapsed_share(), model)
         super().optimizer_step()  # type: ignore[no-untyped-call]
 
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -229,7 +228,7 @@ def train(data: Path, work: Path, hours: float, threads: int, start_from: Path |
     spent = seconds_spent(run / "results.csv")
     if last.exists() and spent >= hours * 3600:
         return last
-    trainer = CodesTrainer(overrides, hours, spent, run / "bn-history.jsonl")
+    trainer = CodesTrainer(overrides, hours, spent, run / HISTORY)
     # Ultralytics leaves one core idle on the CPU; on two cores that halves the speed.
     trainer.add_callback("on_train_start", lambda _trainer: torch.set_num_threads(threads))
     trainer.train()  # type: ignore[no-untyped-call]

@@ -42,17 +42,20 @@ class Kind(NamedTuple):
 
 EMPTY_BODY = Kind(400, "empty-body", "The request has no image")
 MALFORMED_BODY = Kind(400, "malformed-body", "The body does not follow its media type")
+MALFORMED_REQUEST = Kind(400, "malformed-request", "The bytes are not an HTTP request")
 NOT_FOUND = Kind(404, "not-found", "There is nothing at this path")
 LAYER_NOT_FOUND = Kind(404, "layer-not-found", "No such BatchNorm layer")
 BUNDLE_NOT_FOUND = Kind(404, "bundle-not-found", "No such bundle is kept here")
 METHOD_NOT_ALLOWED = Kind(405, "method-not-allowed", "The path does not support this method")
 NOT_ACCEPTABLE = Kind(406, "not-acceptable", "No representation matches the Accept header")
+HEAD_TIMEOUT = Kind(408, "head-timeout", "The request's head arrived too slowly")
 BODY_TIMEOUT = Kind(408, "body-timeout", "The body arrived too slowly")
 BUNDLE_UNUSABLE = Kind(409, "bundle-unusable", "The bundle is damaged or of another release")
 UPLOAD_TOO_LARGE = Kind(413, "upload-too-large", "The upload has too many bytes")
 IMAGE_TOO_LARGE = Kind(413, "image-too-large", "The picture has too many pixels")
 UNSUPPORTED_MEDIA_TYPE = Kind(415, "unsupported-media-type", "The Content-Type is not one this path takes")
 UNSUPPORTED_IMAGE = Kind(415, "unsupported-image", "The content is not an accepted image format")
+HEAD_TOO_LARGE = Kind(431, "head-too-large", "The request's head has too many bytes")
 BROKEN_IMAGE = Kind(422, "broken-image", "The image is truncated or damaged")
 INVALID_PARAMETER = Kind(422, "invalid-parameter", "A parameter has a value that is not allowed")
 UNKNOWN_PARAMETER = Kind(422, "unknown-parameter", "There is no such parameter")
@@ -98,18 +101,23 @@ def problem_response(
     request: Request, kind: Kind, detail: str, headers: Mapping[str, str] | None = None, **members: Any
 ) -> Response:
     """A problem document as a response; ``retry_after`` also becomes the header of that name."""
+    sent = dict(headers or {})
+    if "retry_after" in members:
+        sent["Retry-After"] = str(members["retry_after"])
+    return Response(problem_document(kind, detail, request.url.path, **members), kind.status, sent, MEDIA_TYPE)
+
+
+def problem_document(kind: Kind, detail: str, instance: str, **members: Any) -> bytes:
+    """A problem document as JSON; ``instance`` is the request's path, empty where it never became known."""
     document = {
         "type": f"urn:yolofold:{kind.slug}",
         "title": kind.title,
         "status": kind.status,
         "detail": detail,
-        "instance": request.url.path,
+        "instance": instance,
         **members,
     }
-    sent = dict(headers or {})
-    if "retry_after" in members:
-        sent["Retry-After"] = str(members["retry_after"])
-    return Response(orjson.dumps(document), kind.status, sent, MEDIA_TYPE)
+    return orjson.dumps(document)
 
 
 def install_problem_handlers(app: FastAPI) -> None:

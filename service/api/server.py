@@ -6,6 +6,7 @@ from collections.abc import Callable
 import uvicorn
 
 from service.api.app import create_app
+from service.api.connection import guarded_connection
 from service.bundle.store import Bundle
 from service.inference.engine import choose_providers
 from service.settings import Settings
@@ -13,6 +14,7 @@ from service.settings import Settings
 #: uvicorn itself would wait for ever for a half-sent body after SIGTERM.
 _SHUTDOWN_GRACE_S = 10
 _KEEP_ALIVE_S = 15
+_HEAD_TIMEOUT_S = 10.0
 
 
 class _AnnouncingServer(uvicorn.Server):
@@ -28,6 +30,21 @@ class _AnnouncingServer(uvicorn.Server):
             self._announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
 
+def server_config(settings: Settings, bundle: Bundle) -> uvicorn.Config:
+    """How uvicorn serves the application of these settings."""
+    return uvicorn.Config(
+        create_app(settings, bundle),
+        host=settings.host,
+        port=settings.port,
+        http=guarded_connection(min(_HEAD_TIMEOUT_S, settings.request_timeout_s)),
+        ws="none",
+        log_level="warning",
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_SHUTDOWN_GRACE_S,
+        server_header=False,
+    )
+
+
 def run_server(settings: Settings, bundle: Bundle, announce: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM.
 
@@ -39,16 +56,7 @@ def run_server(settings: Settings, bundle: Bundle, announce: Callable[[str], Non
         SystemExit: the port could not be opened or the network could not be loaded (uvicorn has logged why).
     """
     choose_providers(settings.device)
-    config = uvicorn.Config(
-        create_app(settings, bundle),
-        host=settings.host,
-        port=settings.port,
-        log_level="warning",
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=_SHUTDOWN_GRACE_S,
-        server_header=False,
-    )
-    server = _AnnouncingServer(config, announce)
+    server = _AnnouncingServer(server_config(settings, bundle), announce)
     server.run()
     if not server.started:
         raise SystemExit(1)

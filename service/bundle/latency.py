@@ -22,13 +22,15 @@ class Arm(Record):
 
 
 class Comparison(Record):
-    """Speed-up of one arm over another, from per-round ratios."""
+    """Speed-up of one arm over another, from per-round ratios and the spread between sessions."""
 
     name: str = Field(examples=["folding_in_torch"])
     question: str = Field(examples=["What does folding BatchNorm save in eager PyTorch?"])
     baseline: str = Field(description="Arm in the numerator.")
     candidate: str = Field(description="Arm in the denominator.")
-    speedup: float = Field(description="exp(median(ln(baseline / candidate))); above 1 the candidate is faster.")
+    speedup: float = Field(
+        description="exp of the sessions' mean of median(ln(baseline / candidate)); above 1 the candidate is faster."
+    )
     ci95_low: float
     ci95_high: float
     verdict: Verdict
@@ -47,13 +49,14 @@ class Machine(Record):
 class LatencyReport(Record):
     """The whole of ``latency.json``."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     measured_at: str = Field(description="UTC, ISO 8601.")
-    rounds: int
+    sessions: int = Field(description="Times that every arm was loaded anew, so that the luck of a load shows.")
+    rounds: int = Field(description="Over all sessions; in each, every arm ran once.")
     threads: int
     batch: int
     imgsz: int
-    duration_s: float = Field(description="Warm-up and rounds, without loading the graphs.")
+    duration_s: float = Field(description="Loading, warm-up and rounds.")
     load_average_before: float | None = Field(description="1-minute load before the warm-up, None if unknown.")
     machine: Machine
     arms: list[Arm]

@@ -1,6 +1,7 @@
 """Times several ways of running one network against each other in one process. Knows no framework."""
 
 import gc
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,10 +16,13 @@ from numpy.typing import NDArray
 from service.bundle.latency import Arm, Comparison, LatencyReport
 from service.errors import PrepareError
 from service.machine import describe_machine
-from service.prepare.latency_statistics import MIN_ROUNDS, SEED, Speedup, estimate_speedup, judge, noise_floor
+from service.prepare.latency_statistics import MIN_SESSIONS, Speedup, estimate_speedup, judge, noise_floor
 
+ROUNDS_PER_SESSION = 3
+MIN_ROUNDS = MIN_SESSIONS * ROUNDS_PER_SESSION
 DEFAULT_ROUNDS = 30
 DEFAULT_BUDGET_S = 40.0
+SEED = 20260114
 WARMUP_WINDOW = 3
 WARMUP_TOLERANCE = 0.02
 MAX_WARMUP_RUNS = 8 * WARMUP_WINDOW
@@ -26,16 +30,17 @@ WARMUP_SHARE = 0.3
 
 Clock = Callable[[], int]
 Progress = Callable[[int, int], None]
+Run = Callable[[], object]
 
 
 @dataclass(frozen=True)
 class TimedArm:
-    """One thing to time. ``run`` does the whole work of one inference on an input it already holds."""
+    """One thing to time. ``open`` loads it anew; what it returns does the whole work of one inference."""
 
     name: str
     title: str
     runtime: Literal["torch", "onnxruntime"]
-    run: Callable[[], object]
+    open: Callable[[], Run]
 
 
 @dataclass(frozen=True)
@@ -68,20 +73,22 @@ def measure_latency(
     progress: Progress | None = None,
     clock_ns: Clock = time.perf_counter_ns,
 ) -> LatencyReport:
-    """Warm every arm up, run all of them once per round in random order, and judge the ratios of each round.
+    """Load every arm anew for each session of three rounds, run all of them once per round, judge the ratios.
 
-    The order is random because an arm leaves caches and still-spinning threads behind for the next one: that
-    cost then falls on all alike. Garbage collection is off meanwhile. No sample is dropped.
+    Loading anew puts the luck of a load into the interval (see ``estimate_speedup``). The order of the arms is
+    random, because an arm leaves caches and still-spinning threads behind for the next one: that cost then
+    falls on all alike. Garbage collection is off within a session. No sample is dropped.
 
     Args:
         arms: what to time, each under a name of its own.
         workload: recorded in the report; the arms must already obey it.
         null_control: two arms that do the same work; how far they differ is the floor for all other verdicts.
         questions: the comparisons to report, in this order.
-        rounds: rounds wanted, at least 12. The report says how many were run.
-        budget_s: seconds for warm-up and rounds. Rounds beyond the 12th are given up to keep it; a machine
-            too slow for 12 rounds exceeds it. ``math.inf`` runs every round.
-        progress: called as ``progress(done, rounds)`` after each round, outside the timed part.
+        rounds: rounds wanted, at least 12, made up to whole sessions. The report says how many were run.
+        budget_s: seconds for loading, warm-up and rounds. To keep it, sessions beyond the fourth are given up,
+            and on a slow machine rounds within a session. One too slow for four sessions of one round exceeds
+            it. ``math.inf`` runs everything.
+        progress: called as ``progress(done, rounds)`` after each session, outside the timed part.
         clock_ns: monotonic clock in nanoseconds.
 
     Raises:
@@ -89,18 +96,16 @@ def measure_latency(
     """
     if rounds < MIN_ROUNDS:
         raise PrepareError(f"A latency run needs at least {MIN_ROUNDS} rounds, not {rounds}.")
-    load, started, budget_ns = _load_average(), clock_ns(), budget_s * 1e9
-    with _garbage_collection_paused():
-        for arm in arms:
-            warm_up(arm, WARMUP_SHARE * budget_ns / len(arms), clock_ns)
-        times_ms = _timed_rounds(arms, rounds, started + budget_ns, progress, clock_ns)
+    load, started = _load_average(), clock_ns()
+    times_ms = _timed_sessions(arms, math.ceil(rounds / ROUNDS_PER_SESSION), budget_s * 1e9, progress, clock_ns)
     duration_s = (clock_ns() - started) / 1e9
-    by_arm = {arm.name: times_ms[:, column] for column, arm in enumerate(arms)}
+    by_arm = {arm.name: times_ms[:, :, column] for column, arm in enumerate(arms)}
     null = _speedup(null_control, by_arm)
     floor = noise_floor(null)
     return LatencyReport(
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        rounds=len(times_ms),
+        sessions=times_ms.shape[0],
+        rounds=times_ms.shape[0] * times_ms.shape[1],
         threads=workload.threads,
         batch=workload.batch,
         imgsz=workload.imgsz,
@@ -113,7 +118,7 @@ def measure_latency(
     )
 
 
-def warm_up(arm: TimedArm, budget_ns: float, clock_ns: Clock = time.perf_counter_ns) -> None:
+def warm_up(run: Run, budget_ns: float, clock_ns: Clock = time.perf_counter_ns) -> None:
     """Run an arm until the medians of two successive windows of 3 runs agree within 2 %.
 
     Gives up after 24 runs or ``budget_ns`` nanoseconds, whichever comes first, but runs at least once.
@@ -121,7 +126,7 @@ def warm_up(arm: TimedArm, budget_ns: float, clock_ns: Clock = time.perf_counter
     deadline = clock_ns() + budget_ns
     times: list[int] = []
     while len(times) < MAX_WARMUP_RUNS:
-        times.append(_time_once(arm, clock_ns))
+        times.append(_time_once(run, clock_ns))
         if clock_ns() >= deadline:
             return
         if len(times) % WARMUP_WINDOW == 0 and len(times) >= 2 * WARMUP_WINDOW:
@@ -130,28 +135,70 @@ def warm_up(arm: TimedArm, budget_ns: float, clock_ns: Clock = time.perf_counter
                 return
 
 
-def _timed_rounds(
-    arms: Sequence[TimedArm], rounds: int, deadline: float, progress: Progress | None, clock_ns: Clock
+def _timed_sessions(
+    arms: Sequence[TimedArm], wanted: int, budget_ns: float, progress: Progress | None, clock_ns: Clock
 ) -> NDArray[np.float64]:
-    """Milliseconds as (rounds run, arms). Past the floor, a round starts only if an average one would fit."""
-    order = np.random.default_rng(SEED)
-    times_ms = np.empty((rounds, len(arms)), np.float64)
-    started = clock_ns()
-    for done in range(rounds):
+    """Milliseconds as (sessions run, rounds of each, arms)."""
+    order, started = np.random.default_rng(SEED), clock_ns()
+    warmup_ns = WARMUP_SHARE * budget_ns / (wanted * len(arms))
+    sessions: list[NDArray[np.float64]] = []
+    while len(sessions) < wanted:
         now = clock_ns()
-        if done >= MIN_ROUNDS and now + (now - started) / done > deadline:
-            return times_ms[:done]
-        for column in order.permutation(len(arms)):
-            times_ms[done, column] = _time_once(arms[column], clock_ns) / 1e6
+        if len(sessions) >= MIN_SESSIONS and now + (now - started) / len(sessions) > started + budget_ns:
+            break
+        rounds = len(sessions[0]) if sessions else None
+        sessions.append(_timed_session(arms, rounds, now + budget_ns / MIN_SESSIONS, warmup_ns, order, clock_ns))
         if progress:
-            progress(done + 1, rounds)
+            progress(len(sessions) * len(sessions[0]), wanted * len(sessions[0]))
+    return np.stack(sessions)
+
+
+def _timed_session(
+    arms: Sequence[TimedArm],
+    rounds: int | None,
+    deadline: float,
+    warmup_ns: float,
+    order: np.random.Generator,
+    clock_ns: Clock,
+) -> NDArray[np.float64]:
+    """Milliseconds as (rounds, arms); without a number, as many of three rounds as end before ``deadline``."""
+    with _garbage_collection_paused():
+        runs = _open_and_warm(arms, order, warmup_ns, clock_ns)
+        first = _timed_rounds(runs, 1, order, clock_ns)
+        if rounds is None:
+            rounds = 1 + _rounds_that_fit(deadline - clock_ns(), float(first.sum()) * 1e6)
+        return np.concatenate([first, _timed_rounds(runs, rounds - 1, order, clock_ns)])
+
+
+def _rounds_that_fit(left_ns: float, round_ns: float) -> int:
+    """Further rounds of a session of ``ROUNDS_PER_SESSION``."""
+    return next((more for more in range(ROUNDS_PER_SESSION - 1, 0, -1) if more * round_ns <= left_ns), 0)
+
+
+def _open_and_warm(
+    arms: Sequence[TimedArm], order: np.random.Generator, warmup_ns: float, clock_ns: Clock
+) -> list[Run]:
+    opened: dict[int, Run] = {}
+    for column in order.permutation(len(arms)):
+        opened[column] = arms[column].open()
+    for column in opened:
+        warm_up(opened[column], warmup_ns, clock_ns)
+    return [opened[column] for column in range(len(arms))]
+
+
+def _timed_rounds(runs: Sequence[Run], rounds: int, order: np.random.Generator, clock_ns: Clock) -> NDArray[np.float64]:
+    """Milliseconds as (rounds, arms)."""
+    times_ms = np.empty((rounds, len(runs)), np.float64)
+    for row in times_ms:
+        for column in order.permutation(len(runs)):
+            row[column] = _time_once(runs[column], clock_ns) / 1e6
     return times_ms
 
 
-def _time_once(arm: TimedArm, clock_ns: Clock) -> int:
+def _time_once(run: Run, clock_ns: Clock) -> int:
     """Nanoseconds of one run."""
     started = clock_ns()
-    arm.run()
+    run()
     return clock_ns() - started
 
 
@@ -161,7 +208,7 @@ def _summarise(arm: TimedArm, times_ms: NDArray[np.float64]) -> Arm:
         name=arm.name,
         title=arm.title,
         runtime=arm.runtime,
-        samples=len(times_ms),
+        samples=times_ms.size,
         median_ms=median,
         p05_ms=p05,
         p95_ms=p95,

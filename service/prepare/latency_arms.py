@@ -7,10 +7,13 @@ level higher a BatchNormalization that may not be folded becomes a 1x1 convoluti
 layout; that layout also speeds up the folded graph, so comparing across levels would credit folding with it.
 """
 
+import copy
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,13 +27,14 @@ from service.errors import ExportFailed, PrepareError
 from service.prepare.latency import (
     DEFAULT_BUDGET_S,
     DEFAULT_ROUNDS,
+    SEED,
     Progress,
     Question,
+    Run,
     TimedArm,
     Workload,
     measure_latency,
 )
-from service.prepare.latency_statistics import SEED
 
 # All of ONNX Runtime's optimisers that remove a BatchNormalization below the level that changes the layout.
 FOLDING_OPTIMISERS = ("ConvBNFusion", "MatMul_BatchNormalization_Fusion")
@@ -87,7 +91,7 @@ def run_latency(
         imgsz: side of the image in pixels.
         threads: threads of every arm, at least 1. PyTorch's own number is put back afterwards.
         rounds: as in ``measure_latency``.
-        budget_s: as in ``measure_latency``; loading the graphs (about a second) comes on top.
+        budget_s: as in ``measure_latency``.
         progress: as in ``measure_latency``.
 
     Raises:
@@ -123,45 +127,60 @@ def torch_arm(name: str, title: str, module: nn.Module, image: NDArray[np.uint8]
         raise PrepareError(f"The module of arm {name} is in training mode; call eval() on it first.")
     tensor = torch.from_numpy(image)
 
-    def run() -> object:
-        with torch.inference_mode():
-            return module(tensor)
+    def open_copy() -> Run:
+        # A copy lies elsewhere in memory, as the network of another process would.
+        network = copy.deepcopy(module)
 
-    return TimedArm(name, title, "torch", run)
+        def run() -> object:
+            with torch.inference_mode():
+                return network(tensor)
+
+        return run
+
+    return TimedArm(name, title, "torch", open_copy)
 
 
 def _onnxruntime_arms(reference: Path, deployed: Path, image: NDArray[np.uint8], threads: int) -> list[TimedArm]:
-    return [
-        _session_arm(
-            "ort_reference_default",
-            "ONNX Runtime, BatchNorm left for the runtime to fold",
-            open_session(reference, threads),
-            image,
-        ),
-        _session_arm(
+    require_unfolded(reference, threads)
+    kept = {"level": EXTENDED, "disabled": FOLDING_OPTIMISERS}
+    arms: list[tuple[str, str, Path, dict[str, Any]]] = [
+        ("ort_reference_default", "ONNX Runtime, BatchNorm left for the runtime to fold", reference, {}),
+        (
             "ort_reference_unfolded",
             "ONNX Runtime up to level EXTENDED, its folding off, BatchNorm kept",
-            open_unfolded_session(reference, threads),
-            image,
+            reference,
+            kept,
         ),
-        _session_arm(
+        (
             "ort_deployed_extended",
             "ONNX Runtime up to level EXTENDED, its folding off, folded beforehand",
-            open_session(deployed, threads, level=EXTENDED, disabled=FOLDING_OPTIMISERS),
-            image,
+            deployed,
+            kept,
         ),
-        _session_arm("ort_deployed", "ONNX Runtime, folded (as served)", open_session(deployed, threads), image),
-        _session_arm(
-            "ort_deployed_copy",
-            "ONNX Runtime, folded, loaded a second time",
-            open_session(deployed, threads),
-            image,
-        ),
+        ("ort_deployed", "ONNX Runtime, folded (as served)", deployed, {}),
+        ("ort_deployed_copy", "ONNX Runtime, folded, loaded a second time", deployed, {}),
+    ]
+    return [
+        session_arm(name, title, partial(open_session, path, threads, **options), image)
+        for name, title, path, options in arms
     ]
 
 
-def open_unfolded_session(reference: Path, threads: int) -> ort.InferenceSession:
-    """Load a graph so that every BatchNormalization in it is executed, and check that after optimisation.
+def session_arm(
+    name: str, title: str, open_one: Callable[[], ort.InferenceSession], image: NDArray[np.uint8]
+) -> TimedArm:
+    """ONNX Runtime on ``image`` (1, S, S, 3), in a session of its own each time the arm is opened."""
+
+    def open_session_run() -> Run:
+        session = open_one()
+        feed = {session.get_inputs()[0].name: image}
+        return lambda: session.run(None, feed)
+
+    return TimedArm(name, title, "onnxruntime", open_session_run)
+
+
+def require_unfolded(reference: Path, threads: int) -> None:
+    """Check that ONNX Runtime, told not to fold, executes every BatchNormalization of a graph.
 
     Raises:
         ExportFailed: the file has no BatchNormalization to keep.
@@ -172,7 +191,7 @@ def open_unfolded_session(reference: Path, threads: int) -> ort.InferenceSession
         raise ExportFailed(f"{reference.name} has no BatchNormalization left; export it in PRESERVE mode.")
     with tempfile.TemporaryDirectory() as folder:
         optimised = Path(folder) / "optimised.onnx"
-        # A session of its own, so that the one timed has the same options as the arm it is compared with.
+        # A session of its own, so that the ones timed have the same options as the arm they are compared with.
         open_session(reference, threads, level=EXTENDED, disabled=FOLDING_OPTIMISERS, save_as=optimised)
         left = count_batch_normalization(optimised)
     if left != wanted:
@@ -180,7 +199,6 @@ def open_unfolded_session(reference: Path, threads: int) -> ort.InferenceSession
             f"ONNX Runtime {ort.__version__} kept {left} of {wanted} BatchNormalization nodes of "
             f"{reference.name}; the unfolded arm would not measure what it claims."
         )
-    return open_session(reference, threads, level=EXTENDED, disabled=FOLDING_OPTIMISERS)
 
 
 def open_session(
@@ -218,11 +236,6 @@ def count_batch_normalization(path: Path) -> int:
     """Number of BatchNormalization nodes in an ONNX file's main graph."""
     graph = onnx.load(str(path), load_external_data=False).graph
     return sum(node.op_type == "BatchNormalization" for node in graph.node)
-
-
-def _session_arm(name: str, title: str, session: ort.InferenceSession, image: NDArray[np.uint8]) -> TimedArm:
-    feed = {session.get_inputs()[0].name: image}
-    return TimedArm(name, title, "onnxruntime", lambda: session.run(None, feed))
 
 
 @contextmanager

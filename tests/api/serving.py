@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import uvicorn
 
-from service.api.app import create_app
+from service.api.server import server_config
 from service.api.state import Service
 from service.bundle.store import Bundle
 from service.settings import load_settings
@@ -53,9 +53,9 @@ class Serving:
 @contextmanager
 def serving(bundle: Bundle, **settings: Any) -> Iterator[Serving]:
     """Serve ``bundle`` on an ephemeral port; ``settings`` replace the defaults."""
-    app = create_app(load_settings({}, **settings), bundle)
+    config = server_config(load_settings({}, **settings), bundle)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=5))
+        server = uvicorn.Server(config)
         started = threading.Event()
 
         async def run() -> None:
@@ -72,7 +72,7 @@ def serving(bundle: Bundle, **settings: Any) -> Iterator[Serving]:
             assert server.started
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
             with httpx.Client(base_url=url, timeout=60) as client:
-                yield Serving(url, app.state.service, client)
+                yield Serving(url, config.app.state.service, client)
         finally:
             server.should_exit = True
             thread.join()

@@ -11,39 +11,50 @@ from service.bundle.latency import LatencyReport
 from service.errors import PrepareError
 from service.prepare.latency import (
     MAX_WARMUP_RUNS,
+    MIN_ROUNDS,
+    ROUNDS_PER_SESSION,
     Question,
+    Run,
     TimedArm,
     Workload,
     measure_latency,
     warm_up,
 )
-from service.prepare.latency_statistics import MIN_ROUNDS
+from service.prepare.latency_statistics import MIN_SESSIONS
 
 MS = 1_000_000
 NAMES = ("slow", "fast", "twin")
+OPENING_MS = 50
+WARMUP_RUNS = 6  # of steady arms: two windows of three
+SESSION_MS = 3 * OPENING_MS + (WARMUP_RUNS + ROUNDS_PER_SESSION) * 70
 
 
 class Bench:
-    """A clock and arms that advance it by their cost; ``log`` holds the name of each run in order."""
+    """A clock and arms that advance it by their cost; ``log`` holds each opening and run in order."""
 
     def __init__(self, **costs_ms: float) -> None:
         self.now_ns = 0
         self.log: list[str] = []
         self.costs_ms = {"slow": 30.0, "fast": 20.0, "twin": 20.0} | costs_ms
-        self.arms = [TimedArm(name, name.title(), "torch", self._runner(name)) for name in self.costs_ms]
+        self.arms = [TimedArm(name, name.title(), "torch", self._opener(name)) for name in self.costs_ms]
 
     def clock_ns(self) -> int:
         return self.now_ns
 
-    def _runner(self, name: str) -> Callable[[], object]:
+    def _opener(self, name: str) -> Callable[[], Run]:
+        def open_arm() -> Run:
+            self.log.append(f"open {name}")
+            self.now_ns += OPENING_MS * MS
+            return run
+
         def run() -> None:
             self.log.append(name)
             self.now_ns += round(self.costs_ms[name] * MS)
 
-        return run
+        return open_arm
 
     def measure(
-        self, rounds: int = 20, budget_s: float = 1e6, progress: Callable[[int, int], None] | None = None
+        self, rounds: int = 21, budget_s: float = 1e6, progress: Callable[[int, int], None] | None = None
     ) -> LatencyReport:
         return measure_latency(
             self.arms,
@@ -59,24 +70,64 @@ class Bench:
             clock_ns=self.clock_ns,
         )
 
-    def timed_rounds(self, report: LatencyReport) -> list[tuple[str, ...]]:
-        """Order of the arms in each timed round, without the warm-up."""
-        width = len(self.arms)
-        timed = self.log[-report.rounds * width :]
-        return [tuple(timed[start : start + width]) for start in range(0, len(timed), width)]
+    def sessions(self) -> list[list[str]]:
+        """What each session ran after its openings, warm-up included."""
+        width, found = len(self.arms), list[list[str]]()
+        for number, entry in enumerate(self.log):
+            if entry.startswith("open ") and (number == 0 or not self.log[number - 1].startswith("open ")):
+                assert sorted(self.log[number : number + width]) == sorted(f"open {name}" for name in self.costs_ms)
+                found.append([])
+            elif not entry.startswith("open "):
+                found[-1].append(entry)
+        return found
+
+    def timed_rounds(self) -> list[tuple[str, ...]]:
+        """Order of the arms in each timed round."""
+        width, timed = len(self.arms), list[tuple[str, ...]]()
+        for runs in self.sessions():
+            rounds = runs[-ROUNDS_PER_SESSION * width :]
+            timed += [tuple(rounds[start : start + width]) for start in range(0, len(rounds), width)]
+        return timed
 
 
 def test_report_states_what_was_run() -> None:
     report = Bench().measure()
-    assert (report.rounds, report.threads, report.batch, report.imgsz) == (20, 3, 1, 64)
+    assert (report.sessions, report.rounds, report.threads, report.batch, report.imgsz) == (7, 21, 3, 1, 64)
     assert [(arm.name, arm.samples, arm.median_ms, arm.p05_ms, arm.p95_ms) for arm in report.arms] == [
-        ("slow", 20, 30, 30, 30),
-        ("fast", 20, 20, 20, 20),
-        ("twin", 20, 20, 20, 20),
+        ("slow", 21, 30, 30, 30),
+        ("fast", 21, 20, 20, 20),
+        ("twin", 21, 20, 20, 20),
     ]
-    # Warm-up of steady arms is two windows of three runs.
-    assert report.duration_s == pytest.approx((6 + 20) * 0.070)
+    assert report.duration_s == pytest.approx(7 * SESSION_MS / 1000)
     assert LatencyReport.model_validate_json(report.model_dump_json()) == report
+
+
+def test_every_arm_is_loaded_anew_for_each_session() -> None:
+    bench = Bench()
+    report = bench.measure()
+    assert len(bench.sessions()) == report.sessions
+    openings = Counter(entry for entry in bench.log if entry.startswith("open "))
+    assert set(openings.values()) == {report.sessions}
+
+
+def test_rounds_are_made_up_to_whole_sessions() -> None:
+    assert Bench().measure(rounds=13).rounds == 15
+
+
+def test_the_luck_of_a_load_widens_the_interval() -> None:
+    """Every load of the twin draws a speed of its own: no verdict, though each session by itself looks certain."""
+    bench = Bench()
+    lucks = iter([26, 16, 24, 17, 25, 18, 22])
+    opened = bench.arms[0]
+
+    def open_lucky() -> Run:
+        bench.costs_ms["slow"] = next(lucks)
+        return opened.open()
+
+    bench.arms[0] = TimedArm(opened.name, opened.title, opened.runtime, open_lucky)
+    answer = bench.measure().comparisons[0]
+    assert answer.verdict == "indistinguishable"
+    assert answer.ci95_low < 1 < answer.ci95_high
 
 
 def test_report_answers_each_question() -> None:
@@ -96,7 +147,9 @@ def test_a_null_control_as_far_apart_as_the_arms_withdraws_the_verdict() -> None
 
 def test_every_round_runs_each_arm_once_in_changing_order() -> None:
     bench = Bench()
-    rounds = bench.timed_rounds(bench.measure(rounds=60))
+    bench.measure(rounds=60)
+    rounds = bench.timed_rounds()
+    assert len(rounds) == 60
     assert all(sorted(order) == sorted(NAMES) for order in rounds)
     seen = Counter(rounds)
     assert len(seen) == 6  # all permutations of three arms
@@ -105,48 +158,53 @@ def test_every_round_runs_each_arm_once_in_changing_order() -> None:
 
 def test_the_order_is_reproducible() -> None:
     first, second = Bench(), Bench()
-    assert first.timed_rounds(first.measure()) == second.timed_rounds(second.measure())
+    first.measure(), second.measure()
+    assert first.log == second.log
 
 
 def test_samples_are_kept_however_far_out() -> None:
     bench = Bench()
-    arm, runs = bench.arms[0], 0
+    opened, runs = bench.arms[0], 0
 
     def hiccup() -> None:
         nonlocal runs
         runs += 1
-        bench.now_ns += (5000 if runs == 15 else 30) * MS
+        bench.now_ns += (5000 if runs == WARMUP_RUNS + 2 else 30) * MS
 
-    bench.arms[0] = TimedArm(arm.name, arm.title, arm.runtime, hiccup)
+    bench.arms[0] = TimedArm(opened.name, opened.title, opened.runtime, lambda: hiccup)
     report = bench.measure(rounds=MIN_ROUNDS)
     assert report.arms[0].samples == MIN_ROUNDS
     assert report.arms[0].median_ms == 30
     assert report.arms[0].p95_ms > 1000
 
 
+@pytest.mark.parametrize("budget_s", [math.inf, 100.0, 5.0, 4.0, 3.0])
+def test_sessions_are_given_up_for_the_budget(budget_s: float) -> None:
+    report = Bench().measure(rounds=30, budget_s=budget_s)
+    assert report.sessions >= MIN_SESSIONS
+    assert {arm.samples for arm in report.arms} == {report.sessions * ROUNDS_PER_SESSION}
+    assert report.duration_s <= budget_s
+    if budget_s >= 100:
+        assert report.sessions == 10
+    else:  # another session of the same length would not have ended in time
+        assert report.duration_s * (report.sessions + 1) / report.sessions > budget_s
+
+
 @pytest.mark.parametrize(
-    ("budget_s", "expected"),
+    ("budget_s", "rounds_each"),
     [
-        (math.inf, 40),
-        (100.0, 40),
-        (0.42 + 40 * 0.07, 40),  # six warm-up runs and 40 rounds of 70 ms fit exactly
-        (0.42 + 39.9 * 0.07, 39),
-        (0.42 + 20.5 * 0.07, 20),
+        (0.001, 1),
+        # Warm-up ends after one run of each arm: its share is used up. Then 70 ms for every round.
+        (4 * (0.15 + 0.07 + 1.9 * 0.07), 1),
+        (4 * (0.15 + 0.07 + 2.1 * 0.07), 2),
+        (4 * (0.15 + 0.07 + 3.1 * 0.07), 3),
     ],
 )
-def test_rounds_are_given_up_for_the_budget(budget_s: float, expected: int) -> None:
+def test_a_slow_machine_runs_fewer_rounds_in_each_session(budget_s: float, rounds_each: int) -> None:
     bench = Bench()
-    report = bench.measure(rounds=40, budget_s=budget_s)
-    assert report.rounds == expected
-    assert report.duration_s <= budget_s
-    assert {arm.samples for arm in report.arms} == {expected}
-
-
-def test_a_hopeless_budget_still_runs_the_floor() -> None:
-    bench = Bench()
-    report = bench.measure(rounds=40, budget_s=0.001)
-    assert report.rounds == MIN_ROUNDS
-    assert len(bench.log) == (1 + MIN_ROUNDS) * len(bench.arms)
+    report = bench.measure(rounds=120, budget_s=budget_s)
+    assert (report.sessions, report.rounds) == (MIN_SESSIONS, MIN_SESSIONS * rounds_each)
+    assert {len(runs) for runs in bench.sessions()} == {(1 + rounds_each) * len(NAMES)}
 
 
 def test_too_few_rounds_are_refused_before_any_run() -> None:
@@ -159,8 +217,8 @@ def test_too_few_rounds_are_refused_before_any_run() -> None:
 def test_progress_counts_the_rounds() -> None:
     bench = Bench()
     calls: list[tuple[int, int]] = []
-    report = bench.measure(budget_s=0.42 + 15 * 0.07, progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(done, 20) for done in range(1, report.rounds + 1)]
+    bench.measure(progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(3, 21), (6, 21), (9, 21), (12, 21), (15, 21), (18, 21), (21, 21)]
 
 
 def test_progress_is_outside_the_times() -> None:
@@ -192,7 +250,7 @@ def test_warm_up_ends(cost_ms: Callable[[int], float], budget_ms: float, runs: i
         now_ns += cost_ms(count) * MS
         count += 1
 
-    warm_up(TimedArm("a", "A", "torch", run), budget_ms * MS, lambda: int(now_ns))
+    warm_up(run, budget_ms * MS, lambda: int(now_ns))
     assert count == runs
 
 
@@ -208,7 +266,7 @@ def test_garbage_collection_is_off_meanwhile_and_restored(enabled: bool, fails: 
         if fails:
             raise RuntimeError("the arm broke")
 
-    bench.arms[0] = TimedArm("slow", "Slow", "torch", run)
+    bench.arms[0] = TimedArm("slow", "Slow", "torch", lambda: run)
     before = gc.isenabled()
     try:
         (gc.enable if enabled else gc.disable)()

@@ -3,6 +3,7 @@
 import copy
 import warnings
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -15,15 +16,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from service.errors import ExportFailed, PrepareError
 from service.prepare import latency_arms
-from service.prepare.latency import TimedArm
+from service.prepare.latency import MIN_ROUNDS, TimedArm
 from service.prepare.latency_arms import (
     count_batch_normalization,
     open_session,
-    open_unfolded_session,
+    require_unfolded,
     run_latency,
     torch_arm,
 )
-from service.prepare.latency_statistics import MIN_ROUNDS
 
 SIZE = 32
 
@@ -31,11 +31,12 @@ SIZE = 32
 class TinyNet(nn.Module):
     """uint8 (1, S, S, 3) in, two Conv + BatchNorm pairs, float32 (1, 4, S, S) out."""
 
+    threads_seen: ClassVar[set[int]] = set()  # shared with the copies that the arms make
+
     def __init__(self) -> None:
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8, eps=1e-3)
         self.conv2, self.bn2 = nn.Conv2d(8, 4, 1, bias=False), nn.BatchNorm2d(4, eps=1e-3)
-        self.threads_seen: set[int] = set()
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         self.threads_seen.add(torch.get_num_threads())
@@ -106,7 +107,7 @@ def test_the_unfolded_arm_keeps_every_batch_normalization(nets: Nets, monkeypatc
         return counted[-1][1]
 
     monkeypatch.setattr(latency_arms, "count_batch_normalization", spy)
-    open_unfolded_session(nets.reference, 1)
+    require_unfolded(nets.reference, 1)
     assert counted == [("reference.onnx", 2), ("optimised.onnx", 2)]
 
 
@@ -127,18 +128,18 @@ def test_the_extended_pair_differs_in_batch_normalization_only(nets: Nets, tmp_p
 def test_a_runtime_that_folds_regardless_is_noticed(nets: Nets, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency_arms, "FOLDING_OPTIMISERS", ())
     with pytest.raises(PrepareError, match=r"kept 0 of 2 BatchNormalization nodes of reference\.onnx"):
-        open_unfolded_session(nets.reference, 1)
+        require_unfolded(nets.reference, 1)
 
 
 def test_batch_normalization_turned_into_convolution_is_noticed(nets: Nets, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency_arms, "EXTENDED", ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
     with pytest.raises(PrepareError, match="kept 0 of 2"):
-        open_unfolded_session(nets.reference, 1)
+        require_unfolded(nets.reference, 1)
 
 
 def test_a_reference_without_batch_normalization_is_refused(nets: Nets) -> None:
     with pytest.raises(ExportFailed, match=r"model\.onnx has no BatchNormalization"):
-        open_unfolded_session(nets.deployed, 1)
+        require_unfolded(nets.deployed, 1)
 
 
 def test_a_module_in_training_mode_is_refused() -> None:
@@ -151,7 +152,7 @@ def test_all_arms_compute_the_same(nets: Nets, monkeypatch: pytest.MonkeyPatch) 
 
     def run_each_once(arms: list[TimedArm], **_: object) -> None:
         for arm in arms:
-            result = arm.run()
+            result = arm.open()()
             outputs[arm.name] = np.asarray(result[0] if isinstance(result, list) else result)
 
     monkeypatch.setattr(latency_arms, "measure_latency", run_each_once)
@@ -162,37 +163,54 @@ def test_all_arms_compute_the_same(nets: Nets, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_compared_sessions_differ_in_their_file_only(nets: Nets, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: dict[object, tuple[str, int, dict[str, object]]] = {}
-    sessions: dict[str, object] = {}
+    opened: list[tuple[str, int, dict[str, object]]] = []
+    by_arm: dict[str, list[tuple[str, int, dict[str, object]]]] = {}
 
     def spy_open(path: Path, threads: int, **options: object) -> ort.InferenceSession:
-        session = open_session(path, threads, **options)  # type: ignore[arg-type]
-        opened[session] = (path.name, threads, options)
-        return session
+        opened.append((path.name, threads, options))
+        return open_session(path, threads, **options)  # type: ignore[arg-type]
 
-    def spy_arm(name: str, title: str, session: object, image: object) -> TimedArm:
-        sessions[name] = session
-        return TimedArm(name, title, "onnxruntime", lambda: None)
+    def open_each_twice(arms: list[TimedArm], **_: object) -> None:
+        for arm in arms:
+            opened.clear()
+            first, second = arm.open(), arm.open()
+            assert first is not second
+            by_arm[arm.name] = list(opened)
 
     monkeypatch.setattr(latency_arms, "open_session", spy_open)
-    monkeypatch.setattr(latency_arms, "_session_arm", spy_arm)
-    monkeypatch.setattr(latency_arms, "measure_latency", lambda arms, **_: None)
+    monkeypatch.setattr(latency_arms, "measure_latency", open_each_twice)
     run_latency(nets.unfolded, nets.folded, nets.reference, nets.deployed, imgsz=SIZE, threads=2)
 
     kept = {"level": latency_arms.EXTENDED, "disabled": latency_arms.FOLDING_OPTIMISERS}
-    assert {name: opened[session] for name, session in sessions.items()} == {
-        "ort_reference_default": ("reference.onnx", 2, {}),
-        "ort_reference_unfolded": ("reference.onnx", 2, kept),
-        "ort_deployed_extended": ("model.onnx", 2, kept),
-        "ort_deployed": ("model.onnx", 2, {}),
-        "ort_deployed_copy": ("model.onnx", 2, {}),
+    assert by_arm == {
+        "torch_unfolded": [],
+        "torch_folded": [],
+        "ort_reference_default": 2 * [("reference.onnx", 2, {})],
+        "ort_reference_unfolded": 2 * [("reference.onnx", 2, kept)],
+        "ort_deployed_extended": 2 * [("model.onnx", 2, kept)],
+        "ort_deployed": 2 * [("model.onnx", 2, {})],
+        "ort_deployed_copy": 2 * [("model.onnx", 2, {})],
     }
-    assert len({id(session) for session in sessions.values()}) == 5
+
+
+def test_each_opening_of_a_torch_arm_is_a_network_of_its_own() -> None:
+    class Stateful(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = 0
+
+        def forward(self, image: torch.Tensor) -> int:
+            self.calls += 1
+            return self.calls
+
+    arm = torch_arm("torch_folded", "", Stateful().eval(), np.zeros((1, SIZE, SIZE, 3), np.uint8))
+    first, second = arm.open(), arm.open()
+    assert (first(), first(), second()) == (1, 2, 1)
 
 
 def test_run_latency_times_all_arms_and_restores_torch_threads(nets: Nets) -> None:
     before, threads = torch.get_num_threads(), torch.get_num_threads() + 1
-    nets.unfolded.threads_seen.clear()
+    TinyNet.threads_seen.clear()
     calls: list[tuple[int, int]] = []
     report = run_latency(
         nets.unfolded,
@@ -205,7 +223,7 @@ def test_run_latency_times_all_arms_and_restores_torch_threads(nets: Nets) -> No
         progress=lambda done, total: calls.append((done, total)),
     )
     assert torch.get_num_threads() == before
-    assert nets.unfolded.threads_seen == {threads}
+    assert TinyNet.threads_seen == {threads}
     assert calls[-1] == (MIN_ROUNDS, MIN_ROUNDS)
     assert (report.imgsz, report.threads, report.batch, report.rounds) == (SIZE, threads, 1, MIN_ROUNDS)
     names = {arm.name: arm.runtime for arm in report.arms}
