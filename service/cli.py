@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from service.bundle.batchnorm import FoldStatus, Stage
-from service.bundle.health import Severity, WarningCode
+from service.bundle.health import SEVERITIES, Severity, WarningCode
 from service.bundle.store import Bundle, bundle_key, find_bundle, load_bundle
 from service.errors import BundleError, BundleMissing, WeightsHashMismatch, WeightsNotFound, YolofoldError
 from service.observatory.diff import Side, compare_batchnorm, side_of_bundle
@@ -243,6 +243,9 @@ def _print_summary(bundle: Bundle) -> None:
         f"Graphs     {manifest.deployed.nodes} nodes served; {manifest.reference.nodes} in the reference, "
         f"{manifest.reference.batch_normalization_nodes} of them BatchNormalization",
     ]
+    severities = [warning.severity for warning in bundle.health.warnings]
+    counts = ", ".join(f"{severities.count(severity)} {severity}" for severity in SEVERITIES)
+    lines.append(f"Health     {counts}; `python -m service bn-stats` says what")
     if worst is not None:
         lines.append(
             f"Proof      passed on {len(certificate.end_to_end)} inputs; worst layer {worst.name} at "

@@ -84,12 +84,13 @@ def sparkline(values: NDArray[np.floating], low: float, high: float, bins: int =
 
 def _table(bundle: Bundle, views: Sequence[LayerView]) -> Table:
     arrays = bundle.all_batchnorm_arrays([view.layer.name for view in views], ("gamma",))
-    highest = bundle.health.network.abs_gamma.max
+    gammas = bundle.health.network.abs_gamma
+    highest = min(gammas.max, 2 * gammas.p95)  # a single large one would squeeze all others into the first bar
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("BatchNorm", "Block"):
         table.add_column(title, no_wrap=True)
     table.add_column("Ch", justify="right")
-    table.add_column(f"|gamma| 0 to {highest:.2g}", no_wrap=True)
+    table.add_column(f"|gamma| 0 to {highest:.2g}" + ("+" if highest < gammas.max else ""), no_wrap=True)
     for title in ("min var", "Dead", "eps", "Prune", "int8 dB"):
         table.add_column(title, justify="right", no_wrap=True)
     for title in ("Status", "Warnings"):
@@ -100,7 +101,7 @@ def _table(bundle: Bundle, views: Sequence[LayerView]) -> Table:
             layer.name,
             layer.block,
             str(layer.channels),
-            sparkline(np.abs(arrays[layer.name]["gamma"]), 0.0, highest),
+            sparkline(np.minimum(np.abs(arrays[layer.name]["gamma"]), highest), 0.0, highest),
             f"{layer.running_var.min:.2g}",
             _count(len(layer.dead_channels)),
             _count(len(layer.eps_dominated_channels)),
