@@ -7,10 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import orjson
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from service.bundle.batchnorm import FoldStatus, Stage
+from service.bundle.health import SEVERITIES, Severity, WarningCode
 from service.bundle.latency import Comparison
 from service.bundle.store import MANIFEST, Bundle, bundle_key, find_bundle, load_bundle
 from service.errors import (
@@ -19,8 +22,14 @@ from service.errors import (
     EvaluationError,
     SettingsError,
     WeightsHashMismatch,
+    WeightsNotFound,
     YolofoldError,
 )
+from service.observatory.diff import Side, compare_batchnorm, side_of_bundle
+from service.observatory.document import bn_stats_document
+from service.observatory.pruning import PruneRule
+from service.observatory.selection import Selection, SortKey, SortOrder
+from service.observatory.spreadsheet import bn_stats_csv
 from service.settings import Settings, load_settings
 
 EXIT_FAILED = 1
@@ -165,9 +174,8 @@ def bench(
     machine = report.machine
     print(f"{machine.cpu}, {report.threads} threads, batch {report.batch}, {report.imgsz} px, {report.rounds} rounds")
     for arm in report.arms:
-        print(
-            f"{arm.median_ms:9.2f} ms  [{arm.p05_ms:.2f}, {arm.p95_ms:.2f}]  loads in {arm.load_ms:.0f} ms  {arm.title}"
-        )
+        spread = f"[{arm.p05_ms:.2f}, {arm.p95_ms:.2f}]"
+        print(f"{arm.median_ms:9.2f} ms {spread:<18} loads in {arm.load_ms:5.0f} ms  {arm.title}")
     print(*_verdict_lines([report.null_control, *report.comparisons]), sep="\n")
 
 
@@ -225,6 +233,71 @@ def evaluate(
         print(advice)
     if json is not None:
         json.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+@app.command("bn-stats")
+def bn_stats(
+    weights: Weights = None,
+    imgsz: Imgsz = None,
+    head: Head = None,
+    bundle_dir: BundleDir = None,
+    layer: Annotated[str | None, typer.Option(help="Everything about this BatchNorm or convolution.")] = None,
+    stage: Annotated[Stage | None, typer.Option(help="Only this stage.")] = None,
+    status: Annotated[FoldStatus | None, typer.Option(help="Only this status.")] = None,
+    warning: Annotated[WarningCode | None, typer.Option(help="Only layers with this warning.")] = None,
+    severity: Annotated[Severity | None, typer.Option(help="Only layers with a warning at least this severe.")] = None,
+    sort: Annotated[SortKey, typer.Option(help="Order of the layers.")] = "checkpoint",
+    order: Annotated[SortOrder, typer.Option(help="Rising or falling.")] = "asc",
+    prune_percentile: Annotated[
+        float | None, typer.Option(min=0, max=100, help="Count channels up to this percentile of |gamma|.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write a row per layer to this file.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print what GET /model/bn-stats?detail=full answers.")] = False,
+    codes: Annotated[bool, typer.Option("--codes", help="Print every warning there is, and end.")] = False,
+) -> None:
+    """Print the BatchNorm statistics of a bundle, their warnings and sparklines of |gamma|."""
+    from service.observatory import terminal
+
+    if codes:
+        terminal.print_warning_kinds(Console())
+        return
+    bundle = _load(load_settings(weights=weights, imgsz=imgsz, head=head, bundle_dir=bundle_dir))
+    selection = Selection(layer, stage, status, warning, severity, sort, order)
+    rule = PruneRule() if prune_percentile is None else PruneRule("percentile", prune_percentile)
+    if csv is not None:
+        csv.write_text(bn_stats_csv(bundle, selection, rule, "summary"), encoding="utf-8", newline="")
+    if json:
+        document = bn_stats_document(bundle, selection, rule, "full")
+        print(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_INDENT_2).decode())
+    elif csv is None:
+        terminal.print_bn_stats(Console(), bundle, selection, rule)
+
+
+@app.command("bn-diff")
+def bn_diff(
+    first: Annotated[Path, typer.Argument(help="A bundle's folder, or a checkpoint (.pt) that you trust.")],
+    second: Annotated[Path, typer.Argument(help="The same, trained on or otherwise changed.")],
+    json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
+) -> None:
+    """Compare the BatchNorm layers of two checkpoints: what moved, what was frozen, where they diverged."""
+    from service.observatory.terminal import print_bn_diff
+
+    diff = compare_batchnorm(_side(first), _side(second))
+    if json:
+        print(diff.model_dump_json(indent=1))
+    else:
+        print_bn_diff(Console(), diff)
+
+
+def _side(path: Path) -> Side:
+    if path.is_dir():
+        return side_of_bundle(load_bundle(path))
+    if not path.is_file():
+        raise WeightsNotFound(f"There is neither a bundle's folder nor a checkpoint at {path}.")
+    from service.prepare.checkpoint_stats import read_checkpoint_stats  # torch, hence only here
+
+    stats = read_checkpoint_stats(path)
+    return Side(str(path), stats.report.layers, stats.arrays)
 
 
 def _exit_orderly(signal_number: int, _: object) -> None:
@@ -310,6 +383,9 @@ def _print_summary(bundle: Bundle) -> None:
         f"Graphs     {manifest.deployed.nodes} nodes served; {manifest.reference.nodes} in the reference, "
         f"{manifest.reference.batch_normalization_nodes} of them BatchNormalization",
     ]
+    severities = [warning.severity for warning in bundle.health.warnings]
+    counts = ", ".join(f"{severities.count(severity)} {severity}" for severity in SEVERITIES)
+    lines.append(f"Health     {counts}; `python -m service bn-stats` says what")
     if worst is not None:
         lines.append(
             f"Proof      passed on {len(certificate.end_to_end)} inputs; worst layer {worst.name} at "

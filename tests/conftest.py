@@ -74,6 +74,28 @@ def bundle(bundle_path: Path) -> Bundle:
 
 
 @pytest.fixture(scope="session")
+def faulty_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint whose BatchNorm layers have planted faults, and the bundle prepared from it."""
+    from tests.faults import plant_faults  # torch, hence only where it is needed
+    from tests.networks import calibrated_network, save_checkpoint
+
+    root = tmp_path_factory.mktemp("faulty")
+    network = calibrated_network("yolo26n.yaml")
+    plant_faults(network)
+    weights = save_checkpoint(network, root / "faulty.pt")
+    environ = clean_environ(weights=str(weights), imgsz="128", bundle_dir=str(root / "bundles"))
+    subprocess.run(command("prepare", "--latency-rounds", "12"), cwd=ROOT, env=environ, check=True, timeout=600)
+    return root
+
+
+@pytest.fixture(scope="session")
+def faulty_bundle(faulty_root: Path) -> Bundle:
+    """That bundle, verified and read."""
+    (path,) = (p for p in (faulty_root / "bundles").iterdir() if (p / "manifest.json").is_file())
+    return load_bundle(path)
+
+
+@pytest.fixture(scope="session")
 def server(bundle_root: Path) -> Iterator[RunningServer]:
     """A real uvicorn on an ephemeral port of the loopback interface."""
     environ = clean_environ(weights="embedded", imgsz=str(IMGSZ), bundle_dir=str(bundle_root), port="0")

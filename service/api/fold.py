@@ -8,7 +8,6 @@ from starlette.requests import ClientDisconnect
 
 from service.api import problems
 from service.api.answers import json_answer
-from service.api.bn_stats import find_layer
 from service.api.body import read_image_file
 from service.api.fold_schemas import (
     CertifiedGraph,
@@ -37,6 +36,7 @@ from service.bundle.certificate import FoldCertificate
 from service.bundle.store import Bundle
 from service.inference.fold_check import ROUNDS, FoldCheck, FoldCheckResult
 from service.inference.pool import WorkerPool
+from service.observatory.selection import find_layer
 
 router = APIRouter(prefix="/model/fold", tags=["model"])
 

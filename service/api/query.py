@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 
 from fastapi import Request
-from rapidfuzz import process
 
 from service.api.problems import INVALID_PARAMETER, UNKNOWN_PARAMETER, RequestRefused
+from service.nearest import near_matches
 
-_SIMILAR = 60  # per cent
 _MOST_LISTED = 100
 _MOST_DIGITS = 9  # of a class id; int() itself refuses thousands of them
 _MOST_QUOTED = 100  # characters of a value
@@ -33,12 +32,6 @@ class KnownQuery:
             return f"There is no query parameter {name!r}; this path takes none."
         hint = f" Did you mean {near[0]!r}?" if (near := near_matches(name, self._names)) else ""
         return f"There is no query parameter {name!r}.{hint} Known are: {', '.join(self._names)}."
-
-
-def near_matches(name: str, known: Sequence[str], limit: int = 3) -> list[str]:
-    """The names most like ``name``, best first."""
-    found = process.extract(name.lower(), known, processor=str.lower, score_cutoff=_SIMILAR, limit=limit)
-    return [match for match, _, _ in found]
 
 
 def resolve_classes(given: Sequence[str], names: Sequence[str]) -> list[int]:

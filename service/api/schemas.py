@@ -1,9 +1,12 @@
 """The answers' shapes. What a bundle stores is answered as stored and described there."""
 
+from typing import Literal
+
 from pydantic import BaseModel, Field
 
 from service.api.measuring import Measurement
 from service.bundle.batchnorm import BatchNormLayer, BatchNormTotals
+from service.bundle.health import BatchNormWarning, DeadChannel, LayerHealth, NetworkHealth
 from service.bundle.latency import LatencyReport
 from service.bundle.manifest import GraphSpec, ModelSpec, WeightsSource, WeightsSpec
 
@@ -127,12 +130,21 @@ class ChannelArrays(BaseModel):
     running_var: list[float | None]
     scale: list[float | None]
     shift: list[float | None]
+    law_mean: list[float | None] = Field(description="Mean of the folded convolution's output over the training data.")
+    law_std: list[float | None] = Field(description="Standard deviation of the same.")
+    expected_low: list[float | None] = Field(description="Least activation expected; null when it is not known.")
+    expected_high: list[float | None] = Field(description="Largest activation expected.")
 
 
 class LayerAnswer(BatchNormLayer):
-    """One BatchNorm layer with its fold error and, in full detail, its arrays."""
+    """One BatchNorm layer with its health, its fold error and, in full detail, its arrays and dead channels."""
 
+    health: LayerHealth
+    prunable_share: float = Field(description="Channels with |gamma| of at most `prunable.threshold`.")
     fold: LayerFold | None = Field(description="null when the layer was not folded.")
+    ledger: list[DeadChannel] | None = Field(
+        None, description="What removing each dead channel changes and saves. Present with detail=full only."
+    )
     arrays: ChannelArrays | None = Field(None, description="Present with detail=full only.")
 
 
@@ -143,12 +155,25 @@ class Threshold(BaseModel):
     meaning: str
 
 
-class BatchNormAnswer(BaseModel):
-    """BatchNorm statistics read before folding, and what folding them gained."""
+class PrunableAnswer(BaseModel):
+    """Channels a single threshold on |gamma| would prune, in layers that are not dropped."""
 
+    percentile: float | None = Field(description="As asked for; null when a threshold was asked for.")
+    threshold: float = Field(description="Largest |gamma| that counts.")
+    channels: int
+    share: float
+
+
+class BatchNormAnswer(BaseModel):
+    """BatchNorm statistics read before folding, what they mean, and what folding them gained."""
+
+    schema_version: Literal[2] = Field(description="Rises with every change that could break a reader.")
     model: ModelRef
     thresholds: dict[str, Threshold]
     totals: BatchNormTotals
+    network: NetworkHealth
+    prunable: PrunableAnswer
+    warnings: list[BatchNormWarning] = Field(description="By severity, then layer, then code.")
     layers: list[LayerAnswer]
     latency: LatencyReport
 

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from service.bundle.batchnorm import BatchNormReport, LayerTree
 from service.bundle.certificate import FoldCertificate
+from service.bundle.health import BatchNormHealth
 from service.bundle.latency import LatencyReport
 from service.bundle.manifest import BundleManifest, FileRecord, Record
 from service.bundle.self_check import IMAGE, ROWS, SelfCheckSpec
@@ -42,9 +43,10 @@ BN_STATS, BN_ARRAYS, LAYERS, CERTIFICATE, LATENCY = (
     "fold.json",
     "latency.json",
 )
+HEALTH = "bn_health.json"
 SELF_CHECK, SELF_CHECK_ARRAYS = "self_check.json", "self_check.npz"
 REQUIRED = frozenset(
-    {DEPLOYED, REFERENCE, BN_STATS, BN_ARRAYS, LAYERS, CERTIFICATE, LATENCY, SELF_CHECK, SELF_CHECK_ARRAYS}
+    {DEPLOYED, REFERENCE, BN_STATS, BN_ARRAYS, HEALTH, LAYERS, CERTIFICATE, LATENCY, SELF_CHECK, SELF_CHECK_ARRAYS}
 )
 #: All that numpy raises over a file that is no archive, or one whose entries are missing, damaged or pickled.
 _UNREADABLE_ARRAYS = (OSError, EOFError, ValueError, TypeError, KeyError, BadZipFile, zlib.error)
@@ -60,6 +62,7 @@ class Bundle:
     path: Path
     manifest: BundleManifest
     batchnorm: BatchNormReport
+    health: BatchNormHealth
     layers: LayerTree
     certificate: FoldCertificate
     latency: LatencyReport
@@ -81,8 +84,14 @@ class Bundle:
         Raises:
             KeyError: the layer or an array is not in the bundle.
         """
+        return self.all_batchnorm_arrays([layer], names)[layer]
+
+    def all_batchnorm_arrays(
+        self, layers: Iterable[str], names: tuple[str, ...]
+    ) -> dict[str, dict[str, NDArray[np.float32]]]:
+        """The same of several layers, by layer name, opening the file once."""
         with np.load(self.path / BN_ARRAYS, allow_pickle=False) as arrays:
-            return {name: arrays[f"{layer}/{name}"] for name in names}
+            return {layer: {name: arrays[f"{layer}/{name}"] for name in names} for layer in layers}
 
     def self_check_arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
         """Read the picture (S, S, 3) and the rows (N, 6) the deployed graph must answer to it.
@@ -201,6 +210,12 @@ def find_bundle(root: Path, key: str) -> Path | None:
     return max(found, key=lambda p: p.stat().st_mtime, default=None)
 
 
+def bundle_names(root: Path) -> list[str]:
+    """Folder names of the finished bundles kept in ``root``, sorted."""
+    found = root.iterdir() if root.is_dir() else ()
+    return sorted(p.name for p in found if (p / MANIFEST).is_file() and not p.name.startswith(_PARTIAL_PREFIX))
+
+
 def load_bundle(path: Path) -> Bundle:
     """Verify every byte of a bundle and read its records.
 
@@ -219,6 +234,7 @@ def load_bundle(path: Path) -> Bundle:
         path=path,
         manifest=manifest,
         batchnorm=_read(path / BN_STATS, BatchNormReport),
+        health=_read(path / HEALTH, BatchNormHealth),
         layers=_read(path / LAYERS, LayerTree),
         certificate=_read(path / CERTIFICATE, FoldCertificate),
         latency=_read(path / LATENCY, LatencyReport),

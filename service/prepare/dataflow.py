@@ -12,7 +12,8 @@ from torch.utils.hooks import RemovableHandle
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
-_ACTIVATIONS = {
+#: Torch functions that are activations, and the name of each.
+ACTIVATIONS = {
     "silu": "SiLU",
     "relu": "ReLU",
     "relu_": "ReLU",
@@ -81,8 +82,8 @@ class _ConsumerRecorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if any(True for _ in _tensors(result)):
-            inputs = list(_tensors((args, kwargs or {})))
+        if any(True for _ in tensors_in(result)):
+            inputs = list(tensors_in((args, kwargs or {})))
             self._trace.alive.extend((inputs, result))
             for tensor in inputs:
                 self._trace.consumers[id(tensor)].append(getattr(func, "__name__", str(func)))
@@ -102,7 +103,7 @@ def observe_dataflow(network: nn.Module, side: int = 64) -> Dataflow:
     finally:
         for handle in handles:
             handle.remove()
-    for tensor in _tensors(result):
+    for tensor in tensors_in(result):
         trace.consumers[id(tensor)].append("network output")
     modules = dict(network.named_modules())
     sites = {name: _site(name, modules[name], trace) for name in trace.inputs}
@@ -160,15 +161,16 @@ def _obstacle(name: str, conv: str | None, batchnorm: nn.Module, trace: _Trace) 
 
 def _activation(trace: _Trace, output: int) -> str:
     readers = trace.consumers.get(output) or [IDENTITY]
-    return _ACTIVATIONS.get(readers[0], IDENTITY)
+    return ACTIVATIONS.get(readers[0], IDENTITY)
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """Every tensor in nested dictionaries, lists and tuples, in order."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, dict):
         for item in value.values():
-            yield from _tensors(item)
+            yield from tensors_in(item)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _tensors(item)
+            yield from tensors_in(item)

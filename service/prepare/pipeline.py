@@ -16,6 +16,7 @@ import torch
 
 import service
 from service.bundle import store
+from service.bundle.health import SCHEMA_VERSION as HEALTH_SCHEMA
 from service.bundle.manifest import BundleManifest, GraphSpec, InputSpec, ModelSpec, WeightsSpec
 from service.errors import UnsupportedModel
 from service.measurement.runner import DEFAULT_BUDGET_S, DEFAULT_ROUNDS
@@ -25,6 +26,7 @@ from service.prepare.dataflow import Dataflow, observe_dataflow
 from service.prepare.deployed_network import DeployedNetwork, head_spec
 from service.prepare.export import OPSET, check_graph_outputs, export_onnx
 from service.prepare.fold import FoldResult, fold_batchnorm
+from service.prepare.health import assess_health, open_ledger
 from service.prepare.latency_arms import run_latency
 from service.prepare.layer_tree import describe_layers
 from service.prepare.proof_inputs import ProofInput, proof_inputs
@@ -103,7 +105,8 @@ def prepare_bundle(settings: Settings, progress: Progress, effort: LatencyEffort
     version = _version(checkpoint, settings.imgsz, subject.head, confidence)
     with store.bundle_writer(settings.bundle_dir, f"{key}-{version}") as folder:
         store.write_json(folder / store.CERTIFICATE, certificate)
-        _write_batchnorm(folder, subject, stats)
+        with progress.step("BatchNorm health"):
+            _write_batchnorm(folder, subject, stats, settings.imgsz)
         deployed, reference = _export(folder, subject, inputs, settings.imgsz, progress)
         _write_self_check(folder, subject, inputs, progress)
         _measure(folder, subject, settings.imgsz, threads, effort, progress)
@@ -150,9 +153,12 @@ def _side(network: torch.nn.Module) -> int:
     return 2 * _largest_stride(network)
 
 
-def _write_batchnorm(folder: Path, subject: _Subject, stats: BatchNormStats) -> None:
+def _write_batchnorm(folder: Path, subject: _Subject, stats: BatchNormStats, imgsz: int) -> None:
+    ledger = open_ledger(subject.result, subject.head, imgsz)
+    health = assess_health(stats, subject.dataflow.sites, subject.reference, subject.result, ledger)
     store.write_json(folder / store.BN_STATS, stats.report)
-    np.savez(folder / store.BN_ARRAYS, allow_pickle=False, **stats.arrays)
+    store.write_json(folder / store.HEALTH, health.report)
+    np.savez(folder / store.BN_ARRAYS, allow_pickle=False, **stats.arrays, **health.arrays)
     tree = describe_layers(subject.loaded.network, subject.dataflow, stats.report)
     store.write_json(folder / store.LAYERS, tree)
 
@@ -210,8 +216,8 @@ def _default_confidence(checkpoint: Checkpoint, asked: float | None) -> float:
 
 def _version(checkpoint: Checkpoint, imgsz: int, head: HeadKind, confidence: float) -> str:
     parts: dict[str, str | int | float | None] = {"weights": checkpoint.sha256, "imgsz": imgsz, "head": head}
-    parts |= {"default_confidence": confidence, "precision": "fp32", "opset": OPSET}
-    return store.content_version(parts | _tools())
+    parts |= {"health_schema": HEALTH_SCHEMA, "default_confidence": confidence}
+    return store.content_version(parts | {"precision": "fp32", "opset": OPSET} | _tools())
 
 
 def _model_spec(subject: _Subject, version: str, imgsz: int, confidence: float) -> ModelSpec:

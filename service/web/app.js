@@ -211,8 +211,20 @@ function showBatchNorm(answer) {
     element("div", {}, element("dt", {}, name), element("dd", {}, value.toLocaleString("en")))));
   $("thresholds").replaceChildren(...Object.entries(answer.thresholds).flatMap(([name, { value, meaning }]) => [
     element("dt", {}, name.replaceAll("_", " ") + (value === null ? "" : `: ${value}`)), element("dd", {}, meaning)]));
+  showWarnings(answer.warnings);
   showLatency(answer.latency);
   showLayers();
+}
+
+function showWarnings(warnings) {
+  const perSeverity = new Map();
+  for (const { severity } of warnings) perSeverity.set(severity, (perSeverity.get(severity) ?? 0) + 1);
+  $("warnings-title").textContent = `Worth knowing: ${[...perSeverity].map(([name, n]) => `${n} ${name}`).join(", ")}`;
+  $("warning-list").replaceChildren(...warnings.map(({ code, severity, layer, message, action }) =>
+    element("li", { class: severity === "critical" ? "loss" : "" },
+      element("strong", {}, `${severity}, ${code}`), ` ${layer ?? "whole network"}: ${message} ${action}`)));
+  $("warnings").hidden = warnings.length === 0;
+  $("warnings").open = perSeverity.has("critical");
 }
 
 function showLayers() {

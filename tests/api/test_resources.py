@@ -12,6 +12,7 @@ import pytest
 
 from service.api.page import WEB
 from service.bundle.batchnorm import ARRAYS
+from service.bundle.health import HEALTH_ARRAYS
 from service.bundle.store import Bundle
 from tests.api.serving import Serving, assert_problem, serving, wait_until
 
@@ -81,12 +82,18 @@ def test_bn_stats_summary(server: Serving, bundle: Bundle) -> None:
     assert set(answer["thresholds"]) == {
         "dead_channels",
         "eps_dominated_channels",
+        "weak_channels",
+        "expected_range",
         "fold_layer",
         "fold_end_to_end",
     }
     proofs = {proof.name: proof for proof in bundle.certificate.layers}
+    assert answer["schema_version"] == 2
+    assert answer["network"] == bundle.health.network.model_dump(mode="json")
+    health = {layer.name: layer.model_dump(mode="json") for layer in bundle.health.layers}
     for found, stored in zip(answer["layers"], bundle.batchnorm.layers, strict=True):
-        fold = found.pop("fold")
+        fold, _ = found.pop("fold"), found.pop("prunable_share")
+        assert found.pop("health") == health[stored.name]
         assert found == stored.model_dump(mode="json")
         assert (fold is not None) == (stored.name in proofs) == (stored.status == "folded")
         if fold:
@@ -97,8 +104,8 @@ def test_bn_stats_summary(server: Serving, bundle: Bundle) -> None:
 def test_bn_stats_in_full_has_every_array(server: Serving, bundle: Bundle) -> None:
     answer = get_json(server, "/model/bn-stats", detail="full")
     for found, stored in zip(answer["layers"], bundle.batchnorm.layers, strict=True):
-        expected = bundle.batchnorm_arrays(stored.name, ARRAYS)
-        assert set(found["arrays"]) == set(ARRAYS)
+        expected = bundle.batchnorm_arrays(stored.name, (*ARRAYS, *HEALTH_ARRAYS))
+        assert set(found["arrays"]) == {*ARRAYS, *HEALTH_ARRAYS}
         for name, values in found["arrays"].items():
             assert len(values) == stored.channels
             finite = np.where(np.isfinite(expected[name]), expected[name], np.nan)
@@ -253,6 +260,8 @@ def test_openapi_is_complete(server: Serving) -> None:
         "/model/bn-stats",
         "/model/fold",
         "/model/fold/check",
+        "/model/latency",
+        "/model/bn-diff",
         "/healthz",
         "/readyz",
     }

@@ -91,11 +91,27 @@ def test_a_manifest_that_does_not_list_a_required_file(copy: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "file", [store.MANIFEST, store.BN_STATS, store.LAYERS, store.LATENCY, store.CERTIFICATE, store.SELF_CHECK]
+    "file",
+    [
+        store.MANIFEST,
+        store.BN_STATS,
+        store.HEALTH,
+        store.LAYERS,
+        store.LATENCY,
+        store.CERTIFICATE,
+        store.SELF_CHECK,
+    ],
 )
 def test_another_schema_version(copy: Path, file: str) -> None:
     rewrite(copy, file, lambda document: document.update(schema_version=99))
     with pytest.raises(BundleSchemaError, match="schema_version"):
+        store.load_bundle(copy)
+
+
+def test_a_bundle_from_before_there_was_a_health_report(copy: Path) -> None:
+    (copy / store.HEALTH).unlink()
+    rewrite(copy, store.MANIFEST, lambda m: m["files"].pop(store.HEALTH))
+    with pytest.raises(BundleIncomplete, match=r"bn_health\.json\. Prepare it again"):
         store.load_bundle(copy)
 
 

@@ -55,6 +55,7 @@ def test_the_model_and_its_batchnorm_are_shown(page: Page, bundle: Bundle, compl
     expect(page.locator("#model-line")).to_contain_text("embedded weights")
     expect(page.locator("#layers tr")).to_have_count(bundle.batchnorm.totals.layers)
     expect(page.locator("#arms tr")).to_have_count(len(bundle.latency.arms))
+    expect(page.locator("#warning-list li")).to_have_count(len(bundle.health.warnings))
     assert complaints == []
 
 
