@@ -12,17 +12,22 @@ from scripts.embedded_model.symbols import Gray, Rng
 from scripts.embedded_model.textures.fields import Bgr
 from scripts.embedded_model.warps import Displacement
 
-_MIN_VISIBLE = 0.45
+# A code cut by the border keeps its label if this share of it is left; a whole one may lack a rounding error.
+_CUT, _WHOLE = 0.45, 0.999
 _MIN_BOX_SIDE = 5.0
 # Pixels a module below which a code of the class is a grey patch that nobody could tell from others.
 _MIN_PITCH = (0.55, 1.1, 1.1, 0.6, 1.1)
 
 
 class Canvas:
-    """A picture under construction that keeps the outlines of the codes pasted so far."""
+    """A picture under construction that keeps the outlines of the codes pasted so far.
 
-    def __init__(self, image: Bgr) -> None:
+    With `whole` it takes no code that would run out of the picture.
+    """
+
+    def __init__(self, image: Bgr, whole: bool = False) -> None:
         self.image = image
+        self._least_visible = _WHOLE if whole else _CUT
         self.codes: list[PlacedCode] = []
         self.covered: Gray = np.zeros(image.shape[:2], np.uint8)
 
@@ -36,14 +41,19 @@ class Canvas:
         whole = geometry.area(outline)
         return geometry.area(geometry.clip_outline(outline, *self.size)) / whole if whole > 0 else 0.0
 
-    def paste(self, rng: Rng, surface: Surface, pose: geometry.Pose, center: tuple[float, float]) -> bool:
-        """Paste a surface unless it would hide a code or show too little of its own; tells whether it did."""
+    def paste(
+        self, rng: Rng, surface: Surface, pose: geometry.Pose, center: tuple[float, float], lit: bool = True
+    ) -> bool:
+        """Paste a surface unless it would hide a code or show too little of its own; tells whether it did.
+
+        `lit` lets it be a little lighter or darker than it is, as its angle to the light would make it.
+        """
         matrix = geometry.homography(pose, surface.size, center)
         border = geometry.transform(geometry.rectangle_outline(0, 0, *surface.size), matrix)
         codes = [PlacedCode(c.symbol, geometry.transform(c.outline, matrix)) for c in surface.codes]
         if not all(self._acceptable(code) for code in codes) or self._hides(border):
             return False
-        self._blend(rng, surface, matrix, border)
+        self._blend(surface, matrix, border, rng.uniform(0.75, 1.08) if lit else 1.0)
         self.codes += codes
         cv2.fillPoly(self.covered, [border.astype(np.int32)], 255)
         return True
@@ -71,7 +81,7 @@ class Canvas:
         self.codes = [PlacedCode(code.symbol, warp.forward(code.outline)) for code in self.codes]
 
     def _acceptable(self, code: PlacedCode) -> bool:
-        if self.visible_share(code.outline) < _MIN_VISIBLE:
+        if self.visible_share(code.outline) < self._least_visible:
             return False
         x0, y0, x1, y1 = geometry.hull_box(geometry.clip_outline(code.outline, *self.size))
         thickness = geometry.area(code.outline) / max(x1 - x0, y1 - y0, 1.0)
@@ -84,7 +94,7 @@ class Canvas:
         cv2.fillPoly(mask, [border.astype(np.int32)], 255)
         return bool(cv2.bitwise_and(mask, self.covered).any())
 
-    def _blend(self, rng: Rng, surface: Surface, matrix: geometry.Matrix, border: Points) -> None:
+    def _blend(self, surface: Surface, matrix: geometry.Matrix, border: Points, light: float) -> None:
         width, height = self.size
         x0, y0, x1, y1 = geometry.hull_box(border)
         left, top = max(int(x0) - 2, 0), max(int(y0) - 2, 0)
@@ -97,8 +107,7 @@ class Canvas:
         alpha = cv2.warpPerspective(surface.alpha, shifted, size)
         region = self.image[top:bottom, left:right]
         cover = (alpha.astype(np.float32) / 255)[..., None]
-        light = np.float32(rng.uniform(0.75, 1.08))
-        mixed = region * (1 - cover) + np.clip(texture * light, 0, 255) * cover
+        mixed = region * (1 - cover) + np.clip(texture * np.float32(light), 0, 255) * cover
         region[:] = mixed.astype(np.uint8)
 
 

@@ -65,7 +65,7 @@ def sheet(rng: Rng, width: int, height: int) -> Surface:
     for _ in range(_ROWS):
         if top > height - 20:
             break
-        if rng.random() < 0.5 and len(codes) < wanted:
+        if rng.random() < (0.45 if codes else 0.65) and len(codes) < wanted:
             top, placed = _flow_code(rng, image, top, paper, ink)
             codes += [placed] if placed else []
         else:

@@ -14,7 +14,7 @@ from scripts.embedded_model.surfaces import PlacedCode
 from scripts.embedded_model.symbols import Gray, Rng, Symbol, Symbology, draw_symbology, write_symbol
 from scripts.embedded_model.textures.fields import Bgr
 from scripts.embedded_model.textures.lettering import text_mask
-from scripts.embedded_model.textures.paint import Color, random_color, stamp
+from scripts.embedded_model.textures.paint import Color, random_color, stamp, surface_color
 from scripts.embedded_model.wear import worn
 
 MIN_MODULE_PIXELS = 0.62
@@ -94,9 +94,11 @@ def stamp_code(surface: Bgr, code: Print, left: int, top: int, ink: Color) -> Pl
 def inks(rng: Rng) -> tuple[Color, Color]:
     """(paper, ink): mostly black on white, sometimes coloured, sometimes light on dark."""
     kind = rng.random()
-    if kind < 0.58:
+    if kind < 0.45:
         return random_color(rng, 222, 256), random_color(rng, 0, 55)
-    if kind < 0.78:
+    if kind < 0.68:
+        return surface_color(rng, 190, 250), surface_color(rng, 5, 60)
+    if kind < 0.80:
         return random_color(rng, 150, 256), random_color(rng, 0, 95)
     if kind < 0.90:
         return _COLORED[int(rng.integers(len(_COLORED)))]

@@ -12,7 +12,7 @@ from scripts.embedded_model.camera import devices
 from scripts.embedded_model.canvas import Canvas
 from scripts.embedded_model.geometry import Box
 from scripts.embedded_model.occlusion import occlude
-from scripts.embedded_model.prints import inks, new_symbol
+from scripts.embedded_model.prints import inks
 from scripts.embedded_model.relief import shaped
 from scripts.embedded_model.surfaces import PlacedCode, Surface
 from scripts.embedded_model.symbols import Gray, Rng
@@ -23,8 +23,9 @@ from scripts.embedded_model.warps import lens_distortion
 
 _ASPECTS = (1.0, 4 / 3, 3 / 4, 4 / 3, 3 / 4, 16 / 9, 9 / 16, 3 / 2, 2 / 3, 2.6)
 _MIN_SIDE = 96
-_SINGLE_SIZES = (0.1, 0.55)
+_SINGLE_SIZES = (0.14, 0.7)
 _LENS_SHARE = 0.08
+_WHOLE_SHARE = 0.72
 _OCCLUDED_SHARE = 0.13
 
 
@@ -78,10 +79,9 @@ def _put(rng: Rng, canvas: Canvas, surface: Surface, pose: geometry.Pose, spot: 
 def _fill_closeup(rng: Rng, canvas: Canvas) -> None:
     """One code that fills much of the picture, sometimes running out of it."""
     strength = 0.0 if rng.random() < 0.3 else 0.9
-    for attempt in range(8):
-        symbol = new_symbol(rng)
-        room = max(canvas.size) if rng.random() < 0.4 else min(canvas.size) * rng.uniform(1.0, 1.3)
-        surface = labels.label(rng, room * rng.uniform(0.45, 1.12) * 0.9**attempt, symbol)
+    for attempt in range(12):
+        room = max(canvas.size) if rng.random() < 0.5 else min(canvas.size) * rng.uniform(1.0, 1.3)
+        surface = labels.label(rng, room * rng.uniform(0.5, 1.1) * 0.92**attempt)
         paper = surface.texture[0, 0].copy()
         surface = shaped(rng, surface)
         spread_paper = rng.random() < 0.55
@@ -126,7 +126,7 @@ def _fill_scattered(rng: Rng, canvas: Canvas, count: int) -> None:
     """Several separate labels, marks and code-free scraps."""
     reach = max(canvas.size)
     for _ in range(count):
-        long_side = reach * float(np.exp(rng.uniform(np.log(0.05), np.log(0.7))))
+        long_side = reach * float(np.exp(rng.uniform(np.log(0.045), np.log(0.6))))
         kind = rng.random()
         if kind < 0.64:
             surface = labels.label(rng, long_side)
@@ -170,7 +170,7 @@ def _encoder_picture(rng: Rng) -> Canvas:
         width, height = (max(side + 2 * pad, 32) for side in surface.size)
         canvas = Canvas(flat(height, width, paper if rng.random() < 0.7 else surface_color(rng)))
         roll = 0.0 if rng.random() < 0.7 else float(rng.normal(0, 3) + rng.choice([0, 90, 180, 270]))
-        if canvas.paste(rng, surface, geometry.Pose(roll, 0.0, 0.0, 2.0), (width / 2, height / 2)):
+        if canvas.paste(rng, surface, geometry.Pose(roll, 0.0, 0.0, 2.0), (width / 2, height / 2), lit=False):
             return canvas
 
 
@@ -181,7 +181,7 @@ def _photographed(rng: Rng) -> tuple[Canvas, Gray | None]:
     if kind < 0.18:
         canvas = _without_codes(rng, width, height)
     else:
-        canvas = Canvas(backdrop(rng, height, width))
+        canvas = Canvas(backdrop(rng, height, width), whole=rng.random() < _WHOLE_SHARE)
         if kind < 0.42:
             _fill_closeup(rng, canvas)
         elif kind < 0.64:
@@ -189,7 +189,7 @@ def _photographed(rng: Rng) -> tuple[Canvas, Gray | None]:
         elif kind < 0.83:
             _fill_big(rng, canvas)
         else:
-            _fill_scattered(rng, canvas, int(rng.integers(2, 9)))
+            _fill_scattered(rng, canvas, int(rng.integers(3, 13)))
     if rng.random() < _LENS_SHARE:
         canvas.distort(lens_distortion(height, width, rng.uniform(-0.4, 0.4)))
     hidden = occlude(rng, canvas) if rng.random() < _OCCLUDED_SHARE else None

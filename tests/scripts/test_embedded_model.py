@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import zxingcpp
 
-from scripts.embedded_model import dataset, geometry, samples, surfaces, textures
-from scripts.embedded_model.scenes import Canvas, compose
+from scripts.embedded_model import dataset, geometry, prints, samples, surfaces, warps
+from scripts.embedded_model.canvas import Canvas
+from scripts.embedded_model.scenes import compose
 from scripts.embedded_model.symbols import CLASS_NAMES, SYMBOLOGIES, write_symbol
+from scripts.embedded_model.textures.paint import flat
 
 Format = zxingcpp.BarcodeFormat
 
@@ -73,10 +75,10 @@ def test_all_classes_are_covered():
 def test_pasted_codes_lie_where_the_decoder_sees_them(name, roll):
     rng = np.random.default_rng(21)
     symbology = next(s for s in SYMBOLOGIES if s.name == name)
-    paper = textures.flat(520, 620, (255, 255, 255))
-    code = surfaces.print_code(rng, write_symbol(rng, symbology), 380, plain=True)
-    surface = surfaces.opaque(paper, [surfaces.stamp_code(paper, code, 110, 70, (0, 0, 0))])
-    canvas = Canvas(textures.flat(900, 900, (200, 200, 200)))
+    paper = flat(520, 620, (255, 255, 255))
+    code = prints.print_code(rng, write_symbol(rng, symbology), 380, plain=True)
+    surface = surfaces.opaque(paper, [prints.stamp_code(paper, code, 110, 70, (0, 0, 0))])
+    canvas = Canvas(flat(900, 900, (200, 200, 200)))
     pose = geometry.Pose(roll, 12, -10, 2.5)
     assert canvas.paste(np.random.default_rng(1), surface, pose, (450, 450))
     x0, y0, x1, y1 = geometry.hull_box(canvas.codes[0].outline)
@@ -91,10 +93,10 @@ def test_pasted_codes_lie_where_the_decoder_sees_them(name, roll):
 
 
 def test_a_cylinder_moves_points_and_pixels_alike():
-    bend = geometry.Cylinder(0.9, 0.2, 300, 200)
-    flat = np.zeros((200, 300), np.uint8)
-    cv2.circle(flat, (80, 120), 4, 255, -1)
-    bent = cv2.remap(flat, *bend.maps(), cv2.INTER_LINEAR)
+    bend = warps.Cylinder(0.9, 0.2, 300, 200)
+    plane = np.zeros((200, 300), np.uint8)
+    cv2.circle(plane, (80, 120), 4, 255, -1)
+    bent = cv2.remap(plane, *bend.maps(), cv2.INTER_LINEAR)
     seen = np.argwhere(bent > 127).mean(axis=0)[::-1] + 0.5
     assert bend.forward(np.array([[80.5, 120.5]], np.float32))[0] == pytest.approx(seen, abs=0.7)
 

@@ -37,7 +37,9 @@ def _lit(rng: Rng, image: Bgr) -> Bgr:
         image = lens.vignette(rng, image)
     if rng.random() < 0.04:
         image = sensor.bands(rng, image)
-    return sensor.exposure(rng, image) if rng.random() < 0.8 else image
+    if rng.random() < 0.6:
+        image = sensor.metered(rng, image)
+    return sensor.exposure(rng, image) if rng.random() < 0.7 else image
 
 
 def scan(rng: Rng, scene: Bgr) -> Bgr:

@@ -21,6 +21,13 @@ def exposure(rng: Rng, image: Bgr) -> Bgr:
     return cv2.LUT(image, table)
 
 
+def metered(rng: Rng, image: Bgr) -> Bgr:
+    """Automatic exposure: brightened or dimmed towards a middle grey, by at most a factor of three."""
+    wanted = rng.uniform(85, 165)
+    gain = float(np.clip(wanted / (cv2.mean(image[::8, ::8])[1] + 1), 0.5, 3.0))
+    return cv2.convertScaleAbs(image, alpha=gain)
+
+
 def sensor_noise(rng: Rng, image: Bgr) -> Bgr:
     """Grey and colour noise, sometimes strong and blotchy."""
     height, width = image.shape[:2]
