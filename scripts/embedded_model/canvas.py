@@ -117,5 +117,6 @@ def _pitch(code: PlacedCode) -> float:
     if code.symbol.symbology.class_id == 0:
         edge = len(code.outline) // 4
         corners = code.outline[::edge]
-        return float(np.linalg.norm(corners - np.roll(corners, -1, axis=0), axis=1).max()) / max(rows, columns)
+        longest = float(np.linalg.norm(corners - np.roll(corners, -1, axis=0), axis=1).max())
+        return longest / int(max(rows, columns))
     return float(np.sqrt(geometry.area(code.outline) / (rows * columns)))

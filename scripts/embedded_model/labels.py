@@ -58,7 +58,7 @@ def bare_print(rng: Rng, long_side: float, paper: Color, ink: Color, symbol: Sym
 
 
 def _contrasting(rng: Rng, ground: float) -> Color:
-    return random_color(rng, 0, 50) if ground > rng.uniform(80, 150) else random_color(rng, 180, 256)
+    return random_color(rng, 0, 45) if ground > rng.uniform(95, 150) else random_color(rng, 195, 256)
 
 
 def _mark(code: Print, color: Color, alpha: Gray, margin: int) -> Surface:
@@ -99,13 +99,20 @@ def label_roll(rng: Rng, width: int, height: int) -> Surface:
     image = flat(height, width, random_color(rng, 190, 256))
     codes: list[PlacedCode] = []
     symbology = draw_symbology(rng) if rng.random() < 0.7 else None
-    pitch_x, pitch_y = max(60, width // int(rng.integers(2, 5))), max(50, height // int(rng.integers(2, 5)))
-    for top in range(4, height - pitch_y, pitch_y):
-        for left in range(4, width - pitch_x, pitch_x):
-            code = print_code(rng, new_symbol(rng, symbology), min(pitch_x, pitch_y) * rng.uniform(0.5, 0.85))
-            if code.coverage.shape[0] + 12 > pitch_y or code.coverage.shape[1] + 8 > pitch_x:
-                continue
-            codes.append(stamp_code(image, code, left, top, random_color(rng, 0, 60)))
-            write_line(rng, image[:, left : left + pitch_x - 8], 0, top + code.coverage.shape[0] + 2, 7, (40, 40, 40))
+    columns, rows = (max(1, min(int(rng.integers(1, 7)), side // 60)) for side in (width, height))
+    pitch_x, pitch_y = width // columns, height // rows
+    cut_lines = rng.random() < 0.5
+    for cell in range(rows * columns):
+        left, top = cell % columns * pitch_x, cell // columns * pitch_y
+        code = print_code(rng, new_symbol(rng, symbology), min(pitch_x, pitch_y) * rng.uniform(0.5, 0.85))
+        tall, wide = code.coverage.shape
+        room_x, room_y = pitch_x - wide - 8, pitch_y - tall - 16
+        if room_x < 0 or room_y < 0:
+            continue
+        x, y = left + 4 + room_x // 2, top + 4 + int(room_y * rng.uniform(0, 0.6))
+        codes.append(stamp_code(image, code, x, y, random_color(rng, 0, 60)))
+        write_line(rng, image[:, x : left + pitch_x - 4], 0, y + tall + 2, max(7, pitch_y // 12), (40, 40, 40))
+        if cut_lines:
+            cv2.rectangle(image, (left, top), (left + pitch_x - 1, top + pitch_y - 1), (170, 170, 170), 1)
     image = add_field(image, soft_field(rng, height, width, 2), rng.uniform(0, 25))
     return opaque(image, codes)

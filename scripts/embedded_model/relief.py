@@ -7,7 +7,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from scripts.embedded_model.surfaces import PlacedCode, Surface
+from scripts.embedded_model.surfaces import PlacedCode, Surface, padded
 from scripts.embedded_model.symbols import Rng
 from scripts.embedded_model.textures.fields import Field, fractal_field, soft_field
 from scripts.embedded_model.textures.paint import add_field, scale_light
@@ -19,33 +19,47 @@ _COARSE = 96
 def bend(rng: Rng, surface: Surface) -> Surface:
     """Wrap a surface around a mild cylinder, upright or lying."""
     sideways = rng.random() < 0.3
-    texture, alpha = surface.texture, surface.alpha
     if sideways:
-        texture, alpha = cv2.transpose(texture), cv2.transpose(alpha)
-    width, height = texture.shape[1], texture.shape[0]
-    shape = Cylinder(rng.uniform(0.35, 1.25), rng.uniform(-0.25, 0.25), width, height)
-    map_x, map_y = shape.maps()
-    texture = cv2.remap(texture, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    shading = np.broadcast_to(shape.shading()[..., None], texture.shape)
-    texture = (texture * shading).astype(np.uint8)
-    alpha = cv2.remap(alpha, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-    codes = []
-    for code in surface.codes:
-        outline = code.outline[:, ::-1] if sideways else code.outline
-        bent = shape.forward(outline)
-        codes.append(PlacedCode(code.symbol, bent[:, ::-1].copy() if sideways else bent))
-    if sideways:
-        texture, alpha = cv2.transpose(texture), cv2.transpose(alpha)
+        surface = _transposed(surface)
+    half_angle, bow = rng.uniform(0.35, 1.25), rng.uniform(-0.25, 0.25)
+    bent = wrap_around(surface, half_angle, bow)
+    return _transposed(bent) if sideways else bent
+
+
+def wrap_around(surface: Surface, half_angle: float, bow: float) -> Surface:
+    """Wrap a surface around an upright cylinder, see `Cylinder`; one with codes grows by the height of the bow."""
+    height = surface.size[1]
+    if surface.codes:
+        surface = padded(surface, 0, int(np.ceil(abs(bow) * height * (1 - np.cos(half_angle)))) + 1)
+    shape = Cylinder(half_angle, bow * height / surface.size[1], *surface.size)
+    maps = shape.maps()
+    texture = cv2.remap(surface.texture, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    texture = (texture * np.broadcast_to(shape.shading()[..., None], texture.shape)).astype(np.uint8)
+    alpha = cv2.remap(surface.alpha, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    codes = [PlacedCode(code.symbol, shape.forward(code.outline)) for code in surface.codes]
     return Surface(texture, alpha, codes, surface.glossy)
 
 
+def _transposed(surface: Surface) -> Surface:
+    """The surface with x and y exchanged."""
+    codes = [PlacedCode(code.symbol, code.outline[:, ::-1].copy()) for code in surface.codes]
+    return Surface(cv2.transpose(surface.texture), cv2.transpose(surface.alpha), codes, surface.glossy)
+
+
 def displace(surface: Surface, warp: Displacement, light: Field) -> Surface:
-    """Move pixels, holes and outlines of a surface alike, then multiply it by `light` (HxW float32)."""
-    map_x, map_y = warp.maps()
-    texture = cv2.remap(surface.texture, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    alpha = cv2.remap(surface.alpha, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-    codes = [PlacedCode(code.symbol, warp.forward(code.outline)) for code in surface.codes]
-    return Surface(scale_light(texture, light), alpha, codes, surface.glossy)
+    """Move pixels, holes and outlines of a surface alike and multiply it by `light` (HxW float32).
+
+    The surface grows by the largest displacement, so that nothing moves out of it.
+    """
+    reach = int(np.ceil(max(float(np.abs(warp.dx).max()), float(np.abs(warp.dy).max())))) + 1
+    lit = Surface(scale_light(surface.texture, light), surface.alpha, surface.codes, surface.glossy)
+    roomy = padded(lit, reach, reach)
+    wide = Displacement(*(cv2.copyMakeBorder(d, *(reach,) * 4, cv2.BORDER_REPLICATE) for d in (warp.dx, warp.dy)))
+    maps = wide.maps()
+    texture = cv2.remap(roomy.texture, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    alpha = cv2.remap(roomy.alpha, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    codes = [PlacedCode(code.symbol, wide.forward(code.outline)) for code in roomy.codes]
+    return Surface(texture, alpha, codes, surface.glossy)
 
 
 def wave(rng: Rng, surface: Surface) -> Surface:
@@ -96,7 +110,7 @@ def _shine(rng: Rng, surface: Surface, slope_x: Field, slope_y: Field) -> None:
     """Add white where the slope is near one random direction, as a mirror would."""
     aim = rng.normal(0, 1.1, 2)
     off = (slope_x - np.float32(aim[0])) ** 2 + (slope_y - np.float32(aim[1])) ** 2
-    glint = np.exp(-off * np.float32(rng.uniform(2, 12)))
+    glint = np.exp(-off * np.float32(rng.uniform(5, 25)))
     glint = cv2.resize(glint, surface.size, interpolation=cv2.INTER_LINEAR)
     surface.texture[:] = add_field(surface.texture, glint, rng.uniform(40, 230))
 

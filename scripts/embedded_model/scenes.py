@@ -12,7 +12,7 @@ from scripts.embedded_model.camera import devices
 from scripts.embedded_model.canvas import Canvas
 from scripts.embedded_model.geometry import Box
 from scripts.embedded_model.occlusion import occlude
-from scripts.embedded_model.prints import inks
+from scripts.embedded_model.prints import inks, new_symbol
 from scripts.embedded_model.relief import shaped
 from scripts.embedded_model.surfaces import PlacedCode, Surface
 from scripts.embedded_model.symbols import Gray, Rng
@@ -24,9 +24,15 @@ from scripts.embedded_model.warps import lens_distortion
 _ASPECTS = (1.0, 4 / 3, 3 / 4, 4 / 3, 3 / 4, 16 / 9, 9 / 16, 3 / 2, 2 / 3, 2.6)
 _MIN_SIDE = 96
 _SINGLE_SIZES = (0.14, 0.7)
+_FINE_CLASSES = (0, 3)
+_FINE_GAIN = 1.5
 _LENS_SHARE = 0.08
 _WHOLE_SHARE = 0.72
 _OCCLUDED_SHARE = 0.13
+_ENCODER_SHARE = 0.09
+# Grey levels by which a code must vary, noise smoothed, to be there at all.
+_MIN_DEVIATION = 5.0
+_SHOTS = 3
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,13 @@ def _spot(rng: Rng, canvas: Canvas, spread: float) -> tuple[float, float]:
     return float(x), float(y)
 
 
+def _ground(canvas: Canvas, spot: tuple[float, float], extent: float) -> float:
+    """Mean grey level of the square of side `extent` about a spot (of the whole picture if that lies outside)."""
+    x, y, reach = int(spot[0]), int(spot[1]), max(2, int(extent / 2))
+    patch = canvas.image[max(y - reach, 0) : max(y + reach, 0), max(x - reach, 0) : max(x + reach, 0)]
+    return float((patch if patch.size else canvas.image).mean())
+
+
 def _put(rng: Rng, canvas: Canvas, surface: Surface, pose: geometry.Pose, spot: tuple[float, float]) -> bool:
     """Paste a surface, at times with the shadow that a thing with some thickness throws."""
     before = canvas.image.copy() if rng.random() < 0.35 else None
@@ -76,12 +89,18 @@ def _put(rng: Rng, canvas: Canvas, surface: Surface, pose: geometry.Pose, spot: 
     return pasted
 
 
+def _label(rng: Rng, long_side: float) -> Surface:
+    """A label with a code about `long_side` pixels long; bars and rows, which are finer, come out longer."""
+    symbol = new_symbol(rng)
+    return labels.label(rng, long_side * (_FINE_GAIN if symbol.symbology.class_id in _FINE_CLASSES else 1.0), symbol)
+
+
 def _fill_closeup(rng: Rng, canvas: Canvas) -> None:
     """One code that fills much of the picture, sometimes running out of it."""
     strength = 0.0 if rng.random() < 0.3 else 0.9
     for attempt in range(12):
         room = max(canvas.size) if rng.random() < 0.5 else min(canvas.size) * rng.uniform(1.0, 1.3)
-        surface = labels.label(rng, room * rng.uniform(0.5, 1.1) * 0.92**attempt)
+        surface = _label(rng, room * rng.uniform(0.45, 1.05) * 0.92**attempt)
         paper = surface.texture[0, 0].copy()
         surface = shaped(rng, surface)
         spread_paper = rng.random() < 0.55
@@ -99,15 +118,15 @@ def _fill_single(rng: Rng, canvas: Canvas) -> None:
     low, high = np.log(_SINGLE_SIZES)
     for _ in range(5):
         long_side = reach * float(np.exp(rng.uniform(low, high)))
-        kind = rng.random()
+        kind, spot = rng.random(), _spot(rng, canvas, 0.3)
         if kind < 0.55:
-            surface = labels.label(rng, long_side)
+            surface = _label(rng, long_side)
         elif kind < 0.7:
-            surface = labels.direct_mark(rng, long_side, float(canvas.image.mean()))
+            surface = labels.direct_mark(rng, long_side, _ground(canvas, spot, long_side))
         else:
             width, height = (long_side * rng.uniform(0.8, 2.0, 2)).astype(int).tolist()
             surface = goods.big_surface(rng, max(width, 80), max(height, 80))
-        if _put(rng, canvas, shaped(rng, surface), geometry.draw_pose(rng, 1.0), _spot(rng, canvas, 0.3)):
+        if _put(rng, canvas, shaped(rng, surface), geometry.draw_pose(rng, 1.0), spot):
             break
     _fill_scraps(rng, canvas, int(rng.integers(0, 3)))
 
@@ -127,14 +146,14 @@ def _fill_scattered(rng: Rng, canvas: Canvas, count: int) -> None:
     reach = max(canvas.size)
     for _ in range(count):
         long_side = reach * float(np.exp(rng.uniform(np.log(0.045), np.log(0.6))))
-        kind = rng.random()
+        kind, spot = rng.random(), _spot(rng, canvas, 0.55)
         if kind < 0.64:
-            surface = labels.label(rng, long_side)
+            surface = _label(rng, long_side)
         elif kind < 0.82:
-            surface = labels.direct_mark(rng, long_side, float(canvas.image.mean()))
+            surface = labels.direct_mark(rng, long_side, _ground(canvas, spot, long_side))
         else:
             surface = _random_scrap(rng, canvas)
-        _put(rng, canvas, shaped(rng, surface), geometry.draw_pose(rng, 1.0), _spot(rng, canvas, 0.55))
+        _put(rng, canvas, shaped(rng, surface), geometry.draw_pose(rng, 1.0), spot)
 
 
 def _random_scrap(rng: Rng, canvas: Canvas) -> Surface:
@@ -212,19 +231,34 @@ def _visible_box(canvas: Canvas, code: PlacedCode, hidden: Gray | None) -> Box |
     return (max(exact[0], left), max(exact[1], top), min(exact[2], left + width), min(exact[3], top + height))
 
 
+def _shot(rng: Rng, canvas: Canvas, boxes: list[Box]) -> Bgr:
+    """The scene through a phone or a scanner; a picture in which some code has sunk into the dark is taken again."""
+    for _ in range(_SHOTS):
+        device = devices.scan if rng.random() < 0.1 else devices.photograph
+        image = device(rng, canvas.image)
+        if all(_stands_out(image, box) for box in boxes):
+            return image
+    return canvas.image
+
+
+def _stands_out(image: Bgr, box: Box) -> bool:
+    x0, y0, x1, y1 = (int(v) for v in box)
+    patch = cv2.blur(image[y0 : y1 + 1, x0 : x1 + 1], (3, 3))
+    return float(cv2.meanStdDev(patch)[1].max()) >= _MIN_DEVIATION
+
+
 def compose(rng: Rng) -> Scene:
     """Draw one whole random picture."""
     hidden = None
-    if rng.random() < 0.09:
+    encoded = rng.random() < _ENCODER_SHARE
+    if encoded:
         canvas = _encoder_picture(rng)
-        image = devices.scan(rng, canvas.image) if rng.random() < 0.6 else canvas.image
     else:
         canvas, hidden = _photographed(rng)
-        image = devices.scan(rng, canvas.image) if rng.random() < 0.1 else devices.photograph(rng, canvas.image)
-    boxes = [_visible_box(canvas, code, hidden) for code in canvas.codes]
-    targets = [
-        Target(code.symbol.symbology.class_id, box, code)
-        for code, box in zip(canvas.codes, boxes, strict=True)
-        if box is not None
-    ]
+    found = [(code, _visible_box(canvas, code, hidden)) for code in canvas.codes]
+    targets = [Target(code.symbol.symbology.class_id, box, code) for code, box in found if box is not None]
+    if encoded:
+        image = devices.scan(rng, canvas.image) if rng.random() < 0.6 else canvas.image
+    else:
+        image = _shot(rng, canvas, [target.box for target in targets])
     return Scene(image, targets)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 
 from scripts.embedded_model.geometry import Points
@@ -42,3 +43,11 @@ def opaque(texture: Bgr, codes: list[PlacedCode], glossy: bool = False) -> Surfa
 def shifted(codes: list[PlacedCode], left: float, top: float) -> list[PlacedCode]:
     """The same codes seen from a larger surface in which theirs begins at (left, top)."""
     return [PlacedCode(code.symbol, code.outline + np.array([left, top], np.float32)) for code in codes]
+
+
+def padded(surface: Surface, margin_x: int, margin_y: int) -> Surface:
+    """The same surface with transparent margins, in which it has room to move."""
+    margins = (margin_y, margin_y, margin_x, margin_x)
+    texture = cv2.copyMakeBorder(surface.texture, *margins, cv2.BORDER_REPLICATE)
+    alpha = cv2.copyMakeBorder(surface.alpha, *margins, cv2.BORDER_CONSTANT, value=0)
+    return Surface(texture, alpha, shifted(surface.codes, margin_x, margin_y), surface.glossy)

@@ -28,13 +28,16 @@ def _streaks(rng: Rng, ink: Gray) -> Gray:
 def _fading(rng: Rng, ink: Gray) -> Gray:
     """Pale in places: low heat, an empty ribbon, sun."""
     low = rng.uniform(0.2, 0.7)
-    share = low + (1 - low) * (0.5 + 0.5 * soft_field(rng, *ink.shape, int(rng.integers(1, 4))))
-    return np.clip(ink * np.clip(share, 0.1, 1), 0, 255).astype(np.uint8)
+    height, width = ink.shape
+    share = low + (1 - low) * (0.5 + 0.5 * soft_field(rng, height, width, int(rng.integers(1, 4))))
+    faded: Gray = (ink * np.clip(share, 0.1, 1)).astype(np.uint8)
+    return faded
 
 
 def _flakes(rng: Rng, ink: Gray) -> Gray:
     """Ink that has come off in specks and patches."""
-    field = fractal_field(rng, *ink.shape, 0.6 if rng.random() < 0.5 else 1.0)
+    height, width = ink.shape
+    field = fractal_field(rng, height, width, 0.6 if rng.random() < 0.5 else 1.0)
     return np.where(field > rng.uniform(1.1, 2.2), 0, ink).astype(np.uint8)
 
 

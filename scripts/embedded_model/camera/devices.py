@@ -7,10 +7,15 @@ import cv2
 from scripts.embedded_model.camera import lens, light, sensor
 from scripts.embedded_model.textures.fields import Bgr, Rng
 
+# As many pictures of codes are taken with some care, so that the code can be read.
+_STEADY_SHARE = 0.45
+
 
 def photograph(rng: Rng, scene: Bgr) -> Bgr:
     """Light, lens, sensor and processing in the order in which they happen to a phone picture."""
     image = sensor.faded_colors(rng, scene) if rng.random() < 0.2 else scene
+    if rng.random() < _STEADY_SHARE:
+        return _steady(rng, image)
     image = _lit(rng, image)
     if rng.random() < 0.1:
         image = lens.coloured_edges(rng, image)
@@ -19,9 +24,21 @@ def photograph(rng: Rng, scene: Bgr) -> Bgr:
         image = sensor.dark_scene(rng, image)
     elif rng.random() < 0.65:
         image = sensor.sensor_noise(rng, image)
-    if rng.random() < 0.4:
-        image = sensor.processed(rng, image)
-    return sensor.two_tone(rng, image) if rng.random() < 0.012 else image
+    return sensor.processed(rng, image) if rng.random() < 0.4 else image
+
+
+def _steady(rng: Rng, image: Bgr) -> Bgr:
+    """A good picture: enough light, a calm hand, at most one flaw."""
+    if rng.random() < 0.6:
+        image = light.shade(rng, image)
+    if rng.random() < 0.7:
+        image = sensor.metered(rng, image)
+    kind = rng.random()
+    if kind < 0.25:
+        return sensor.sensor_noise(rng, image, mean=2.0)
+    if kind < 0.5:
+        return sensor.processed(rng, image)
+    return cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.3, 0.8))) if kind < 0.7 else image
 
 
 def _lit(rng: Rng, image: Bgr) -> Bgr:

@@ -28,10 +28,10 @@ def metered(rng: Rng, image: Bgr) -> Bgr:
     return cv2.convertScaleAbs(image, alpha=gain)
 
 
-def sensor_noise(rng: Rng, image: Bgr) -> Bgr:
-    """Grey and colour noise, sometimes strong and blotchy."""
+def sensor_noise(rng: Rng, image: Bgr, mean: float = 5.4) -> Bgr:
+    """Grey and colour noise of `mean` grey levels on average, sometimes strong and blotchy."""
     height, width = image.shape[:2]
-    sigma = float(rng.gamma(1.2, 4.5))
+    sigma = float(rng.gamma(1.2, mean / 1.2))
     grain: Field = noise_field(rng, height, width) * sigma
     if rng.random() < 0.3:
         grain = cv2.blur(grain, (2, 2)) * 1.6
@@ -78,7 +78,7 @@ def faded_colors(rng: Rng, image: Bgr) -> Bgr:
 
 def two_tone(rng: Rng, image: Bgr) -> Bgr:
     """Fax or old scanner: black and white by a local threshold."""
-    gray = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    gray = cv2.medianBlur(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), 3)
     reach = max(image.shape[:2]) // int(rng.integers(6, 20)) // 2 * 2 + 3
     hard = cv2.adaptiveThreshold(gray, 255, cv2.ADAPTIVE_THRESH_MEAN_C, cv2.THRESH_BINARY, reach, rng.uniform(4, 18))
     return cv2.cvtColor(hard, cv2.COLOR_GRAY2BGR)

@@ -47,8 +47,9 @@ def _fractal_sheet(slope: float) -> Field:
     white = np.random.default_rng(13).standard_normal((_SHEET_SIDE, _SHEET_SIDE))
     frequency = np.hypot(np.fft.fftfreq(_SHEET_SIDE)[:, None], np.fft.rfftfreq(_SHEET_SIDE)[None])
     frequency[0, 0] = np.inf
-    sheet = np.fft.irfft2(np.fft.rfft2(white) / frequency**slope, s=white.shape)
-    return (sheet / sheet.std()).astype(np.float32)
+    sheet: Field = np.fft.irfft2(np.fft.rfft2(white) / frequency**slope, s=white.shape)
+    sheet /= sheet.std()
+    return sheet.astype(np.float32)
 
 
 def fractal_field(rng: Rng, height: int, width: int, slope: float = 1.0, stretch: float = 1.0) -> Field:
@@ -65,6 +66,8 @@ def fractal_field(rng: Rng, height: int, width: int, slope: float = 1.0, stretch
     window = sheet[top : top + rows, left : left + columns]
     if rng.random() < 0.5:
         window = window[:, ::-1]
-    window = cv2.resize(window, (width, height), interpolation=cv2.INTER_LINEAR)
-    mean, deviation = cv2.meanStdDev(window)
-    return cv2.multiply(cv2.subtract(window, float(mean[0, 0])), 1 / (float(deviation[0, 0]) + 1e-6))
+    field: Field = cv2.resize(window, (width, height), interpolation=cv2.INTER_LINEAR)
+    mean, deviation = (np.float32(value[0, 0]) for value in cv2.meanStdDev(field))
+    field -= mean
+    field /= deviation + np.float32(1e-6)
+    return field

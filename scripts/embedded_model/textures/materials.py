@@ -127,7 +127,8 @@ def _tartan(rng: Rng, image: Bgr) -> None:
 def _threads(rng: Rng, height: int, width: int) -> Field:
     across = np.sin(np.arange(width, dtype=np.float32) * (2 * np.pi / rng.uniform(2.5, 9)))
     along = np.sin(np.arange(height, dtype=np.float32) * (2 * np.pi / rng.uniform(2.5, 9)))
-    return np.multiply.outer(along, across)
+    crossed: Field = np.multiply.outer(along, across)
+    return crossed
 
 
 def grass(rng: Rng, height: int, width: int) -> Bgr:
@@ -162,7 +163,7 @@ def foil(rng: Rng, height: int, width: int) -> Bgr:
     """Crumpled foil or film: facets that mirror light here and shade there."""
     rows, columns = max(height // 4, 16), max(width // 4, 16)
     facets = np.abs(fractal_field(rng, rows, columns, 1.5)) + np.abs(fractal_field(rng, rows, columns, 1.5))
-    slope = cv2.Sobel(facets, cv2.CV_32F, 1, 0, ksize=3) + cv2.Sobel(facets, cv2.CV_32F, 0, 1, ksize=3)
+    slope: Field = cv2.Sobel(facets, cv2.CV_32F, 1, 0, ksize=3) + cv2.Sobel(facets, cv2.CV_32F, 0, 1, ksize=3)
     slope = cv2.resize(slope * np.float32(1.2 / (slope.std() + 1e-6)), (width, height), interpolation=cv2.INTER_CUBIC)
     color = np.array(surface_color(rng, 70, 200), np.float64)
     return colorize(slope, [color * 0.3, color * 0.75, color, np.clip(color * 1.25, 0, 255), (250, 250, 250)])

@@ -39,7 +39,7 @@ def _sky(rng: Rng, height: int, width: int) -> Bgr:
     column = np.array(top, np.float32) * (1 - t) + np.array(bottom, np.float32) * t
     image = np.repeat(column, width, 1).astype(np.uint8)
     if rng.random() < 0.6:
-        clouds = cv2.max(fractal_field(rng, height, width, 1.5, stretch=2.0), 0.0)
+        clouds = np.maximum(fractal_field(rng, height, width, 1.5, stretch=2.0), 0)
         image = add_field(image, clouds, rng.uniform(10, 50))
     return image
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from scripts.embedded_model.textures.fields import Bgr, Field, Gray, Rng
 
 Color = tuple[int, int, int]
+Shade = Sequence[float] | npt.NDArray[Any]
 
 
 def random_color(rng: Rng, low: int = 0, high: int = 256) -> Color:
@@ -24,7 +27,7 @@ def random_color(rng: Rng, low: int = 0, high: int = 256) -> Color:
 def surface_color(rng: Rng, low: float = 25, high: float = 240) -> Color:
     """BGR colour of an everyday thing: mostly greyish, seldom vivid, mean level in [low, high)."""
     level = rng.uniform(low, high)
-    channels = level * (1 + rng.uniform(-1, 1, 3) * rng.beta(0.9, 3.5))
+    channels = level * (1 + rng.uniform(-1, 1, 3) * rng.beta(0.8, 4.5))
     blue, green, red = (int(v) for v in np.clip(channels, 0, 255))
     return blue, green, red
 
@@ -51,12 +54,12 @@ def scale_light(image: Bgr, light: Field) -> Bgr:
     return cv2.multiply(image, cv2.merge([light] * 3), dtype=cv2.CV_8U)
 
 
-def colorize(field: Field, colors: Sequence[Sequence[float]]) -> Bgr:
+def colorize(field: Field, colors: Sequence[Shade]) -> Bgr:
     """Map a field of unit variance through a ramp of BGR colours, the first at -2 and the last at +2."""
     stops = np.linspace(0, 255, len(colors))
     channels = np.array(colors, np.float64)
     ramp = np.stack([np.interp(np.arange(256), stops, channels[:, c]) for c in range(3)], axis=-1)
-    levels = cv2.convertScaleAbs(cv2.max(cv2.add(cv2.multiply(field, 64.0), 128.0), 0.0))
+    levels = np.clip(field * 64 + 128, 0, 255).astype(np.uint8)
     return cv2.applyColorMap(levels, ramp.astype(np.uint8).reshape(256, 1, 3))
 
 
