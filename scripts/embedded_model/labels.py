@@ -25,7 +25,7 @@ from scripts.embedded_model.textures.paint import Color, add_field, flat, random
 
 def label(rng: Rng, long_side: float, symbol: Symbol | None = None) -> Surface:
     """Sticker or printed field with one code, maybe a caption and some text around it."""
-    code = print_code(rng, symbol or new_symbol(rng), long_side)
+    code = print_code(rng, symbol or new_symbol(rng, long_side=long_side), long_side)
     height, width = code.coverage.shape
     margin, (paper, ink) = quiet_zone(rng, code), inks(rng)
     above = round(height * rng.uniform(0, 0.6)) if rng.random() < 0.35 else 0
@@ -72,7 +72,7 @@ def direct_mark(rng: Rng, long_side: float, ground: float) -> Surface:
 
     `ground` is the grey level (0..255) of what lies below; the mark contrasts with it.
     """
-    code = print_code(rng, new_symbol(rng), long_side)
+    code = print_code(rng, new_symbol(rng, long_side=long_side), long_side)
     height, width = code.coverage.shape
     margin = max(2, round(2 * code.module))
     alpha: Gray = np.zeros((height + 2 * margin, width + 2 * margin), np.uint8)
@@ -104,7 +104,8 @@ def label_roll(rng: Rng, width: int, height: int) -> Surface:
     cut_lines = rng.random() < 0.5
     for cell in range(rows * columns):
         left, top = cell % columns * pitch_x, cell // columns * pitch_y
-        code = print_code(rng, new_symbol(rng, symbology), min(pitch_x, pitch_y) * rng.uniform(0.5, 0.85))
+        long_side = min(pitch_x, pitch_y) * rng.uniform(0.5, 0.85)
+        code = print_code(rng, new_symbol(rng, symbology, long_side), long_side)
         tall, wide = code.coverage.shape
         room_x, room_y = pitch_x - wide - 8, pitch_y - tall - 16
         if room_x < 0 or room_y < 0:

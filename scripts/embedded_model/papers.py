@@ -17,7 +17,8 @@ _ROWS = 14
 
 def _flow_code(rng: Rng, image: Bgr, top: int, paper: Color, ink: Color) -> tuple[int, PlacedCode | None]:
     width = image.shape[1]
-    code = print_code(rng, new_symbol(rng), width * rng.uniform(0.15, 0.85))
+    long_side = width * rng.uniform(0.15, 0.85)
+    code = print_code(rng, new_symbol(rng, long_side=long_side), long_side)
     height, code_width = code.coverage.shape
     margin = quiet_zone(rng, code)
     room = width - code_width - 2 * min(margin, width // 12)
@@ -79,7 +80,8 @@ def shelf_ticket(rng: Rng, width: int, height: int) -> Surface:
     """Price label: a name, a large price and a small linear or matrix code."""
     paper, ink = inks(rng)
     image = flat(height, width, paper)
-    code = print_code(rng, new_symbol(rng), width * rng.uniform(0.2, 0.5))
+    long_side = width * rng.uniform(0.2, 0.5)
+    code = print_code(rng, new_symbol(rng, long_side=long_side), long_side)
     tall, wide = code.coverage.shape
     left, top = int(rng.integers(2, max(3, width - wide - 2))), height - tall - max(3, height // 8)
     codes = []

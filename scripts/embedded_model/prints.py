@@ -17,8 +17,10 @@ from scripts.embedded_model.textures.lettering import text_mask
 from scripts.embedded_model.textures.paint import Color, random_color, stamp, surface_color
 from scripts.embedded_model.wear import worn
 
-MIN_MODULE_PIXELS = 0.62
+# Pixels a module by class below which a print would be a smear.
+MIN_MODULE_PIXELS = (0.62, 1.3, 1.3, 0.7, 1.3)
 _MIN_LONG_SIDE = 20
+_SYMBOL_TRIES = 5
 _WEAR_SHARE = 0.14
 _TURNED_SHARE = 0.12
 # Modules of quiet zone by class; Aztec needs none, but labels leave some.
@@ -64,9 +66,15 @@ class Print:
     turned: bool = False
 
 
-def new_symbol(rng: Rng, symbology: Symbology | None = None) -> Symbol:
-    """A random code, of the given symbology if there is one."""
-    return write_symbol(rng, symbology or draw_symbology(rng))
+def new_symbol(rng: Rng, symbology: Symbology | None = None, long_side: float = np.inf) -> Symbol:
+    """A random code, of the given symbology if there is one, and sparse enough for `long_side` pixels if possible."""
+    chosen = symbology or draw_symbology(rng)
+    finest = MIN_MODULE_PIXELS[chosen.class_id]
+    for _ in range(_SYMBOL_TRIES):
+        symbol = write_symbol(rng, chosen)
+        if max(symbol.modules.shape) * finest <= long_side:
+            break
+    return symbol
 
 
 def print_code(rng: Rng, symbol: Symbol, long_side: float, plain: bool = False) -> Print:
@@ -74,7 +82,8 @@ def print_code(rng: Rng, symbol: Symbol, long_side: float, plain: bool = False) 
     modules = stretch_bars(rng, symbol)
     tall = row_height(rng, symbol)
     rows, columns = modules.shape[0] * tall, modules.shape[1]
-    long_side = max(long_side, _MIN_LONG_SIDE, MIN_MODULE_PIXELS * max(rows, columns))
+    finest = MIN_MODULE_PIXELS[symbol.symbology.class_id] * max(rows, columns)
+    long_side = max(long_side, _MIN_LONG_SIDE, finest)
     scale = long_side / max(rows, columns)
     width, height = max(3, round(columns * scale)), max(3, round(rows * scale))
     coverage = render(rng, modules, width, height, plain, symbol.symbology.name == "QRCode")

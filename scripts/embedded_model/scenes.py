@@ -15,7 +15,7 @@ from scripts.embedded_model.occlusion import occlude
 from scripts.embedded_model.prints import inks, new_symbol
 from scripts.embedded_model.relief import shaped
 from scripts.embedded_model.surfaces import PlacedCode, Surface
-from scripts.embedded_model.symbols import Gray, Rng
+from scripts.embedded_model.symbols import Gray, Rng, draw_symbology
 from scripts.embedded_model.textures.backdrops import backdrop, lookalike, receding, vista
 from scripts.embedded_model.textures.fields import Bgr
 from scripts.embedded_model.textures.paint import flat, surface_color
@@ -23,9 +23,10 @@ from scripts.embedded_model.warps import lens_distortion
 
 _ASPECTS = (1.0, 4 / 3, 3 / 4, 4 / 3, 3 / 4, 16 / 9, 9 / 16, 3 / 2, 2 / 3, 2.6)
 _MIN_SIDE = 96
+_MIN_CROP = 32
 _SINGLE_SIZES = (0.14, 0.7)
 _FINE_CLASSES = (0, 3)
-_FINE_GAIN = 1.5
+_FINE_GAIN = 1.8
 _LENS_SHARE = 0.08
 _WHOLE_SHARE = 0.72
 _OCCLUDED_SHARE = 0.13
@@ -91,8 +92,10 @@ def _put(rng: Rng, canvas: Canvas, surface: Surface, pose: geometry.Pose, spot: 
 
 def _label(rng: Rng, long_side: float) -> Surface:
     """A label with a code about `long_side` pixels long; bars and rows, which are finer, come out longer."""
-    symbol = new_symbol(rng)
-    return labels.label(rng, long_side * (_FINE_GAIN if symbol.symbology.class_id in _FINE_CLASSES else 1.0), symbol)
+    symbology = draw_symbology(rng)
+    if symbology.class_id in _FINE_CLASSES:
+        long_side *= _FINE_GAIN
+    return labels.label(rng, long_side, new_symbol(rng, symbology, long_side))
 
 
 def _fill_closeup(rng: Rng, canvas: Canvas) -> None:
@@ -107,7 +110,8 @@ def _fill_closeup(rng: Rng, canvas: Canvas) -> None:
         before = canvas.image
         if spread_paper:
             canvas.image = np.full_like(before, paper)
-        if canvas.paste(rng, surface, geometry.draw_pose(rng, strength), _spot(rng, canvas, 0.12)):
+        pose, spot = geometry.draw_pose(rng, strength), _spot(rng, canvas, 0.12)
+        if canvas.paste(rng, surface, pose, spot, lit=not spread_paper):
             return
         canvas.image = before
 
@@ -144,9 +148,10 @@ def _fill_big(rng: Rng, canvas: Canvas) -> None:
 def _fill_scattered(rng: Rng, canvas: Canvas, count: int) -> None:
     """Several separate labels, marks and code-free scraps."""
     reach = max(canvas.size)
+    largest = rng.uniform(0.1, 0.5)
     for _ in range(count):
-        long_side = reach * float(np.exp(rng.uniform(np.log(0.045), np.log(0.6))))
-        kind, spot = rng.random(), _spot(rng, canvas, 0.55)
+        long_side = reach * float(np.exp(rng.uniform(np.log(0.045), np.log(largest))))
+        kind, spot = rng.random(), _spot(rng, canvas, 0.5)
         if kind < 0.64:
             surface = _label(rng, long_side)
         elif kind < 0.82:
@@ -186,10 +191,13 @@ def _encoder_picture(rng: Rng) -> Canvas:
         paper, ink = inks(rng) if rng.random() < 0.4 else ((255, 255, 255), (0, 0, 0))
         surface = labels.bare_print(rng, float(np.exp(rng.uniform(np.log(60), np.log(600)))), paper, ink)
         pad = int(rng.integers(0, 30)) if rng.random() < 0.4 else 0
-        width, height = (max(side + 2 * pad, 32) for side in surface.size)
+        width, height = (max(side + 2 * pad, _MIN_CROP) for side in surface.size)
+        quarters, tilt = (0, 0.0) if rng.random() < 0.7 else (int(rng.integers(4)), rng.normal(0, 3))
+        if quarters % 2:
+            width, height = height, width
         canvas = Canvas(flat(height, width, paper if rng.random() < 0.7 else surface_color(rng)))
-        roll = 0.0 if rng.random() < 0.7 else float(rng.normal(0, 3) + rng.choice([0, 90, 180, 270]))
-        if canvas.paste(rng, surface, geometry.Pose(roll, 0.0, 0.0, 2.0), (width / 2, height / 2), lit=False):
+        pose = geometry.Pose(90.0 * quarters + tilt, 0.0, 0.0, 2.0)
+        if canvas.paste(rng, surface, pose, (width / 2, height / 2), lit=False):
             return canvas
 
 
@@ -201,14 +209,14 @@ def _photographed(rng: Rng) -> tuple[Canvas, Gray | None]:
         canvas = _without_codes(rng, width, height)
     else:
         canvas = Canvas(backdrop(rng, height, width), whole=rng.random() < _WHOLE_SHARE)
-        if kind < 0.42:
+        if kind < 0.43:
             _fill_closeup(rng, canvas)
-        elif kind < 0.64:
+        elif kind < 0.67:
             _fill_single(rng, canvas)
-        elif kind < 0.83:
+        elif kind < 0.84:
             _fill_big(rng, canvas)
         else:
-            _fill_scattered(rng, canvas, int(rng.integers(3, 13)))
+            _fill_scattered(rng, canvas, int(rng.integers(3, 14)))
     if rng.random() < _LENS_SHARE:
         canvas.distort(lens_distortion(height, width, rng.uniform(-0.4, 0.4)))
     hidden = occlude(rng, canvas) if rng.random() < _OCCLUDED_SHARE else None

@@ -78,11 +78,11 @@ def _scratches(rng: Rng, ink: Gray) -> Gray:
     return worn
 
 
-_KINDS: tuple[Callable[[Rng, Gray], Gray], ...] = (
+KINDS: tuple[Callable[[Rng, Gray], Gray], ...] = (
     _streaks, _fading, _fading, _flakes, _rough_edges, _rough_edges, _raster, _screened, _scratches,
 )  # fmt: skip
 
 
 def worn(rng: Rng, ink: Gray) -> Gray:
     """The same coverage with one random kind of wear."""
-    return _KINDS[int(rng.integers(len(_KINDS)))](rng, ink)
+    return KINDS[int(rng.integers(len(KINDS)))](rng, ink)
