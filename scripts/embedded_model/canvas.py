@@ -16,7 +16,7 @@ from scripts.embedded_model.warps import Displacement
 _CUT, _WHOLE = 0.45, 0.999
 _MIN_BOX_SIDE = 5.0
 # Pixels a module below which a code of the class is a grey patch that nobody could tell from others.
-_MIN_PITCH = (0.55, 1.1, 1.1, 0.6, 1.1)
+_MIN_PITCH = (0.6, 1.1, 1.1, 0.7, 1.1)
 
 
 class Canvas:

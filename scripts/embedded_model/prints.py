@@ -18,7 +18,7 @@ from scripts.embedded_model.textures.paint import Color, random_color, stamp, su
 from scripts.embedded_model.wear import worn
 
 # Pixels a module by class below which a print would be a smear.
-MIN_MODULE_PIXELS = (0.62, 1.3, 1.3, 0.7, 1.3)
+MIN_MODULE_PIXELS = (0.85, 1.4, 1.4, 1.0, 1.4)
 _MIN_LONG_SIDE = 20
 _SYMBOL_TRIES = 5
 _WEAR_SHARE = 0.14

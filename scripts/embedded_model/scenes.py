@@ -21,7 +21,7 @@ from scripts.embedded_model.textures.fields import Bgr
 from scripts.embedded_model.textures.paint import flat, surface_color
 from scripts.embedded_model.warps import lens_distortion
 
-_ASPECTS = (1.0, 4 / 3, 3 / 4, 4 / 3, 3 / 4, 16 / 9, 9 / 16, 3 / 2, 2 / 3, 2.6)
+_ASPECTS = (1.0, 1.0, 4 / 3, 3 / 4, 4 / 3, 3 / 4, 16 / 9, 9 / 16, 3 / 2, 2 / 3, 2.6)
 _MIN_SIDE = 96
 _MIN_CROP = 32
 _SINGLE_SIZES = (0.14, 0.7)
@@ -30,7 +30,7 @@ _FINE_GAIN = 1.8
 _LENS_SHARE = 0.08
 _WHOLE_SHARE = 0.72
 _OCCLUDED_SHARE = 0.13
-_ENCODER_SHARE = 0.09
+_ENCODER_SHARE = 0.11
 # Grey levels by which a code must vary, noise smoothed, to be there at all.
 _MIN_DEVIATION = 5.0
 _SHOTS = 3
@@ -103,7 +103,7 @@ def _fill_closeup(rng: Rng, canvas: Canvas) -> None:
     strength = 0.0 if rng.random() < 0.3 else 0.9
     for attempt in range(12):
         room = max(canvas.size) if rng.random() < 0.5 else min(canvas.size) * rng.uniform(1.0, 1.3)
-        surface = _label(rng, room * rng.uniform(0.45, 1.05) * 0.92**attempt)
+        surface = _label(rng, room * rng.uniform(0.55, 1.15) * 0.92**attempt)
         paper = surface.texture[0, 0].copy()
         surface = shaped(rng, surface)
         spread_paper = rng.random() < 0.55

@@ -22,15 +22,13 @@ def named(name):
     return next(s for s in SYMBOLOGIES if s.name == name)
 
 
-def test_every_symbology_comes_up_and_the_classes_are_balanced():
+def test_every_symbology_comes_up_and_classes_as_often_as_stated():
     rng = np.random.default_rng(1)
     drawn = Counter(draw_symbology(rng) for _ in range(6000))
     assert set(drawn) == set(SYMBOLOGIES)
     shares = [sum(n for s, n in drawn.items() if s.class_id == c) / 6000 for c in range(len(CLASS_NAMES))]
     # Three standard errors of a share near 0.2 over 6000 draws.
     assert shares == pytest.approx(CLASS_WEIGHTS, abs=0.016)
-    assert shares[0] == max(shares)
-    assert max(shares[1:]) < 1.2 * min(shares[1:])
 
 
 def test_data_matrix_codes_are_square_rectangular_and_extended():
