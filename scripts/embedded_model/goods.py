@@ -86,10 +86,9 @@ def shelf_edge(rng: Rng, width: int, height: int) -> Surface:
     left = int(rng.integers(3, 30))
     while left < width - 40:
         wide = int(rail * rng.uniform(0.9, 1.8))
-        spot = shelf_ticket(rng, wide, int(rail * 0.85))
-        fitting = min(wide, width - left)
-        if fitting < wide:
+        if left + wide > width:
             break
+        spot = shelf_ticket(rng, wide, int(rail * 0.85))
         top = height - rail + int(rail * 0.07)
         image[top : top + spot.size[1], left : left + wide] = spot.texture
         codes += shifted(spot.codes, left, top)

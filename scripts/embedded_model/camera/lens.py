@@ -30,7 +30,7 @@ def lens(rng: Rng, image: Bgr) -> Bgr:
     if kind < 0.38:
         return motion_blur(rng, image, float(rng.uniform(2, 12)) * reach)
     if kind < 0.50:
-        factor = rng.uniform(0.4, 0.9)
+        factor = rng.uniform(0.35, 0.9)
         small = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
         return cv2.resize(small, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_CUBIC)
     if kind < 0.56:

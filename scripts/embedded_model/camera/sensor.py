@@ -12,7 +12,7 @@ from scripts.embedded_model.textures.paint import add_field
 def exposure(rng: Rng, image: Bgr) -> Bgr:
     """Gain, offset, gamma and white balance as one lookup table; low light is common."""
     ramp = np.linspace(0, 1, 256)
-    gain = rng.uniform(0.15, 0.5) if rng.random() < 0.12 else rng.uniform(0.6, 1.3)
+    gain = rng.uniform(0.2, 0.6) if rng.random() < 0.08 else rng.uniform(0.65, 1.35)
     haze = rng.uniform(0, 0.25) if rng.random() < 0.3 else 0.0
     gamma = np.exp(rng.normal(0, 0.25))
     cast = np.exp(rng.normal(0, 0.08, 3))
