@@ -13,7 +13,7 @@ from scripts.embedded_model.scenes import compose
 from scripts.embedded_model.symbols import CLASS_NAMES
 from scripts.embedded_model.textures.paint import flat
 from tests.scripts.decoding import read_codes
-from tests.scripts.test_generator_geometry import red_patch
+from tests.scripts.red_patch import red_patch
 
 COUNT = 240
 
@@ -114,21 +114,21 @@ def test_every_code_stands_out_from_an_even_grey(scenes):
 
 
 def test_things_in_the_way_hide_only_part_of_a_code():
-    hid = 0
+    hiding = 0
     for seed in range(40):
-        rng = np.random.default_rng(seed)
         canvas = Canvas(flat(480, 640, (0, 230, 0)))
         canvas.codes += red_patch().codes
         canvas.image[40:170, 60:250] = (0, 0, 230)
         before = canvas.image.copy()
-        hidden = occlusion.occlude(rng, canvas)
-        assert occlusion.hidden_share(canvas.codes[0].outline, hidden) < 0.36
-        changed = (canvas.image != before).any(axis=-1)
-        # What the mask calls hidden is painted over, the soft rim of one pixel aside.
+        hidden = occlusion.occlude(np.random.default_rng(seed), canvas)
+        # A third of the code at most, and a pixel of rounding along its edge.
+        assert np.count_nonzero(hidden[40:170, 60:250]) < 0.37 * 130 * 190
         core = cv2.erode(hidden, np.ones((5, 5), np.uint8)) > 0
-        assert changed[core].mean() > 0.99 if core.any() else True
-        hid += bool(hidden.any())
-    assert hid > 25
+        if core.any():
+            hiding += 1
+            # What the mask calls hidden is painted over, its soft rim aside.
+            assert (canvas.image != before).any(axis=-1)[core].mean() > 0.99
+    assert hiding > 20
 
 
 @pytest.mark.parametrize("device", [devices.photograph, devices.scan], ids=lambda device: device.__name__)

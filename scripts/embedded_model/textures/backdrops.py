@@ -10,16 +10,11 @@ import numpy as np
 from scripts.embedded_model.textures import architecture, artefacts, heaps, indoors, living, outdoors, patterns
 from scripts.embedded_model.textures.fields import Bgr, Rng
 from scripts.embedded_model.textures.materials import material
+from scripts.embedded_model.textures.paint import scale_light
 
 Texture = Callable[[Rng, int, int], Bgr]
 
-VISTAS: tuple[Texture, ...] = (
-    heaps.heap, heaps.heap, heaps.bokeh, heaps.bokeh, heaps.clutter, heaps.night,
-    outdoors.foliage, outdoors.foliage, outdoors.landscape, outdoors.landscape, outdoors.water,
-    outdoors.branches, outdoors.dunes, architecture.street, architecture.street,
-    indoors.still_life, indoors.still_life, indoors.interior, indoors.interior,
-    living.crowd, living.portrait, living.fur,
-)  # fmt: skip
+_SMALLEST_PATCH = 12
 
 STRUCTURES: tuple[Texture, ...] = (
     architecture.slats, architecture.slats, architecture.fence, architecture.facade, architecture.facade,
@@ -32,6 +27,34 @@ STRUCTURES: tuple[Texture, ...] = (
 
 def _one(rng: Rng, choice: tuple[Texture, ...], height: int, width: int) -> Bgr:
     return choice[int(rng.integers(len(choice)))](rng, height, width)
+
+
+def collage(rng: Rng, height: int, width: int) -> Bgr:
+    """Things of unlike stuff before one another: a striped cloth by a tiled wall, a net over gravel."""
+    image = material(rng, height, width)
+    for _ in range(int(rng.integers(3, 10))):
+        size = max(height, width) * float(np.exp(rng.uniform(np.log(0.1), np.log(0.8))))
+        outline = heaps.blob(rng, rng.uniform(0, 1, 2) * (width, height), size)
+        left, top, wide, tall = cv2.boundingRect(outline)
+        x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + wide, width), min(top + tall, height)
+        if min(x1 - x0, y1 - y0) < _SMALLEST_PATCH:
+            continue
+        patch = material(rng, y1 - y0, x1 - x0) if rng.random() < 0.5 else _one(rng, STRUCTURES, y1 - y0, x1 - x0)
+        mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
+        cv2.fillPoly(mask, [outline - np.array([x0, y0])], 255)
+        dim, bright = (float(v) for v in rng.uniform(0.5, 1.2, 2))
+        light = np.linspace(dim, bright, x1 - x0, dtype=np.float32)
+        cv2.copyTo(scale_light(patch, np.repeat(light[None], y1 - y0, 0)), mask, image[y0:y1, x0:x1])
+    return image
+
+
+VISTAS: tuple[Texture, ...] = (
+    heaps.heap, heaps.heap, heaps.bokeh, heaps.bokeh, heaps.clutter, heaps.night,
+    outdoors.foliage, outdoors.foliage, outdoors.landscape, outdoors.landscape, outdoors.water,
+    outdoors.branches, outdoors.dunes, architecture.street, architecture.street,
+    indoors.still_life, indoors.still_life, indoors.interior, indoors.interior,
+    collage, collage, collage, living.crowd, living.portrait, living.fur,
+)  # fmt: skip
 
 
 def vista(rng: Rng, height: int, width: int) -> Bgr:

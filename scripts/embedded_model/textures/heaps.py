@@ -22,7 +22,7 @@ from scripts.embedded_model.textures.paint import (
 )
 
 
-def _blob(rng: Rng, center: Points, size: float) -> Points:
+def blob(rng: Rng, center: Points, size: float) -> Points:
     """Closed polygon of a random roundish, angular or leaf-like thing, Nx2 int32 pixels."""
     kind = rng.random()
     if kind < 0.4:
@@ -62,7 +62,7 @@ def heap(rng: Rng, height: int, width: int) -> Bgr:
         # Sizes fall off as 1 / size^2, as in photographs.
         size = max(height, width) / (1 / smallest - rng.random() * (1 / smallest - 1 / 0.6))
         color = near_color(rng, tones[int(rng.integers(len(tones)))], 30)
-        fill_outline(rng, image, _blob(rng, rng.uniform(0, 1, 2) * (width, height), size), color, grain)
+        fill_outline(rng, image, blob(rng, rng.uniform(0, 1, 2) * (width, height), size), color, grain)
     return image
 
 
@@ -88,7 +88,7 @@ def clutter(rng: Rng, height: int, width: int) -> Bgr:
         center = rng.uniform(0, 1, 2) * (width, height)
         color = random_color(rng)
         if rng.random() < 0.7:
-            cv2.fillPoly(image, [_blob(rng, center, size)], color, cv2.LINE_AA)
+            cv2.fillPoly(image, [blob(rng, center, size)], color, cv2.LINE_AA)
         else:
             x, y = center.astype(int).tolist()
             write_block(rng, image, (x, y, x + int(size), y + int(size / 2)), max(5, int(size / 9)), color)
