@@ -13,7 +13,7 @@ from scripts.embedded_model.textures.fields import Bgr
 from scripts.embedded_model.warps import Displacement
 
 # A code cut by the border keeps its label if this share of it is left; a whole one may lack a rounding error.
-_CUT, _WHOLE = 0.45, 0.999
+_CUT, _WHOLE = 0.6, 0.999
 _MIN_BOX_SIDE = 5.0
 # Pixels a module below which a code of the class is a grey patch that nobody could tell from others.
 _MIN_PITCH = (0.6, 1.1, 1.1, 0.7, 1.1)
