@@ -202,9 +202,10 @@ def _limits(reports: list[Report]) -> str:
     return f"""## Limits
 
 - Recommended: {_name(best)}, the best of the measured combinations on the test split.
-- It has only seen drawings. Expect lower scores on photographs, and false alarms on textures that
-  the generator does not draw: faces, foliage, crowds, scripts other than Latin. Choose the
-  confidence threshold on pictures of your own.
+- It has only seen drawings. They imitate what phones do to a picture, and the faces, leaves, crowds
+  and house fronts that ordinary pictures show, but coarsely. Expect lower scores on photographs, and
+  false alarms on things that nobody drew: machines, food, animals, scripts other than Latin. Choose
+  the confidence threshold on pictures of your own.
 - The class names the family only: EAN-13 and Code 128 are both `linear`, QR and Micro QR `qr_code`.
 - Out of scope: codes thinner than about five pixels at the input size, codes more than half hidden,
   and families it never saw (MaxiCode, DotCode, Han Xin, postal four-state codes).

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from scripts.embedded_model import camera
+from scripts.embedded_model.camera.devices import encode_jpeg
 from scripts.embedded_model.scenes import Scene, compose
 from scripts.embedded_model.symbols import CLASS_NAMES, Rng
 
@@ -40,7 +40,7 @@ def make_picture(seed: int, split: str, index: int) -> tuple[bytes, str]:
     """(JPEG bytes, label text) of one picture."""
     rng = picture_rng(seed, split, index)
     scene = compose(rng)
-    return camera.encode_jpeg(rng, scene.image), label_lines(scene)
+    return encode_jpeg(rng, scene.image), label_lines(scene)
 
 
 def _write_one(root: Path, seed: int, split: str, index: int) -> None:

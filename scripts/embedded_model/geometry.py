@@ -18,7 +18,7 @@ Points = npt.NDArray[Any]
 Matrix = npt.NDArray[Any]
 Box = tuple[float, float, float, float]
 
-_EDGE_STEPS = 12
+_EDGE_STEPS = 16
 _TO_CENTERS = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]], np.float64)
 _FROM_CENTERS = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]], np.float64)
 
@@ -82,39 +82,6 @@ def transform(points: Points, matrix: Matrix) -> Points:
 def pixel_matrix(matrix: Matrix) -> Matrix:
     """The same homography for OpenCV, whose integer coordinates name pixel centres."""
     return _TO_CENTERS @ matrix @ _FROM_CENTERS
-
-
-@dataclass(frozen=True)
-class Cylinder:
-    """Wrap of a width x height surface around an upright cylinder seen a little from above."""
-
-    half_angle: float
-    bow: float
-    width: int
-    height: int
-
-    def forward(self, points: Points) -> Points:
-        """Points on the flat surface -> points on the bent view of the same size."""
-        across = points[:, 0] / self.width * 2 - 1
-        seen = np.sin(across * self.half_angle) / np.sin(self.half_angle)
-        drop = self.bow * self.height * (np.cos(across * self.half_angle) - 1)
-        return np.stack([(seen + 1) / 2 * self.width, points[:, 1] + drop], 1).astype(np.float32)
-
-    def maps(self) -> tuple[Points, Points]:
-        """Sampling maps HxW for cv2.remap: where in the flat surface each bent pixel comes from."""
-        seen = (np.arange(self.width) + 0.5) / self.width * 2 - 1
-        across = np.arcsin(np.clip(seen * np.sin(self.half_angle), -1, 1)) / self.half_angle
-        drop = self.bow * self.height * (np.cos(across * self.half_angle) - 1)
-        from_x = np.broadcast_to((across + 1) / 2 * self.width - 0.5, (self.height, self.width))
-        from_y = np.arange(self.height)[:, None] - drop[None]
-        return from_x.astype(np.float32), from_y.astype(np.float32)
-
-    def shading(self) -> Points:
-        """Brightness 1xW: surfaces that turn away from the viewer get darker."""
-        seen = (np.arange(self.width) + 0.5) / self.width * 2 - 1
-        facing = np.sqrt(np.clip(1 - (seen * np.sin(self.half_angle)) ** 2, 0, 1))
-        brightness: Points = (0.45 + 0.55 * facing)[None].astype(np.float32)
-        return brightness
 
 
 def clip_outline(outline: Points, width: int, height: int) -> Points:

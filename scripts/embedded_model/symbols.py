@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,14 +10,28 @@ import numpy as np
 import numpy.typing as npt
 import zxingcpp
 
+from scripts.embedded_model.payloads import (
+    boarding_pass,
+    codabar,
+    contact,
+    digits,
+    even_digits,
+    gs1,
+    limited,
+    one_of,
+    prose,
+    upc_e,
+    upper,
+    web_address,
+    with_add_on,
+)
+
 CLASS_NAMES = ("linear", "qr_code", "data_matrix", "pdf417", "aztec")
 
 Rng = np.random.Generator
 Gray = npt.NDArray[Any]
 Options = dict[str, object]
 
-_ALPHANUMERIC = string.ascii_uppercase + string.digits
-_PROSE = string.ascii_letters + string.digits + "  -/.:?=&_"
 _NO_OPTIONS: Options = {}
 
 
@@ -47,66 +60,19 @@ class Symbol:
     modules: Gray
 
 
-def _pick(rng: Rng, alphabet: str, low: int, high: int) -> str:
-    count = int(rng.integers(low, high + 1))
-    return "".join(alphabet[int(i)] for i in rng.integers(0, len(alphabet), count))
-
-
-def _digits(low: int, high: int | None = None) -> Callable[[Rng], str]:
-    return lambda rng: _pick(rng, string.digits, low, high or low)
-
-
-def _upper(low: int, high: int) -> Callable[[Rng], str]:
-    return lambda rng: _pick(rng, _ALPHANUMERIC, low, high)
-
-
-def _prose(low: int, high: int) -> Callable[[Rng], str]:
-    """Lengths are log-uniform so that sparse and dense symbols are equally common."""
-
-    def draw(rng: Rng) -> str:
-        count = round(float(np.exp(rng.uniform(np.log(low), np.log(high)))))
-        return "x" + _pick(rng, _PROSE, count, count).strip()
-
-    return draw
-
-
-def _even_digits(rng: Rng) -> str:
-    length = 2 * int(rng.integers(2, 10))
-    return _pick(rng, string.digits, length, length)
-
-
-def _codabar(rng: Rng) -> str:
-    start, stop = _pick(rng, "ABCD", 1, 1), _pick(rng, "ABCD", 1, 1)
-    return start + _pick(rng, string.digits + "-$", 5, 14) + stop
-
-
-def _upc_e(rng: Rng) -> str:
-    return "0" + _pick(rng, string.digits, 6, 6)
-
-
-def _limited(rng: Rng) -> str:
-    return "0" + _pick(rng, string.digits, 12, 12)
-
-
-def _gs1(rng: Rng) -> str:
-    body = _pick(rng, string.digits, 12, 12)
-    text = f"[01]9{body}{_gtin_check('9' + body)}"
-    if rng.random() < 0.6:
-        text += "[10]" + _pick(rng, _ALPHANUMERIC, 3, 12)
-    return text
-
-
-def _gtin_check(body: str) -> int:
-    weighted = sum(int(digit) * (3 if i % 2 == 0 else 1) for i, digit in enumerate(reversed(body)))
-    return -weighted % 10
-
-
 def _qr_options(rng: Rng) -> Options:
     return {"ec_level": str(rng.choice(["L", "M", "Q", "H"]))}
 
 
+# Numbers that zxing-cpp and Zint give to the rectangular sizes of ISO/IEC 16022 and of DMRE (ISO/IEC 21471).
+_RECTANGLES = range(25, 49)
+
+
 def _matrix_options(rng: Rng) -> Options:
-    return {"force_square": True} if rng.random() < 0.6 else _NO_OPTIONS
+    kind = rng.random()
+    if kind < 0.16:
+        return {"version": int(rng.choice(_RECTANGLES))}
+    return {"force_square": True} if kind < 0.85 else _NO_OPTIONS
 
 
 def _pdf_options(rng: Rng) -> Options:
@@ -121,35 +87,43 @@ def _aztec_options(rng: Rng) -> Options:
     return {"ec_level": f"{int(rng.integers(20, 60))}%"}
 
 
+_ANY_QR = one_of(
+    [web_address, web_address, web_address, prose(4, 160), prose(4, 160), prose(80, 500), contact, digits(4, 40)]
+)
+_ANY_MATRIX = one_of([prose(3, 90), prose(3, 30), digits(4, 60), upper(4, 30)])
+_ANY_AZTEC = one_of([prose(4, 160), prose(4, 60), boarding_pass, digits(4, 80)])
+
 SYMBOLOGIES: tuple[Symbology, ...] = (
-    Symbology("EAN13", 0, _digits(12), weight=3.0, stretchable=True),
-    Symbology("EAN8", 0, _digits(7), stretchable=True),
-    Symbology("UPCA", 0, _digits(11), weight=1.5, stretchable=True),
-    Symbology("UPCE", 0, _upc_e, stretchable=True),
-    Symbology("Code39", 0, _upper(3, 14), weight=1.5, stretchable=True),
-    Symbology("Code93", 0, _upper(4, 16), stretchable=True),
-    Symbology("Code128", 0, _prose(3, 24), weight=3.0, stretchable=True),
-    Symbology("ITF", 0, _even_digits, stretchable=True),
-    Symbology("ITF14", 0, _digits(13), stretchable=True, framed=True),
-    Symbology("Codabar", 0, _codabar, stretchable=True),
-    Symbology("DataBarOmni", 0, _digits(13), weight=0.6, stretchable=True),
-    Symbology("DataBarLtd", 0, _limited, weight=0.4, stretchable=True),
-    Symbology("DataBarStk", 0, _digits(13), weight=0.4),
-    Symbology("DataBarStkOmni", 0, _digits(13), weight=0.4),
-    Symbology("DataBarExp", 0, _gs1, weight=0.6, stretchable=True),
-    Symbology("DataBarExpStk", 0, _gs1, weight=0.6),
-    Symbology("QRCode", 1, _prose(4, 260), _qr_options, weight=8.0),
-    Symbology("MicroQRCode", 1, _digits(3, 14), weight=1.0),
-    Symbology("RMQRCode", 1, _upper(4, 50), weight=0.8),
-    Symbology("DataMatrix", 2, _prose(3, 180), _matrix_options, weight=1.0),
-    Symbology("PDF417", 3, _prose(8, 300), _pdf_options, weight=5.0),
-    Symbology("CompactPDF417", 3, _prose(8, 160), weight=1.0),
-    Symbology("MicroPDF417", 3, _upper(4, 40), _micro_pdf_options, weight=1.0),
-    Symbology("AztecCode", 4, _prose(4, 240), _aztec_options, weight=8.0),
-    Symbology("AztecRune", 4, lambda rng: str(int(rng.integers(0, 256))), weight=0.4),
+    Symbology("EAN13", 0, with_add_on(digits(12)), weight=3.6, stretchable=True),
+    Symbology("EAN8", 0, digits(7), stretchable=True),
+    Symbology("UPCA", 0, with_add_on(digits(11)), weight=1.5, stretchable=True),
+    Symbology("UPCE", 0, upc_e, stretchable=True),
+    Symbology("Code39", 0, upper(3, 14), weight=1.5, stretchable=True),
+    Symbology("Code93", 0, upper(4, 16), stretchable=True),
+    Symbology("Code128", 0, one_of([prose(3, 20), digits(6, 24), upper(5, 16)]), weight=3.0, stretchable=True),
+    Symbology("ITF", 0, even_digits, stretchable=True),
+    Symbology("ITF14", 0, digits(13), stretchable=True, framed=True),
+    Symbology("Codabar", 0, codabar, stretchable=True),
+    Symbology("DataBarOmni", 0, digits(13), weight=0.6, stretchable=True),
+    Symbology("DataBarLtd", 0, limited, weight=0.4, stretchable=True),
+    Symbology("DataBarStk", 0, digits(13), weight=0.4),
+    Symbology("DataBarStkOmni", 0, digits(13), weight=0.4),
+    Symbology("DataBarExp", 0, gs1, weight=0.6, stretchable=True),
+    Symbology("DataBarExpStk", 0, gs1, weight=0.7),
+    Symbology("QRCode", 1, _ANY_QR, _qr_options, weight=9.0),
+    Symbology("MicroQRCode", 1, digits(3, 14), weight=0.8),
+    Symbology("RMQRCode", 1, upper(4, 50), weight=0.5),
+    Symbology("DataMatrix", 2, _ANY_MATRIX, _matrix_options),
+    Symbology("PDF417", 3, prose(8, 300), _pdf_options, weight=5.5),
+    Symbology("CompactPDF417", 3, prose(8, 160), weight=0.8),
+    Symbology("MicroPDF417", 3, upper(4, 40), _micro_pdf_options, weight=0.9),
+    Symbology("AztecCode", 4, _ANY_AZTEC, _aztec_options, weight=9.0),
+    Symbology("AztecRune", 4, lambda rng: str(int(rng.integers(0, 256))), weight=0.3),
 )
 
-CLASS_WEIGHTS = (0.34, 0.22, 0.17, 0.14, 0.13)
+# Chosen so that labels come out nearly equal, `linear` with its sixteen symbologies a little more common: a code
+# of many modules finds room in a picture less often than a sparse one.
+CLASS_WEIGHTS = (0.29, 0.18, 0.15, 0.22, 0.16)
 
 
 def draw_symbology(rng: Rng) -> Symbology:

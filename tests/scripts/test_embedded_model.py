@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 import zxingcpp
 
-from scripts.embedded_model import dataset, geometry, samples, surfaces, textures
-from scripts.embedded_model.scenes import Canvas, compose
+from scripts.embedded_model import dataset, geometry, prints, samples, surfaces
+from scripts.embedded_model.canvas import Canvas
 from scripts.embedded_model.symbols import CLASS_NAMES, SYMBOLOGIES, write_symbol
-
-Format = zxingcpp.BarcodeFormat
-
-# What zxing-cpp reports for the symbols of each class, as independent reference.
-DECODED = {
-    0: {
-        "EAN-13", "EAN-8", "UPC-A", "UPC-E", "Code 39", "Code 93", "Code 128", "ITF", "Codabar",
-        "DataBar Omni", "DataBar Stacked", "DataBar Stacked Omni", "DataBar Limited", "DataBar Expanded",
-        "DataBar Expanded Stacked", "Code 39 Standard", "Code 39 Extended", "ISBN", "ITF-14",
-    },
-    1: {"QR Code", "QR Code Model 2", "Micro QR Code", "rMQR Code"},
-    2: {"Data Matrix"},
-    3: {"PDF417", "Compact PDF417", "MicroPDF417"},
-    4: {"Aztec", "Aztec Code", "Aztec Rune"},
-}  # fmt: skip
+from scripts.embedded_model.textures.paint import flat
+from tests.conftest import ROOT
+from tests.scripts.decoding import CLASS_OF_FORMAT, corners
 
 
 def plain_picture(symbology, seed, scale=5, margin=60):
@@ -35,17 +25,12 @@ def plain_picture(symbology, seed, scale=5, margin=60):
     return symbol, image, (margin, margin, margin + ink.shape[1], margin + ink.shape[0])
 
 
-def corners(position):
-    points = (position.top_left, position.top_right, position.bottom_right, position.bottom_left)
-    return np.array([(p.x, p.y) for p in points])
-
-
 @pytest.mark.parametrize("symbology", SYMBOLOGIES, ids=lambda s: s.name)
 def test_symbols_decode_to_their_class_inside_their_bitmap(symbology):
     symbol, image, (x0, y0, x1, y1) = plain_picture(symbology, seed=3)
     found = zxingcpp.read_barcodes(image)
     assert len(found) == 1
-    assert str(found[0].format) in DECODED[symbol.symbology.class_id]
+    assert CLASS_OF_FORMAT[str(found[0].format)] == symbol.symbology.class_id
     points = corners(found[0].position)
     # The decoder rounds to whole pixels and may report module centres: one module (5 px) of slack.
     assert (points >= (x0 - 5, y0 - 5)).all()
@@ -73,30 +58,24 @@ def test_all_classes_are_covered():
 def test_pasted_codes_lie_where_the_decoder_sees_them(name, roll):
     rng = np.random.default_rng(21)
     symbology = next(s for s in SYMBOLOGIES if s.name == name)
-    paper = textures.flat(520, 620, (255, 255, 255))
-    code = surfaces.print_code(rng, write_symbol(rng, symbology), 380, plain=True)
-    surface = surfaces.opaque(paper, [surfaces.stamp_code(paper, code, 110, 70, (0, 0, 0))])
-    canvas = Canvas(textures.flat(900, 900, (200, 200, 200)))
+    symbology = replace(symbology, payload=lambda _rng: "SAYS LITTLE")
+    paper = flat(520, 620, (255, 255, 255))
+    code = prints.print_code(rng, write_symbol(rng, symbology), 380, plain=True)
+    surface = surfaces.opaque(paper, [prints.stamp_code(paper, code, 110, 70, (0, 0, 0))])
+    canvas = Canvas(flat(900, 900, (200, 200, 200)))
     pose = geometry.Pose(roll, 12, -10, 2.5)
     assert canvas.paste(np.random.default_rng(1), surface, pose, (450, 450))
     x0, y0, x1, y1 = geometry.hull_box(canvas.codes[0].outline)
     found = zxingcpp.read_barcodes(canvas.image)
-    assert [str(f.format) in DECODED[symbology.class_id] for f in found] == [True]
+    assert [CLASS_OF_FORMAT[str(f.format)] for f in found] == [symbology.class_id]
     points = corners(found[0].position)
-    assert (points >= (x0 - 4, y0 - 4)).all()
-    assert (points <= (x1 + 4, y1 + 4)).all()
+    # The decoder rounds to whole pixels and extrapolates an Aztec code from its core: half a module of slack.
+    slack = max(4, code.module / 2)
+    assert (points >= (x0 - slack, y0 - slack)).all()
+    assert (points <= (x1 + slack, y1 + slack)).all()
     if symbology.class_id in (1, 2):
         # The decoder reports the whole symbol of these two, so the hull must also not be too large.
         assert [*points.min(axis=0), *points.max(axis=0)] == pytest.approx([x0, y0, x1, y1], abs=12)
-
-
-def test_a_cylinder_moves_points_and_pixels_alike():
-    bend = geometry.Cylinder(0.9, 0.2, 300, 200)
-    flat = np.zeros((200, 300), np.uint8)
-    cv2.circle(flat, (80, 120), 4, 255, -1)
-    bent = cv2.remap(flat, *bend.maps(), cv2.INTER_LINEAR)
-    seen = np.argwhere(bent > 127).mean(axis=0)[::-1] + 0.5
-    assert bend.forward(np.array([[80.5, 120.5]], np.float32))[0] == pytest.approx(seen, abs=0.7)
 
 
 @pytest.mark.parametrize(
@@ -126,22 +105,6 @@ def test_splits_and_indices_give_other_pictures():
     assert len(pictures) == 6
 
 
-def test_boxes_lie_inside_the_picture_and_have_an_extent():
-    for index in range(25):
-        scene = compose(dataset.picture_rng(9, "train", index))
-        height, width = scene.image.shape[:2]
-        for target in scene.targets:
-            x0, y0, x1, y1 = target.box
-            assert 0 <= x0 < x1 <= width
-            assert 0 <= y0 < y1 <= height
-            assert min(x1 - x0, y1 - y0) > 1
-
-
-def test_some_pictures_have_no_code_and_most_have_one():
-    empty = sum(not compose(dataset.picture_rng(9, "train", index)).targets for index in range(60))
-    assert 3 <= empty <= 30
-
-
 def test_the_layout_is_what_ultralytics_reads(tmp_path):
     counts = {"train": 3, "val": 2, "test": 1}
     description = dataset.write_dataset(tmp_path, 4, counts, processes=1)
@@ -166,6 +129,13 @@ def test_existing_pictures_are_kept(tmp_path):
     dataset.write_dataset(tmp_path, 4, {"val": 2}, processes=1)
     assert kept.read_bytes() == b"kept"
     assert cv2.imread(str(tmp_path / "images" / "val" / "000001.jpg")) is not None
+
+
+def test_the_committed_samples_are_what_the_command_draws(tmp_path):
+    for drawn in samples.write_samples(tmp_path):
+        committed = cv2.imread(str(ROOT / "samples" / drawn.name))
+        # Other builds of OpenCV may round and compress a little differently.
+        assert np.abs(cv2.imread(str(drawn)).astype(int) - committed).mean() < 1, drawn.name
 
 
 def test_samples_are_small_and_show_the_codes_they_promise(tmp_path):

@@ -1,0 +1,1 @@
+"""What the pictures are painted with: fields, lettering, materials, patterns and whole views."""
