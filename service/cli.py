@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from service.bundle.batchnorm import FoldStatus, Stage
 from service.bundle.health import SEVERITIES, Severity, WarningCode
+from service.bundle.latency import Comparison
 from service.bundle.store import Bundle, bundle_key, find_bundle, load_bundle
 from service.errors import BundleError, BundleMissing, WeightsHashMismatch, WeightsNotFound, YolofoldError
 from service.observatory.diff import Side, compare_batchnorm, side_of_bundle
@@ -177,6 +178,49 @@ def _side(path: Path) -> Side:
     return Side(str(path), stats.report.layers, stats.arrays)
 
 
+@app.command()
+def bench(
+    weights: Weights = None,
+    imgsz: Imgsz = None,
+    head: Head = None,
+    bundle_dir: BundleDir = None,
+    rounds: Annotated[int, typer.Option(min=12, help="Rounds; in each, every arm runs once.")] = 30,
+    batch: Annotated[int, typer.Option(min=1, help="Images per run.")] = 1,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the report here.")] = None,
+) -> None:
+    """Measure on this machine what folding gains in the runtime that serves; the bundle is left as it is."""
+    settings = load_settings(weights=weights, imgsz=imgsz, head=head, bundle_dir=bundle_dir)
+    bundle = _load(settings)
+    from service.machine import usable_cores
+    from service.measurement.bench import bench_bundle
+
+    with console.status("Measuring ...") as status:
+        report = bench_bundle(
+            bundle,
+            threads=settings.threads or usable_cores(),
+            batch=batch,
+            rounds=rounds,
+            budget_s=float("inf"),
+            progress=lambda done, wanted: status.update(f"Measuring ... {done}/{wanted}"),
+        )
+    if json_file is not None:
+        json_file.write_text(report.model_dump_json(indent=1) + "\n")
+    machine = report.machine
+    print(f"{machine.cpu}, {report.threads} threads, batch {report.batch}, {report.imgsz} px, {report.rounds} rounds")
+    for arm in report.arms:
+        print(
+            f"{arm.median_ms:9.2f} ms  [{arm.p05_ms:.2f}, {arm.p95_ms:.2f}]  loads in {arm.load_ms:.0f} ms  {arm.title}"
+        )
+    print(*_verdict_lines([report.null_control, *report.comparisons]), sep="\n")
+
+
+def _verdict_lines(comparisons: list[Comparison]) -> list[str]:
+    return [
+        f"{item.speedup:5.2f}x [{item.ci95_low:.2f}, {item.ci95_high:.2f}] {item.verdict:<17} {item.question}"
+        for item in comparisons
+    ]
+
+
 def _exit_orderly(signal_number: int, _: object) -> None:
     """Turn SIGTERM into an exception, so that what is half written gets removed."""
     sys.exit(128 + signal_number)
@@ -251,11 +295,7 @@ def _print_summary(bundle: Bundle) -> None:
             f"Proof      passed on {len(certificate.end_to_end)} inputs; worst layer {worst.name} at "
             f"{worst.relative_error / worst.tolerance:.0%} of its bound"
         )
-    for item in bundle.latency.comparisons:
-        lines.append(
-            f"Latency    {item.speedup:5.2f}x [{item.ci95_low:.2f}, {item.ci95_high:.2f}] {item.verdict:<17} "
-            f"{item.question}"
-        )
+    lines += [f"Latency    {line}" for line in _verdict_lines(bundle.latency.comparisons)]
     if manifest.weights.note:
         lines.append(f"Note       {manifest.weights.note}")
     lines.append(f"Bundle     {bundle.path}")

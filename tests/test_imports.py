@@ -19,10 +19,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "machine": {"bundle"},
     "nearest": set(),
     "observatory": {"bundle", "nearest", "errors"},
-    "prepare": {"bundle", "preprocessing", "settings", "machine", "errors"},
+    "measurement": {"bundle", "machine", "errors"},
+    "prepare": {"bundle", "preprocessing", "settings", "machine", "measurement", "errors"},
     "inference": {"bundle", "preprocessing", "settings", "errors"},
-    "api": {"inference", "observatory", "bundle", "settings", "machine", "nearest", "errors"},
-    "cli": {"api", "prepare", "observatory", "bundle", "settings", "machine", "errors"},
+    "api": {"inference", "observatory", "measurement", "bundle", "settings", "machine", "nearest", "errors"},
+    "cli": {"api", "prepare", "observatory", "measurement", "bundle", "settings", "machine", "errors"},
     "__main__": {"cli"},
 }
 NEVER_WHILE_SERVING = ("torch", "torchvision", "ultralytics", "onnx", "dill", "cloudpickle")

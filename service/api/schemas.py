@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from service.api.measuring import Measurement
 from service.bundle.batchnorm import BatchNormLayer, BatchNormTotals
 from service.bundle.health import BatchNormWarning, DeadChannel, LayerHealth, NetworkHealth
 from service.bundle.latency import LatencyReport
@@ -175,6 +176,15 @@ class BatchNormAnswer(BaseModel):
     warnings: list[BatchNormWarning] = Field(description="By severity, then layer, then code.")
     layers: list[LayerAnswer]
     latency: LatencyReport
+
+
+class LatencyAnswer(BaseModel):
+    """What folding was measured to gain."""
+
+    prepared: LatencyReport = Field(description="Measured while the bundle was made.")
+    stale: bool = Field(description="True when that was on another kind of machine than this one.")
+    stale_reasons: list[str] = Field(examples=[["usable cores: 16 when measured, 2 here"]])
+    measured: Measurement | None = Field(description="Started last in this process; null before the first.")
 
 
 class Health(BaseModel):
