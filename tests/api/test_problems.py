@@ -27,6 +27,7 @@ EXPECTED = {
     errors.BrokenImage: 422,
     errors.ImageTooLarge: 413,
     errors.LayerNotFound: 404,
+    errors.MeasurementRunning: 409,
     errors.Overloaded: 503,
     errors.DeadlineExceeded: 504,
 }
