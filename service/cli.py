@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from service.bundle.latency import Comparison
 from service.bundle.store import MANIFEST, Bundle, bundle_key, find_bundle, load_bundle
 from service.errors import (
     BundleError,
@@ -132,6 +133,50 @@ def serve(
     from service.api.server import run_server
 
     run_server(settings, bundle, announce=lambda address: _announce(address, bundle))
+
+
+@app.command()
+def bench(
+    weights: Weights = None,
+    imgsz: Imgsz = None,
+    head: Head = None,
+    default_conf: DefaultConf = None,
+    bundle_dir: BundleDir = None,
+    rounds: Annotated[int, typer.Option(min=12, help="Rounds; in each, every arm runs once.")] = 30,
+    batch: Annotated[int, typer.Option(min=1, help="Images per run.")] = 1,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the report here.")] = None,
+) -> None:
+    """Measure on this machine what folding gains in the runtime that serves; the bundle is left as it is."""
+    settings = load_settings(weights=weights, imgsz=imgsz, head=head, default_conf=default_conf, bundle_dir=bundle_dir)
+    bundle = _load(settings)
+    from service.machine import usable_cores
+    from service.measurement.bench import bench_bundle
+
+    with console.status("Measuring ...") as status:
+        report = bench_bundle(
+            bundle,
+            threads=settings.threads or usable_cores(),
+            batch=batch,
+            rounds=rounds,
+            budget_s=float("inf"),
+            progress=lambda done, wanted: status.update(f"Measuring ... {done}/{wanted}"),
+        )
+    if json_file is not None:
+        json_file.write_text(report.model_dump_json(indent=1) + "\n")
+    machine = report.machine
+    print(f"{machine.cpu}, {report.threads} threads, batch {report.batch}, {report.imgsz} px, {report.rounds} rounds")
+    for arm in report.arms:
+        print(
+            f"{arm.median_ms:9.2f} ms  [{arm.p05_ms:.2f}, {arm.p95_ms:.2f}]  loads in {arm.load_ms:.0f} ms  {arm.title}"
+        )
+    print(*_verdict_lines([report.null_control, *report.comparisons]), sep="\n")
+
+
+def _verdict_lines(comparisons: list[Comparison]) -> list[str]:
+    return [
+        f"{item.speedup:5.2f}x [{item.ci95_low:.2f}, {item.ci95_high:.2f}] {item.verdict:<17} {item.question}"
+        for item in comparisons
+    ]
 
 
 @app.command()
@@ -271,11 +316,7 @@ def _print_summary(bundle: Bundle) -> None:
             f"Proof      passed on {len(certificate.end_to_end)} inputs; worst layer {worst.name} at "
             f"{worst.relative_error / worst.tolerance:.0%} of its bound"
         )
-    for item in bundle.latency.comparisons:
-        lines.append(
-            f"Latency    {item.speedup:5.2f}x [{item.ci95_low:.2f}, {item.ci95_high:.2f}] {item.verdict:<17} "
-            f"{item.question}"
-        )
+    lines += [f"Latency    {line}" for line in _verdict_lines(bundle.latency.comparisons)]
     if manifest.weights.note:
         lines.append(f"Note       {manifest.weights.note}")
     lines.append(f"Bundle     {bundle.path}")

@@ -96,6 +96,21 @@ class LayerNotFound(YolofoldError):
         self.near = near
 
 
+# --- measurement -------------------------------------------------------------------------------------------
+
+
+class MeasurementRefused(YolofoldError):
+    """A latency measurement cannot begin or go on; the message says why."""
+
+
+class MeasurementCancelled(MeasurementRefused):
+    """Somebody asked for the measurement to end."""
+
+
+class MeasurementRunning(YolofoldError):
+    """Another measurement is running; only one may, since two would falsify each other."""
+
+
 # --- inference ---------------------------------------------------------------------------------------------
 
 

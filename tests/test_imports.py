@@ -17,11 +17,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bundle": {"errors"},
     "preprocessing": {"errors"},
     "machine": {"bundle"},
-    "prepare": {"bundle", "preprocessing", "settings", "machine", "errors"},
+    "measurement": {"bundle", "machine", "errors"},
+    "prepare": {"bundle", "preprocessing", "settings", "machine", "measurement", "errors"},
     "inference": {"bundle", "preprocessing", "settings", "errors"},
     "evaluation": {"inference", "bundle", "preprocessing", "settings", "errors"},
-    "api": {"inference", "bundle", "settings", "machine", "errors"},
-    "cli": {"api", "prepare", "evaluation", "bundle", "settings", "machine", "errors"},
+    "api": {"inference", "measurement", "bundle", "settings", "machine", "errors"},
+    "cli": {"api", "prepare", "measurement", "evaluation", "bundle", "settings", "machine", "errors"},
     "__main__": {"cli"},
 }
 NEVER_WHILE_SERVING = ("torch", "torchvision", "ultralytics", "onnx", "dill", "cloudpickle", "pycocotools")

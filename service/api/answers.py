@@ -10,10 +10,13 @@ from pydantic import BaseModel
 from service.api.problems import NOT_ACCEPTABLE, RequestRefused
 
 
-def json_answer(content: BaseModel | Mapping[str, Any]) -> Response:
+def json_answer(
+    content: BaseModel | Mapping[str, Any], status_code: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     """Encode as JSON; NaN and infinity, which JSON lacks, become null, and numpy arrays lists."""
     plain = content.model_dump(by_alias=True) if isinstance(content, BaseModel) else content
-    return Response(orjson.dumps(plain, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
+    body = orjson.dumps(plain, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(body, status_code, dict(headers or {}), "application/json")
 
 
 def negotiate(accept: str, offered: Sequence[str]) -> str:

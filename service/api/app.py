@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from service.api import bn_stats, detect, docs, health, model, page
+from service.api import bn_stats, detect, docs, health, latency, model, page
 from service.api.body import UploadBudget
 from service.api.exchange import DrainUnreadBody, HeadLikeGet
+from service.api.measuring import LatencyStation
 from service.api.problems import install_problem_handlers
 from service.api.response_headers import ResponseHeaders
 from service.api.state import Service
@@ -54,7 +55,7 @@ def create_app(settings: Settings, bundle: Bundle) -> FastAPI:
             yield
         finally:
             app.state.service = None
-            await asyncio.to_thread(service.pool.close)
+            await asyncio.to_thread(service.close)
 
     app = FastAPI(
         title="yolofold",
@@ -69,7 +70,7 @@ def create_app(settings: Settings, bundle: Bundle) -> FastAPI:
     app.state.settings, app.state.service = settings, None
     install_problem_handlers(app)
     docs.install_openapi(app)
-    for resource in (detect, model, bn_stats, health, docs, page):
+    for resource in (detect, model, bn_stats, latency, health, docs, page):
         app.include_router(resource.router)
     app.mount(page.STATIC_PATH, page.static_files)
     app.add_middleware(HeadLikeGet)
@@ -90,4 +91,6 @@ def start_service(settings: Settings, bundle: Bundle) -> Service:
     detector.warm_up()
     pool = WorkerPool(settings.workers or min(cores, _MOST_DEFAULT_WORKERS), settings.queue_size)
     log.info("%s ready: %s, %d threads, %d workers", bundle.path, engine.provider, engine.threads, pool.workers)
-    return Service(settings, bundle, engine, detector, pool, UploadBudget(_HELD_UPLOADS * settings.max_upload_bytes))
+    station = LatencyStation(bundle, pool, engine.threads)
+    uploads = UploadBudget(_HELD_UPLOADS * settings.max_upload_bytes)
+    return Service(settings, bundle, engine, detector, pool, station, uploads)

@@ -45,10 +45,12 @@ MALFORMED_BODY = Kind(400, "malformed-body", "The body does not follow its media
 MALFORMED_REQUEST = Kind(400, "malformed-request", "The bytes are not an HTTP request")
 NOT_FOUND = Kind(404, "not-found", "There is nothing at this path")
 LAYER_NOT_FOUND = Kind(404, "layer-not-found", "No such BatchNorm layer")
+NO_MEASUREMENT = Kind(404, "no-measurement", "No measurement is running")
 METHOD_NOT_ALLOWED = Kind(405, "method-not-allowed", "The path does not support this method")
 NOT_ACCEPTABLE = Kind(406, "not-acceptable", "No representation matches the Accept header")
 HEAD_TIMEOUT = Kind(408, "head-timeout", "The request's head arrived too slowly")
 BODY_TIMEOUT = Kind(408, "body-timeout", "The body arrived too slowly")
+MEASUREMENT_RUNNING = Kind(409, "measurement-running", "A measurement is running already")
 UPLOAD_TOO_LARGE = Kind(413, "upload-too-large", "The upload has too many bytes")
 IMAGE_TOO_LARGE = Kind(413, "image-too-large", "The picture has too many pixels")
 UNSUPPORTED_MEDIA_TYPE = Kind(415, "unsupported-media-type", "The Content-Type is not one this path takes")
@@ -72,6 +74,7 @@ ERROR_KINDS: dict[type[errors.YolofoldError], Kind] = {
     errors.BrokenImage: BROKEN_IMAGE,
     errors.ImageTooLarge: IMAGE_TOO_LARGE,
     errors.LayerNotFound: LAYER_NOT_FOUND,
+    errors.MeasurementRunning: MEASUREMENT_RUNNING,
     errors.Overloaded: OVERLOADED,
     errors.DeadlineExceeded: DEADLINE_EXCEEDED,
     errors.EngineError: INFERENCE_FAILED,

@@ -2,6 +2,7 @@
 
 from pydantic import BaseModel, Field
 
+from service.api.measuring import Measurement
 from service.bundle.batchnorm import BatchNormLayer, BatchNormTotals
 from service.bundle.latency import LatencyReport
 from service.bundle.manifest import GraphSpec, ModelSpec, WeightsSource, WeightsSpec
@@ -150,6 +151,15 @@ class BatchNormAnswer(BaseModel):
     totals: BatchNormTotals
     layers: list[LayerAnswer]
     latency: LatencyReport
+
+
+class LatencyAnswer(BaseModel):
+    """What folding was measured to gain."""
+
+    prepared: LatencyReport = Field(description="Measured while the bundle was made.")
+    stale: bool = Field(description="True when that was on another kind of machine than this one.")
+    stale_reasons: list[str] = Field(examples=[["usable cores: 16 when measured, 2 here"]])
+    measured: Measurement | None = Field(description="Started last in this process; null before the first.")
 
 
 class Health(BaseModel):

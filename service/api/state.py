@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from service.api.body import UploadBudget
+from service.api.measuring import LatencyStation
 from service.api.problems import NOT_READY, RequestRefused
 from service.bundle.store import Bundle
 from service.inference.detector import Detector
@@ -23,7 +24,13 @@ class Service:
     engine: InferenceEngine
     detector: Detector
     pool: WorkerPool
+    latency: LatencyStation
     uploads: UploadBudget
+
+    def close(self) -> None:
+        """End what runs in the background and let the workers finish."""
+        self.latency.close()
+        self.pool.close()
 
 
 def running_service(request: Request) -> Service:

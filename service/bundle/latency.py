@@ -19,6 +19,7 @@ class Arm(Record):
     median_ms: float
     p05_ms: float
     p95_ms: float
+    load_ms: float = Field(description="Median time of loading it: the graph, or a copy of the module in memory.")
 
 
 class Comparison(Record):
@@ -53,6 +54,7 @@ class LatencyReport(Record):
     measured_at: str = Field(description="UTC, ISO 8601.")
     sessions: int = Field(description="Times that every arm was loaded anew, so that the luck of a load shows.")
     rounds: int = Field(description="Over all sessions; in each, every arm ran once.")
+    dropped_rounds: int = Field(description="Rounds that other work fell into; they were repeated.")
     threads: int
     batch: int
     imgsz: int

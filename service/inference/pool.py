@@ -54,6 +54,7 @@ class WorkerPool:
         self._waiting: deque[_Job] = deque()
         self._running: set[_Job] = set()
         self._mean_s = 0.0
+        self._begun = 0
         self._closed = False
         self._threads = [
             threading.Thread(target=self._work, name=f"yolofold-worker-{i}", daemon=True) for i in range(workers)
@@ -75,6 +76,11 @@ class WorkerPool:
     def running(self) -> int:
         """Jobs being worked on."""
         return len(self._running)
+
+    @property
+    def begun(self) -> int:
+        """Jobs that a worker has begun since the start."""
+        return self._begun
 
     @property
     def alive(self) -> bool:
@@ -166,6 +172,7 @@ class WorkerPool:
                 # False when the caller has gone.
                 if job.future.set_running_or_notify_cancel():
                     self._running.add(job)
+                    self._begun += 1
                     return job
 
     def _work(self) -> None:

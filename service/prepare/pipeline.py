@@ -18,13 +18,13 @@ import service
 from service.bundle import store
 from service.bundle.manifest import BundleManifest, GraphSpec, InputSpec, ModelSpec, WeightsSpec
 from service.errors import UnsupportedModel
+from service.measurement.runner import DEFAULT_BUDGET_S, DEFAULT_ROUNDS
 from service.prepare.bn_stats import BatchNormStats, collect_bn_stats
 from service.prepare.checkpoint import HeadKind, LoadedModel, choose_head, drop_unused_head, load_model
 from service.prepare.dataflow import Dataflow, observe_dataflow
 from service.prepare.deployed_network import DeployedNetwork, head_spec
 from service.prepare.export import OPSET, check_graph_outputs, export_onnx
 from service.prepare.fold import FoldResult, fold_batchnorm
-from service.prepare.latency import DEFAULT_BUDGET_S, DEFAULT_ROUNDS
 from service.prepare.latency_arms import run_latency
 from service.prepare.layer_tree import describe_layers
 from service.prepare.proof_inputs import ProofInput, proof_inputs

@@ -22,7 +22,7 @@ from service.inference import engine as engine_module
 from service.inference.detections import Detections
 from service.inference.detector import Detector, Selection
 from service.inference.engine import OnnxRuntimeEngine, UnfoldedEngine
-from service.prepare.latency_arms import FOLDING_OPTIMISERS
+from service.measurement.runtime_arms import FOLDING_OPTIMISERS
 from tests.conftest import IMGSZ, ROOT, clean_environ, command
 from tests.evaluation.invented import as_coco
 

@@ -8,19 +8,20 @@ from collections.abc import Callable
 import pytest
 
 from service.bundle.latency import LatencyReport
-from service.errors import PrepareError
-from service.prepare.latency import (
+from service.errors import MeasurementCancelled, MeasurementRefused
+from service.measurement.runner import (
     MAX_WARMUP_RUNS,
     MIN_ROUNDS,
     ROUNDS_PER_SESSION,
     Question,
     Run,
     TimedArm,
+    Traffic,
     Workload,
     measure_latency,
     warm_up,
 )
-from service.prepare.latency_statistics import MIN_SESSIONS
+from service.measurement.statistics import MIN_SESSIONS
 
 MS = 1_000_000
 NAMES = ("slow", "fast", "twin")
@@ -54,7 +55,11 @@ class Bench:
         return open_arm
 
     def measure(
-        self, rounds: int = 21, budget_s: float = 1e6, progress: Callable[[int, int], None] | None = None
+        self,
+        rounds: int = 21,
+        budget_s: float = 1e6,
+        progress: Callable[[int, int], None] | None = None,
+        traffic: Traffic | None = None,
     ) -> LatencyReport:
         return measure_latency(
             self.arms,
@@ -67,6 +72,7 @@ class Bench:
             rounds=rounds,
             budget_s=budget_s,
             progress=progress,
+            traffic=traffic,
             clock_ns=self.clock_ns,
         )
 
@@ -98,6 +104,8 @@ def test_report_states_what_was_run() -> None:
         ("fast", 21, 20, 20, 20),
         ("twin", 21, 20, 20, 20),
     ]
+    assert {arm.load_ms for arm in report.arms} == {OPENING_MS}
+    assert report.dropped_rounds == 0
     assert report.duration_s == pytest.approx(7 * SESSION_MS / 1000)
     assert LatencyReport.model_validate_json(report.model_dump_json()) == report
 
@@ -209,7 +217,7 @@ def test_a_slow_machine_runs_fewer_rounds_in_each_session(budget_s: float, round
 
 def test_too_few_rounds_are_refused_before_any_run() -> None:
     bench = Bench()
-    with pytest.raises(PrepareError, match=f"at least {MIN_ROUNDS} rounds, not {MIN_ROUNDS - 1}"):
+    with pytest.raises(MeasurementRefused, match=f"at least {MIN_ROUNDS} rounds, not {MIN_ROUNDS - 1}"):
         bench.measure(rounds=MIN_ROUNDS - 1)
     assert bench.log == []
 
@@ -228,6 +236,67 @@ def test_progress_is_outside_the_times() -> None:
         bench.now_ns += 1000 * MS
 
     assert bench.measure(progress=slow_progress).arms[0].p95_ms == 30
+
+
+class Requests:
+    """Other work that begins during certain runs of an arm."""
+
+    def __init__(self, bench: Bench, disturbed_runs: set[int]) -> None:
+        self.begun, self.waits, self._runs = 0, 0, 0
+        opened = bench.arms[0]
+
+        def open_disturbed() -> Run:
+            run = opened.open()
+
+            def disturbed() -> object:
+                self._runs += 1
+                if self._runs in disturbed_runs:
+                    self.begun += 1
+                    bench.now_ns += 7000 * MS
+                return run()
+
+            return disturbed
+
+        bench.arms[0] = TimedArm(opened.name, opened.title, opened.runtime, open_disturbed)
+
+    def wait_until_quiet(self) -> None:
+        self.waits += 1
+
+    def count(self) -> int:
+        return self.begun
+
+
+def test_rounds_that_other_work_fell_into_are_repeated() -> None:
+    bench = Bench()
+    # The seventh run of the first session is its first timed one, the next repeats it.
+    traffic = Requests(bench, {WARMUP_RUNS + 1, WARMUP_RUNS + 2, WARMUP_RUNS + 4})
+    report = bench.measure(traffic=traffic)
+    assert report.dropped_rounds == 3
+    assert [(arm.samples, arm.median_ms, arm.p95_ms) for arm in report.arms] == [
+        (21, 30, 30),
+        (21, 20, 20),
+        (21, 20, 20),
+    ]
+
+
+def test_a_measurement_waits_before_each_opening_warm_up_and_round() -> None:
+    bench = Bench()
+    traffic = Requests(bench, set())
+    report = bench.measure(traffic=traffic)
+    assert traffic.waits == report.sessions * (2 * len(NAMES) + ROUNDS_PER_SESSION)
+
+
+def test_a_wait_that_is_refused_ends_the_measurement() -> None:
+    class Cancelled(Requests):
+        def wait_until_quiet(self) -> None:
+            super().wait_until_quiet()
+            if self.waits == 20:
+                raise MeasurementCancelled("asked to end")
+
+    bench = Bench()
+    with pytest.raises(MeasurementCancelled, match="asked to end"):
+        bench.measure(traffic=Cancelled(bench, set()))
+    assert gc.isenabled()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.prepare.latency_statistics import (
+from service.measurement.statistics import (
     MIN_SESSIONS,
     Speedup,
     estimate_speedup,

@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.latency import Arm, Comparison, LatencyReport
-from service.errors import PrepareError
+from service.errors import MeasurementRefused
 from service.machine import describe_machine
-from service.prepare.latency_statistics import MIN_SESSIONS, Speedup, estimate_speedup, judge, noise_floor
+from service.measurement.statistics import MIN_SESSIONS, Speedup, estimate_speedup, judge, noise_floor
 
 ROUNDS_PER_SESSION = 3
 MIN_ROUNDS = MIN_SESSIONS * ROUNDS_PER_SESSION
@@ -53,6 +53,42 @@ class Question:
     candidate: str
 
 
+class Traffic(Protocol):
+    """Other work on the same machine, which a measurement gives way to and must not be falsified by."""
+
+    def wait_until_quiet(self) -> None:
+        """Return when nothing else is being worked on.
+
+        Raises:
+            MeasurementRefused: that did not happen, or the measurement is to end.
+        """
+        ...
+
+    def count(self) -> int:
+        """Pieces of other work begun so far; a round during which it changed is dropped."""
+        ...
+
+
+class NoTraffic:
+    """A process in which nothing else happens."""
+
+    def wait_until_quiet(self) -> None:
+        """Return at once."""
+
+    def count(self) -> int:
+        """Always 0."""
+        return 0
+
+
+@dataclass(frozen=True)
+class _Sessions:
+    """Milliseconds of each run as (sessions, rounds, arms), of each loading as (sessions, arms), rounds dropped."""
+
+    times_ms: NDArray[np.float64]
+    load_ms: NDArray[np.float64]
+    dropped: int
+
+
 @dataclass(frozen=True)
 class Workload:
     """What every arm is given: ``batch`` square images of ``imgsz`` pixels, and ``threads`` to run on."""
@@ -71,13 +107,15 @@ def measure_latency(
     rounds: int = DEFAULT_ROUNDS,
     budget_s: float = DEFAULT_BUDGET_S,
     progress: Progress | None = None,
+    traffic: Traffic | None = None,
     clock_ns: Clock = time.perf_counter_ns,
 ) -> LatencyReport:
     """Load every arm anew for each session of three rounds, run all of them once per round, judge the ratios.
 
     Loading anew puts the luck of a load into the interval (see ``estimate_speedup``). The order of the arms is
     random, because an arm leaves caches and still-spinning threads behind for the next one: that cost then
-    falls on all alike. Garbage collection is off within a session. No sample is dropped.
+    falls on all alike. Garbage collection is off within a session. No round is dropped but those that other work
+    fell into, which are repeated.
 
     Args:
         arms: what to time, each under a name of its own.
@@ -89,16 +127,18 @@ def measure_latency(
             and on a slow machine rounds within a session. One too slow for four sessions of one round exceeds
             it. ``math.inf`` runs everything.
         progress: called as ``progress(done, rounds)`` after each session, outside the timed part.
+        traffic: what to give way to; nothing by default.
         clock_ns: monotonic clock in nanoseconds.
 
     Raises:
-        PrepareError: fewer than 12 rounds were asked for.
+        MeasurementRefused: fewer than 12 rounds were asked for, or ``traffic`` ended it.
     """
     if rounds < MIN_ROUNDS:
-        raise PrepareError(f"A latency run needs at least {MIN_ROUNDS} rounds, not {rounds}.")
+        raise MeasurementRefused(f"A latency run needs at least {MIN_ROUNDS} rounds, not {rounds}.")
     load, started = _load_average(), clock_ns()
-    times_ms = _timed_sessions(arms, math.ceil(rounds / ROUNDS_PER_SESSION), budget_s * 1e9, progress, clock_ns)
-    duration_s = (clock_ns() - started) / 1e9
+    station = _Station(arms, traffic or NoTraffic(), np.random.default_rng(SEED), clock_ns)
+    measured = station.run(math.ceil(rounds / ROUNDS_PER_SESSION), budget_s * 1e9, progress)
+    duration_s, times_ms = (clock_ns() - started) / 1e9, measured.times_ms
     by_arm = {arm.name: times_ms[:, :, column] for column, arm in enumerate(arms)}
     null = _speedup(null_control, by_arm)
     floor = noise_floor(null)
@@ -106,13 +146,14 @@ def measure_latency(
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         sessions=times_ms.shape[0],
         rounds=times_ms.shape[0] * times_ms.shape[1],
+        dropped_rounds=measured.dropped,
         threads=workload.threads,
         batch=workload.batch,
         imgsz=workload.imgsz,
         duration_s=round(duration_s, 3),
         load_average_before=load,
         machine=describe_machine(),
-        arms=[_summarise(arm, by_arm[arm.name]) for arm in arms],
+        arms=[_summarise(arm, by_arm[arm.name], measured.load_ms[:, i]) for i, arm in enumerate(arms)],
         null_control=_compare(null_control, null, floor=0.0),
         comparisons=[_compare(question, _speedup(question, by_arm), floor) for question in questions],
     )
@@ -135,64 +176,72 @@ def warm_up(run: Run, budget_ns: float, clock_ns: Clock = time.perf_counter_ns) 
                 return
 
 
-def _timed_sessions(
-    arms: Sequence[TimedArm], wanted: int, budget_ns: float, progress: Progress | None, clock_ns: Clock
-) -> NDArray[np.float64]:
-    """Milliseconds as (sessions run, rounds of each, arms)."""
-    order, started = np.random.default_rng(SEED), clock_ns()
-    warmup_ns = WARMUP_SHARE * budget_ns / (wanted * len(arms))
-    sessions: list[NDArray[np.float64]] = []
-    while len(sessions) < wanted:
-        now = clock_ns()
-        if len(sessions) >= MIN_SESSIONS and now + (now - started) / len(sessions) > started + budget_ns:
-            break
-        rounds = len(sessions[0]) if sessions else None
-        sessions.append(_timed_session(arms, rounds, now + budget_ns / MIN_SESSIONS, warmup_ns, order, clock_ns))
-        if progress:
-            progress(len(sessions) * len(sessions[0]), wanted * len(sessions[0]))
-    return np.stack(sessions)
+class _Station:
+    """Runs the sessions of one measurement."""
 
+    def __init__(self, arms: Sequence[TimedArm], traffic: Traffic, order: np.random.Generator, clock_ns: Clock) -> None:
+        self._arms, self._traffic, self._order, self._clock_ns = arms, traffic, order, clock_ns
+        self._dropped = 0
 
-def _timed_session(
-    arms: Sequence[TimedArm],
-    rounds: int | None,
-    deadline: float,
-    warmup_ns: float,
-    order: np.random.Generator,
-    clock_ns: Clock,
-) -> NDArray[np.float64]:
-    """Milliseconds as (rounds, arms); without a number, as many of three rounds as end before ``deadline``."""
-    with _garbage_collection_paused():
-        runs = _open_and_warm(arms, order, warmup_ns, clock_ns)
-        first = _timed_rounds(runs, 1, order, clock_ns)
+    def run(self, wanted: int, budget_ns: float, progress: Progress | None) -> _Sessions:
+        """At most ``wanted`` sessions, and at least four whatever they take."""
+        started = self._clock_ns()
+        warmup_ns = WARMUP_SHARE * budget_ns / (wanted * len(self._arms))
+        times: list[NDArray[np.float64]] = []
+        loads: list[NDArray[np.float64]] = []
+        while len(times) < wanted:
+            now = self._clock_ns()
+            if len(times) >= MIN_SESSIONS and now + (now - started) / len(times) > started + budget_ns:
+                break
+            rounds = len(times[0]) if times else None
+            with _garbage_collection_paused():
+                times_ms, load_ms = self._session(rounds, now + budget_ns / MIN_SESSIONS, warmup_ns)
+            times.append(times_ms)
+            loads.append(load_ms)
+            if progress:
+                progress(len(times) * len(times[0]), wanted * len(times[0]))
+        return _Sessions(np.stack(times), np.stack(loads), self._dropped)
+
+    def _session(
+        self, rounds: int | None, deadline: float, warmup_ns: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Times (rounds, arms) and loading times (arms,); without a number, as many of three rounds as end before
+        ``deadline``."""
+        runs, load_ms = self._open()
+        for run in runs:
+            self._traffic.wait_until_quiet()
+            warm_up(run, warmup_ns, self._clock_ns)
+        rows = [self._round(runs)]
         if rounds is None:
-            rounds = 1 + _rounds_that_fit(deadline - clock_ns(), float(first.sum()) * 1e6)
-        return np.concatenate([first, _timed_rounds(runs, rounds - 1, order, clock_ns)])
+            rounds = 1 + _rounds_that_fit(deadline - self._clock_ns(), float(rows[0].sum()) * 1e6)
+        rows += [self._round(runs) for _ in range(rounds - 1)]
+        return np.stack(rows), load_ms
+
+    def _open(self) -> tuple[list[Run], NDArray[np.float64]]:
+        opened, load_ms = dict[int, Run](), np.empty(len(self._arms))
+        for column in self._order.permutation(len(self._arms)).tolist():
+            self._traffic.wait_until_quiet()
+            started = self._clock_ns()
+            opened[column] = self._arms[column].open()
+            load_ms[column] = (self._clock_ns() - started) / 1e6
+        return [opened[column] for column in range(len(self._arms))], load_ms
+
+    def _round(self, runs: Sequence[Run]) -> NDArray[np.float64]:
+        """Milliseconds of each arm, from a round that nothing fell into."""
+        row = np.empty(len(runs), np.float64)
+        while True:
+            self._traffic.wait_until_quiet()
+            before = self._traffic.count()
+            for column in self._order.permutation(len(runs)).tolist():
+                row[column] = _time_once(runs[column], self._clock_ns) / 1e6
+            if self._traffic.count() == before:
+                return row
+            self._dropped += 1
 
 
 def _rounds_that_fit(left_ns: float, round_ns: float) -> int:
     """Further rounds of a session of ``ROUNDS_PER_SESSION``."""
     return next((more for more in range(ROUNDS_PER_SESSION - 1, 0, -1) if more * round_ns <= left_ns), 0)
-
-
-def _open_and_warm(
-    arms: Sequence[TimedArm], order: np.random.Generator, warmup_ns: float, clock_ns: Clock
-) -> list[Run]:
-    opened: dict[int, Run] = {}
-    for column in order.permutation(len(arms)):
-        opened[column] = arms[column].open()
-    for column in opened:
-        warm_up(opened[column], warmup_ns, clock_ns)
-    return [opened[column] for column in range(len(arms))]
-
-
-def _timed_rounds(runs: Sequence[Run], rounds: int, order: np.random.Generator, clock_ns: Clock) -> NDArray[np.float64]:
-    """Milliseconds as (rounds, arms)."""
-    times_ms = np.empty((rounds, len(runs)), np.float64)
-    for row in times_ms:
-        for column in order.permutation(len(runs)):
-            row[column] = _time_once(runs[column], clock_ns) / 1e6
-    return times_ms
 
 
 def _time_once(run: Run, clock_ns: Clock) -> int:
@@ -202,7 +251,7 @@ def _time_once(run: Run, clock_ns: Clock) -> int:
     return clock_ns() - started
 
 
-def _summarise(arm: TimedArm, times_ms: NDArray[np.float64]) -> Arm:
+def _summarise(arm: TimedArm, times_ms: NDArray[np.float64], load_ms: NDArray[np.float64]) -> Arm:
     p05, median, p95 = (float(value) for value in np.percentile(times_ms, [5, 50, 95]))
     return Arm(
         name=arm.name,
@@ -212,6 +261,7 @@ def _summarise(arm: TimedArm, times_ms: NDArray[np.float64]) -> Arm:
         median_ms=median,
         p05_ms=p05,
         p95_ms=p95,
+        load_ms=float(np.median(load_ms)),
     )
 
 

@@ -1,0 +1,76 @@
+"""``/model/latency``: what folding gains on the machine that serves, measured there on request."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Response
+
+from service.api import problems
+from service.api.answers import json_answer
+from service.api.query import KnownQuery
+from service.api.schemas import LatencyAnswer
+from service.api.state import Service, ServiceDep
+from service.machine import describe_machine
+from service.measurement.bench import staleness
+from service.measurement.runner import DEFAULT_ROUNDS, MIN_ROUNDS
+
+router = APIRouter(prefix="/model", tags=["model"])
+
+PATH = "/model/latency"
+MAX_ROUNDS, MAX_BATCH = 300, 8
+
+
+@router.get(
+    "/latency",
+    summary="Latency gain from folding: progress and results",
+    response_model=LatencyAnswer,
+    responses=problems.document_problems(problems.UNKNOWN_PARAMETER, problems.NOT_READY),
+    dependencies=[Depends(KnownQuery())],
+)
+async def get_latency(service: ServiceDep) -> Response:
+    """`prepared` was measured while the bundle was made and includes PyTorch; `stale` says whether that was on a
+    machine like this one. `measured` is the measurement last started here with POST."""
+    return json_answer(_answer(service))
+
+
+@router.post(
+    "/latency",
+    status_code=202,
+    summary="Measure the latency gain on this machine",
+    response_model=LatencyAnswer,
+    responses=problems.document_problems(
+        problems.MEASUREMENT_RUNNING, problems.INVALID_PARAMETER, problems.UNKNOWN_PARAMETER, problems.NOT_READY
+    ),
+    dependencies=[Depends(KnownQuery("rounds", "batch"))],
+)
+async def start_latency(
+    service: ServiceDep,
+    rounds: Annotated[
+        int, Query(ge=MIN_ROUNDS, le=MAX_ROUNDS, description="Rounds; in each, every arm runs once.")
+    ] = DEFAULT_ROUNDS,
+    batch: Annotated[int, Query(ge=1, le=MAX_BATCH, description="Images per run.")] = 1,
+) -> Response:
+    """Returns at once; GET shows progress. The measurement waits while requests are worked on and repeats rounds
+    that one fell into. It loads the graphs several times over, which takes about five times the served network's
+    memory until it ends. Only one runs at a time."""
+    service.latency.start(rounds, batch)
+    return json_answer(_answer(service), status_code=202, headers={"Location": PATH})
+
+
+@router.delete(
+    "/latency",
+    summary="End the running measurement",
+    response_model=LatencyAnswer,
+    responses=problems.document_problems(problems.NO_MEASUREMENT, problems.UNKNOWN_PARAMETER, problems.NOT_READY),
+    dependencies=[Depends(KnownQuery())],
+)
+async def cancel_latency(service: ServiceDep) -> Response:
+    """It ends after the round it is in; GET then shows it as cancelled."""
+    if not service.latency.cancel():
+        raise problems.RequestRefused(problems.NO_MEASUREMENT, "No measurement is running.")
+    return json_answer(_answer(service))
+
+
+def _answer(service: Service) -> LatencyAnswer:
+    prepared = service.bundle.latency
+    stale = staleness(prepared, describe_machine())
+    return LatencyAnswer(prepared=prepared, stale=bool(stale), stale_reasons=stale, measured=service.latency.latest)

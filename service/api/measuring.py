@@ -1,0 +1,133 @@
+"""At most one latency measurement at a time, on a thread of its own, which gives way to live requests."""
+
+import logging
+import threading
+import time
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from service.bundle.latency import LatencyReport
+from service.bundle.store import Bundle
+from service.errors import MeasurementCancelled, MeasurementRefused, MeasurementRunning, YolofoldError
+from service.inference.pool import WorkerPool
+from service.measurement.bench import bench_bundle
+
+log = logging.getLogger(__name__)
+
+State = Literal["running", "done", "cancelled", "failed"]
+
+#: A server that has no quiet moment for so long is too busy to be measured.
+PATIENCE_S = 60.0
+_POLL_S = 0.01
+
+
+class Measurement(BaseModel):
+    """A measurement that was started in this process."""
+
+    state: State
+    started_at: str = Field(description="UTC, ISO 8601.")
+    rounds_done: int
+    rounds_wanted: int
+    batch: int
+    reason: str | None = Field(None, description="Why it failed or was cancelled.")
+    report: LatencyReport | None = Field(None, description="Present when done.")
+
+
+class LatencyStation:
+    """Starts, watches and ends measurements of the served bundle. Safe to use from several threads."""
+
+    def __init__(self, bundle: Bundle, pool: WorkerPool, threads: int) -> None:
+        """``threads`` is what the served network runs with."""
+        self._bundle, self._pool, self._threads = bundle, pool, threads
+        self._lock = threading.Lock()
+        self._cancel = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._latest: Measurement | None = None
+
+    @property
+    def latest(self) -> Measurement | None:
+        """The measurement that runs, else the last one that did; None before the first."""
+        with self._lock:
+            return self._latest
+
+    def start(self, rounds: int, batch: int) -> Measurement:
+        """Begin a measurement.
+
+        Raises:
+            MeasurementRunning: one is running already.
+        """
+        with self._lock:
+            if self._latest is not None and self._latest.state == "running":
+                raise MeasurementRunning("A measurement is running. Wait for it, or DELETE /model/latency to end it.")
+            self._cancel = threading.Event()
+            self._latest = Measurement(
+                state="running",
+                started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+                rounds_done=0,
+                rounds_wanted=rounds,
+                batch=batch,
+            )
+            arguments = (rounds, batch, _LiveTraffic(self._pool, self._cancel))
+            self._thread = threading.Thread(target=self._run, args=arguments, name="yolofold-latency", daemon=True)
+            self._thread.start()
+            return self._latest
+
+    def cancel(self) -> bool:
+        """Ask the running measurement to end; False when there is none. It ends after the round it is in."""
+        with self._lock:
+            running = self._latest is not None and self._latest.state == "running"
+        self._cancel.set()
+        return running
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """End the running measurement and wait for it."""
+        self.cancel()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def _run(self, rounds: int, batch: int, traffic: "_LiveTraffic") -> None:
+        try:
+            report = bench_bundle(
+                self._bundle,
+                threads=self._threads,
+                batch=batch,
+                rounds=rounds,
+                progress=lambda done, wanted: self._update(rounds_done=done, rounds_wanted=wanted),
+                traffic=traffic,
+            )
+        except MeasurementCancelled as error:
+            self._update(state="cancelled", reason=str(error))
+        except YolofoldError as error:
+            self._update(state="failed", reason=str(error))
+        except Exception:
+            log.exception("The latency measurement failed")
+            self._update(state="failed", reason="The reason is in the service's log.")
+        else:
+            self._update(state="done", report=report, rounds_done=report.rounds)
+
+    def _update(self, **changes: object) -> None:
+        with self._lock:
+            assert self._latest is not None
+            self._latest = self._latest.model_copy(update=changes)
+
+
+class _LiveTraffic:
+    """The requests that a pool works on, as a measurement sees them."""
+
+    def __init__(self, pool: WorkerPool, cancelled: threading.Event) -> None:
+        self._pool, self._cancelled = pool, cancelled
+
+    def wait_until_quiet(self) -> None:
+        until = time.monotonic() + PATIENCE_S
+        while not self._cancelled.is_set():
+            if not self._pool.running and not self._pool.waiting:
+                return
+            if time.monotonic() >= until:
+                raise MeasurementRefused(f"Requests left no quiet moment for {PATIENCE_S:.0f} s.")
+            self._cancelled.wait(_POLL_S)
+        raise MeasurementCancelled("It was asked to end.")
+
+    def count(self) -> int:
+        return self._pool.begun
