@@ -18,11 +18,9 @@ from scripts.embedded_model.dataset import write_dataset
 from service.bundle.manifest import BundleManifest
 from service.bundle.store import DEPLOYED, MANIFEST, Bundle, fingerprint_files, write_json
 from service.evaluation.layouts import open_data_set
-from service.inference import engine as engine_module
 from service.inference.detections import Detections
 from service.inference.detector import Detector, Selection
 from service.inference.engine import OnnxRuntimeEngine, UnfoldedEngine
-from service.measurement.runtime_arms import FOLDING_OPTIMISERS
 from tests.conftest import IMGSZ, ROOT, clean_environ, command
 from tests.evaluation.invented import as_coco
 
@@ -158,7 +156,6 @@ def test_the_unfolded_graph_is_really_run_unfolded(bundle: Bundle) -> None:
     engine = UnfoldedEngine(bundle.reference_graph, "cpu", 1)
     assert engine.batch_normalizations == bundle.manifest.reference.batch_normalization_nodes > 50
     assert UnfoldedEngine(bundle.deployed_graph, "cpu", 1).batch_normalizations == 0
-    assert set(FOLDING_OPTIMISERS) == set(engine_module.FOLDING_OPTIMISERS)
 
 
 def plant_shift(bundle: Bundle, folder: Path, pixels: float) -> Path:
