@@ -149,13 +149,14 @@ def bench(
     weights: Weights = None,
     imgsz: Imgsz = None,
     head: Head = None,
+    default_conf: DefaultConf = None,
     bundle_dir: BundleDir = None,
     rounds: Annotated[int, typer.Option(min=12, help="Rounds; in each, every arm runs once.")] = 30,
     batch: Annotated[int, typer.Option(min=1, help="Images per run.")] = 1,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the report here.")] = None,
 ) -> None:
     """Measure on this machine what folding gains in the runtime that serves; the bundle is left as it is."""
-    settings = load_settings(weights=weights, imgsz=imgsz, head=head, bundle_dir=bundle_dir)
+    settings = load_settings(weights=weights, imgsz=imgsz, head=head, default_conf=default_conf, bundle_dir=bundle_dir)
     bundle = _load(settings)
     from service.machine import usable_cores
     from service.measurement.bench import bench_bundle
@@ -240,6 +241,7 @@ def bn_stats(
     weights: Weights = None,
     imgsz: Imgsz = None,
     head: Head = None,
+    default_conf: DefaultConf = None,
     bundle_dir: BundleDir = None,
     layer: Annotated[str | None, typer.Option(help="Everything about this BatchNorm or convolution.")] = None,
     stage: Annotated[Stage | None, typer.Option(help="Only this stage.")] = None,
@@ -261,7 +263,9 @@ def bn_stats(
     if codes:
         terminal.print_warning_kinds(Console())
         return
-    bundle = _load(load_settings(weights=weights, imgsz=imgsz, head=head, bundle_dir=bundle_dir))
+    bundle = _load(
+        load_settings(weights=weights, imgsz=imgsz, head=head, default_conf=default_conf, bundle_dir=bundle_dir)
+    )
     selection = Selection(layer, stage, status, warning, severity, sort, order)
     rule = PruneRule() if prune_percentile is None else PruneRule("percentile", prune_percentile)
     if csv is not None:
