@@ -91,8 +91,9 @@ def _build(options: argparse.Namespace, command: str) -> None:
     minutes, epochs = seconds_spent(results) / 60, _epochs_begun(results)
     provenance = Provenance(command, DATA_SEED, TRAIN_SEED, counts, epochs, minutes, (), earlier)
     reports = [evaluate(SHIPPED, data, head, size) for head in HEADS for size in SIZES]
-    write_metrics(WEIGHTS / METRICS, provenance, reports, measure_confidence(SHIPPED, data, work))
-    write_card(WEIGHTS / "MODEL_CARD.md", provenance, reports)
+    confidence = measure_confidence(SHIPPED, data, work)
+    write_metrics(WEIGHTS / METRICS, provenance, reports, confidence)
+    write_card(WEIGHTS / "MODEL_CARD.md", provenance, reports, confidence)
     _draw_failures(SHIPPED, data.parent)
 
 

@@ -77,9 +77,9 @@ def write_metrics(
     target.write_text(json.dumps(document, indent=2) + "\n")
 
 
-def write_card(target: Path, provenance: Provenance, reports: list[Report]) -> None:
+def write_card(target: Path, provenance: Provenance, reports: list[Report], confidence: DefaultConfidence) -> None:
     """Write the Markdown model card with the measured tables."""
-    sections = [_introduction(), _origin(provenance), _accuracy(reports), _limits(reports)]
+    sections = [_introduction(), _origin(provenance), _accuracy(reports), _limits(reports, confidence)]
     target.write_text("\n".join(sections))
 
 
@@ -197,11 +197,12 @@ def _alarm_line(report: Report) -> str:
     return f"- {_name(report)}: {alarms.boxes} boxes, in {alarms.pictures_with_boxes} of {alarms.pictures} pictures"
 
 
-def _limits(reports: list[Report]) -> str:
+def _limits(reports: list[Report], confidence: DefaultConfidence) -> str:
     best = max(reports, key=lambda report: report.map50_95)
     return f"""## Limits
 
 - Recommended: {_name(best)}, the best of the measured combinations on the test split.
+- Default confidence {confidence.value:g}: {confidence.chosen}.
 - It has only seen drawings. They imitate what phones do to a picture, and the faces, leaves, crowds
   and house fronts that ordinary pictures show, but coarsely. Expect lower scores on photographs, and
   false alarms on things that nobody drew: machines, food, animals, scripts other than Latin. Choose

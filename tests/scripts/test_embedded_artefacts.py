@@ -75,7 +75,7 @@ def test_figures_are_complete_json(tmp_path):
 
 
 def test_the_card_shows_every_class_at_every_size_and_recommends_the_best(tmp_path):
-    write_card(tmp_path / "card.md", MADE, [report(320, 0.6), report(640, 0.8)])
+    write_card(tmp_path / "card.md", MADE, [report(320, 0.6), report(640, 0.8)], DefaultConfidence(0.31, "highest F1"))
     card = (tmp_path / "card.md").read_text()
     assert card.count("| linear | 0.900 | 0.800 |") == 2
     assert "Recommended: one2one head, 640 px" in card

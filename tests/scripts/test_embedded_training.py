@@ -153,9 +153,11 @@ def test_a_later_run_carries_the_earlier_ones(tmp_path) -> None:
     second = Provenance("python second", 1, 2, {"train": 30}, 4, 6.5, (), first)
     score = ClassScore(0.5, 0.5, 0.5, 0.5)
     report = Report("one2one", 640, 0.5, 0.4, {"linear": score}, {"all": Recall(1, 2)}, Alarms(1, 0, 0))
-    write_metrics(tmp_path / "metrics.json", second, [report], DefaultConfidence(0.25, "the usual one"))
+    confidence = DefaultConfidence(0.25, "the usual one")
+    write_metrics(tmp_path / "metrics.json", second, [report], confidence)
     assert read_provenance(tmp_path / "metrics.json") == second
-    write_card(tmp_path / "card.md", second, [report])
+    write_card(tmp_path / "card.md", second, [report], confidence)
     card = (tmp_path / "card.md").read_text()
     assert card.index("python first") < card.index("python second")
+    assert "Default confidence 0.25: the usual one." in card
     assert "A note." in card and "12 minutes in all" in card
