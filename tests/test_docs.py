@@ -41,6 +41,12 @@ def test_every_setting_is_in_the_table_with_its_default_and_nothing_else() -> No
         assert meaning == field.description
 
 
+@pytest.mark.parametrize("name", sorted(set(Settings.model_fields) - {"bundle_dir"}))
+def test_compose_passes_every_setting_on(name: str) -> None:
+    """Bundles lie in a volume; all else is the operator's to set."""
+    assert f"${{YOLOFOLD_{name.upper()}:-" in (ROOT / "docker-compose.yml").read_text()
+
+
 def test_every_route_is_in_the_table_and_nothing_else(bundle: Bundle) -> None:
     paths = create_app(load_settings({}), bundle).openapi()["paths"]
     described = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
