@@ -38,7 +38,11 @@ async def get_latency(service: ServiceDep) -> Response:
     summary="Measure the latency gain on this machine",
     response_model=LatencyAnswer,
     responses=problems.document_problems(
-        problems.MEASUREMENT_RUNNING, problems.INVALID_PARAMETER, problems.UNKNOWN_PARAMETER, problems.NOT_READY
+        problems.MEASUREMENT_RUNNING,
+        problems.INVALID_PARAMETER,
+        problems.UNKNOWN_PARAMETER,
+        problems.OVERLOADED,
+        problems.NOT_READY,
     ),
     dependencies=[Depends(KnownQuery("rounds", "batch"))],
 )
@@ -50,8 +54,8 @@ async def start_latency(
     batch: Annotated[int, Query(ge=1, le=MAX_BATCH, description="Images per run.")] = 1,
 ) -> Response:
     """Returns at once; GET shows progress. The measurement waits while requests are worked on and repeats rounds
-    that one fell into. It loads the graphs several times over, which takes about five times the served network's
-    memory until it ends. Only one runs at a time."""
+    that one fell into. It runs on the processor, whatever the service uses, and holds five loaded graphs until it
+    ends, each with the activations of a whole batch. Only one runs at a time."""
     service.latency.start(rounds, batch)
     return json_answer(_answer(service), status_code=202, headers={"Location": PATH})
 

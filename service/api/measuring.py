@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from service.bundle.latency import LatencyReport
 from service.bundle.store import Bundle
-from service.errors import MeasurementCancelled, MeasurementRefused, MeasurementRunning, YolofoldError
+from service.errors import MeasurementCancelled, MeasurementRefused, MeasurementRunning, Overloaded, YolofoldError
 from service.inference.pool import WorkerPool
 from service.measurement.bench import bench_bundle
 
@@ -71,15 +71,18 @@ class LatencyStation:
             )
             arguments = (rounds, batch, _LiveTraffic(self._pool, self._cancel))
             self._thread = threading.Thread(target=self._run, args=arguments, name="yolofold-latency", daemon=True)
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError as error:
+                self._thread, self._latest = None, None
+                raise Overloaded("This process cannot start another thread.") from error
             return self._latest
 
     def cancel(self) -> bool:
         """Ask the running measurement to end; False when there is none. It ends after the round it is in."""
         with self._lock:
-            running = self._latest is not None and self._latest.state == "running"
-        self._cancel.set()
-        return running
+            self._cancel.set()
+            return self._latest is not None and self._latest.state == "running"
 
     def close(self, timeout_s: float = 5.0) -> None:
         """End the running measurement and wait for it."""
@@ -119,11 +122,12 @@ class _LiveTraffic:
     def __init__(self, pool: WorkerPool, cancelled: threading.Event) -> None:
         self._pool, self._cancelled = pool, cancelled
 
-    def wait_until_quiet(self) -> None:
+    def wait_until_quiet(self) -> int:
         until = time.monotonic() + PATIENCE_S
         while not self._cancelled.is_set():
+            begun = self._pool.begun  # read first: a job begun after the look must not be taken for an earlier one
             if not self._pool.running and not self._pool.waiting:
-                return
+                return begun
             if time.monotonic() >= until:
                 raise MeasurementRefused(f"Requests left no quiet moment for {PATIENCE_S:.0f} s.")
             self._cancelled.wait(_POLL_S)

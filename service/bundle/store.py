@@ -126,9 +126,14 @@ def bundle_key(weights: str, imgsz: int, head: str, default_conf: float | None =
     """
     slug = re.sub(r"[^A-Za-z0-9.]+", "_", Path(weights).name)
     if weights not in ("auto", "embedded"):
-        slug += "_" + hashlib.sha256(os.fsencode(Path(weights).resolve())).hexdigest()[:8]
+        slug += "_" + hashlib.sha256(os.fsencode(_absolute(weights))).hexdigest()[:8]
     # Not after a hyphen, which is where the version of a bundle without one follows.
     return f"{slug}-{imgsz}-{head}" + ("" if default_conf is None else f"_conf{default_conf!r}")
+
+
+def _absolute(path: str) -> str:
+    # Links are not followed: the server may not see the target that the preparation saw.
+    return os.path.abspath(path)  # noqa: PTH100
 
 
 def content_version(parts: Mapping[str, str | int | float | None]) -> str:
@@ -159,8 +164,10 @@ def require_writable(root: Path) -> None:
     """Make the folder bundles are kept in, and clear away what killed preparations left there over a day ago.
 
     Raises:
-        BundleDirUnusable: it cannot be made or written to.
+        BundleDirUnusable: it is a bundle itself, or cannot be made or written to.
     """
+    if (root / MANIFEST).is_file():
+        raise BundleDirUnusable(f"{root} is a bundle itself, to be served as it is. Set YOLOFOLD_BUNDLE_DIR.")
     try:
         root.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=root).close()

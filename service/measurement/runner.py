@@ -25,6 +25,7 @@ DEFAULT_BUDGET_S = 40.0
 SEED = 20260114
 WARMUP_WINDOW = 3
 WARMUP_TOLERANCE = 0.02
+MAX_DROPPED_IN_A_ROW = 20
 MAX_WARMUP_RUNS = 8 * WARMUP_WINDOW
 WARMUP_SHARE = 0.3
 
@@ -56,8 +57,8 @@ class Question:
 class Traffic(Protocol):
     """Other work on the same machine, which a measurement gives way to and must not be falsified by."""
 
-    def wait_until_quiet(self) -> None:
-        """Return when nothing else is being worked on.
+    def wait_until_quiet(self) -> int:
+        """Return ``count()`` as it was at a moment at which nothing else was being worked on.
 
         Raises:
             MeasurementRefused: that did not happen, or the measurement is to end.
@@ -72,8 +73,9 @@ class Traffic(Protocol):
 class NoTraffic:
     """A process in which nothing else happens."""
 
-    def wait_until_quiet(self) -> None:
-        """Return at once."""
+    def wait_until_quiet(self) -> int:
+        """Return 0 at once."""
+        return 0
 
     def count(self) -> int:
         """Always 0."""
@@ -114,7 +116,7 @@ def measure_latency(
 
     Loading anew puts the luck of a load into the interval (see ``estimate_speedup``). The order of the arms is
     random, because an arm leaves caches and still-spinning threads behind for the next one: that cost then
-    falls on all alike. Garbage collection is off within a session. No round is dropped but those that other work
+    falls on all alike. Garbage collection is off while an arm runs. No round is dropped but those that other work
     fell into, which are repeated.
 
     Args:
@@ -194,8 +196,7 @@ class _Station:
             if len(times) >= MIN_SESSIONS and now + (now - started) / len(times) > started + budget_ns:
                 break
             rounds = len(times[0]) if times else None
-            with _garbage_collection_paused():
-                times_ms, load_ms = self._session(rounds, now + budget_ns / MIN_SESSIONS, warmup_ns)
+            times_ms, load_ms = self._session(rounds, now + budget_ns / MIN_SESSIONS, warmup_ns)
             times.append(times_ms)
             loads.append(load_ms)
             if progress:
@@ -210,7 +211,8 @@ class _Station:
         runs, load_ms = self._open()
         for run in runs:
             self._traffic.wait_until_quiet()
-            warm_up(run, warmup_ns, self._clock_ns)
+            with _garbage_collection_paused():
+                warm_up(run, warmup_ns, self._clock_ns)
         rows = [self._round(runs)]
         if rounds is None:
             rounds = 1 + _rounds_that_fit(deadline - self._clock_ns(), float(rows[0].sum()) * 1e6)
@@ -228,15 +230,18 @@ class _Station:
 
     def _round(self, runs: Sequence[Run]) -> NDArray[np.float64]:
         """Milliseconds of each arm, from a round that nothing fell into."""
-        row = np.empty(len(runs), np.float64)
+        row, dropped = np.empty(len(runs), np.float64), 0
         while True:
-            self._traffic.wait_until_quiet()
-            before = self._traffic.count()
-            for column in self._order.permutation(len(runs)).tolist():
-                row[column] = _time_once(runs[column], self._clock_ns) / 1e6
+            before = self._traffic.wait_until_quiet()
+            with _garbage_collection_paused():
+                for column in self._order.permutation(len(runs)).tolist():
+                    row[column] = _time_once(runs[column], self._clock_ns) / 1e6
             if self._traffic.count() == before:
                 return row
+            dropped += 1
             self._dropped += 1
+            if dropped == MAX_DROPPED_IN_A_ROW:
+                raise MeasurementRefused(f"Requests fell into {dropped} rounds in a row; the service is too busy.")
 
 
 def _rounds_that_fit(left_ns: float, round_ns: float) -> int:

@@ -271,6 +271,22 @@ def test_one_file_has_one_key_however_it_is_spelt(tmp_path: Path, monkeypatch: p
     assert len({store.bundle_key(name, 640, "auto") for name in spellings}) == 1
 
 
+def test_what_a_link_leads_to_does_not_matter(tmp_path: Path) -> None:
+    """A server may not see the target that the preparation saw, and a link turned elsewhere changes no name."""
+    link = tmp_path / "best.pt"
+    before = store.bundle_key(str(link), 640, "auto")
+    (tmp_path / "run.pt").write_bytes(b"weights")
+    link.symlink_to("run.pt")
+    assert store.bundle_key(str(link), 640, "auto") == before
+
+
+def test_a_bundle_is_no_folder_to_keep_bundles_in(copy: Path) -> None:
+    before = sorted(copy.iterdir())
+    with pytest.raises(BundleDirUnusable, match="is a bundle itself"):
+        store.require_writable(copy)
+    assert sorted(copy.iterdir()) == before
+
+
 def test_two_paths_with_the_same_file_name_do_not_share_a_key() -> None:
     assert store.bundle_key("a/best.pt", 640, "auto") != store.bundle_key("b/best.pt", 640, "auto")
     assert "/" not in store.bundle_key("../a b/best.pt", 640, "auto")

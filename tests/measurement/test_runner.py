@@ -10,6 +10,7 @@ import pytest
 from service.bundle.latency import LatencyReport
 from service.errors import MeasurementCancelled, MeasurementRefused
 from service.measurement.runner import (
+    MAX_DROPPED_IN_A_ROW,
     MAX_WARMUP_RUNS,
     MIN_ROUNDS,
     ROUNDS_PER_SESSION,
@@ -259,8 +260,9 @@ class Requests:
 
         bench.arms[0] = TimedArm(opened.name, opened.title, opened.runtime, open_disturbed)
 
-    def wait_until_quiet(self) -> None:
+    def wait_until_quiet(self) -> int:
         self.waits += 1
+        return self.begun
 
     def count(self) -> int:
         return self.begun
@@ -279,6 +281,14 @@ def test_rounds_that_other_work_fell_into_are_repeated() -> None:
     ]
 
 
+def test_requests_that_never_leave_a_round_alone_end_the_measurement() -> None:
+    bench = Bench()
+    traffic = Requests(bench, set(range(WARMUP_RUNS + 2, 10_000)))
+    with pytest.raises(MeasurementRefused, match=f"{MAX_DROPPED_IN_A_ROW} rounds in a row"):
+        bench.measure(traffic=traffic)
+    assert traffic.begun == MAX_DROPPED_IN_A_ROW
+
+
 def test_a_measurement_waits_before_each_opening_warm_up_and_round() -> None:
     bench = Bench()
     traffic = Requests(bench, set())
@@ -288,10 +298,10 @@ def test_a_measurement_waits_before_each_opening_warm_up_and_round() -> None:
 
 def test_a_wait_that_is_refused_ends_the_measurement() -> None:
     class Cancelled(Requests):
-        def wait_until_quiet(self) -> None:
-            super().wait_until_quiet()
+        def wait_until_quiet(self) -> int:
             if self.waits == 20:
                 raise MeasurementCancelled("asked to end")
+            return super().wait_until_quiet()
 
     bench = Bench()
     with pytest.raises(MeasurementCancelled, match="asked to end"):
