@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from service.bundle.self_check import IMAGE, ROWS, SelfCheckSpec
 from service.comparison import Tolerance, judge_repetition, measure_difference, pair_rows
 from service.errors import ExportFailed
+from service.prepare.checkpoint import blocks
 from service.prepare.deployed_network import NMS_MIN_CONFIDENCE, DeployedNetwork
 from service.prepare.export import INPUT, OUTPUT
 from service.prepare.proof_inputs import ProofInput
@@ -76,8 +77,25 @@ def make_self_check(
 
 
 def _richest(network: DeployedNetwork, inputs: Sequence[ProofInput]) -> ProofInput:
-    """The picture in which the network is surest of most boxes."""
-    return max(inputs, key=lambda item: float(np.sort(_run(network, _coarse(item.image))[:, 4])[-_MOST_ROWS:].sum()))
+    """The picture in which the head's least excited scale is most excited: a scale that sees nothing proves nothing."""
+    return max(inputs, key=lambda item: min(scale_confidences(network, _coarse(item.image))))
+
+
+def scale_confidences(network: DeployedNetwork, image: torch.Tensor) -> list[float]:
+    """Highest class confidence that each scale of the head gives, finest first, for one picture (1, S, S, 3) uint8."""
+    detect = blocks(network.network)[-1]
+    branches = detect.one2one_cv3 if network.head == "one2one" else detect.cv3
+    found: list[float] = []
+    handles = [
+        branch.register_forward_hook(lambda _, __, scores: found.append(float(scores.sigmoid().max())))
+        for branch in branches
+    ]
+    try:
+        _run(network, image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 def _coarse(image: torch.Tensor) -> torch.Tensor:

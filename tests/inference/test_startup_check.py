@@ -58,7 +58,15 @@ def test_this_machine_passes_and_the_figures_are_those_of_a_plain_session(bundle
 
 
 @pytest.mark.parametrize(
-    "conv", ["model.0", "model.4.cv1", "model.9.cv1", "model.16.m.0.m.0.cv2", "model.23.one2one_cv3.1.1.0"]
+    "conv",
+    [
+        "model.0",
+        "model.4.cv1",
+        "model.9.cv1",
+        "model.16.m.0.m.0.cv2",
+        "model.22.cv1",
+        *(f"model.23.one2one_{branch}" for scale in range(3) for branch in (f"cv2.{scale}.1", f"cv3.{scale}.1.0")),
+    ],
 )
 def test_one_changed_bit_of_one_bias_is_noticed(bundle_path: Path, tmp_path: Path, conv: str) -> None:
     """The highest bit of the mantissa of the largest bias: it changes by a quarter to a half."""

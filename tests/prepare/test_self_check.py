@@ -80,6 +80,24 @@ def test_the_picture_is_a_proof_input_of_sixteen_levels(case: Case) -> None:
     np.testing.assert_array_equal(arrays["image"], item.image[0].numpy() // 16 * 16)
 
 
+def test_no_other_picture_excites_the_least_excited_scale_more(case: Case) -> None:
+    spec, _ = case.make()
+    network = DeployedNetwork(case.folded, case.head).eval()
+    detect = network.network.model[-1]
+    branches = detect.one2one_cv3 if case.head == "one2one" else detect.cv3
+    maps: list[torch.Tensor] = []
+    for branch in branches:
+        branch.register_forward_hook(lambda _, __, scores: maps.append(scores))
+    weakest = {}
+    for item in case.inputs:
+        maps.clear()
+        with torch.inference_mode():
+            network(item.image // 16 * 16)
+        assert [m.shape[-1] for m in maps] == [SIDE // 8, SIDE // 16, SIDE // 32]
+        weakest[item.name] = min(float(m.max()) for m in maps)
+    assert weakest[spec.input] == max(weakest[item.name] for item in case.inputs if item.kind != "noise")
+
+
 def test_tolerances_are_ten_times_the_rounding(case: Case) -> None:
     spec, _ = case.make()
     assert spec.box_tolerance_px == pytest.approx(10 * spec.rounding_box_px)
