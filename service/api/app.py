@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from service.api import bn_diff, bn_stats, detect, docs, fold, health, latency, model, page
+from service.api import bn_diff, bn_stats, detect, docs, fold, health, latency, metrics, model, page
 from service.api.body import UploadBudget
 from service.api.exchange import DrainUnreadBody, HeadLikeGet
 from service.api.measuring import LatencyStation
@@ -38,7 +38,7 @@ Failures are problem documents (RFC 9457, `application/problem+json`); their `ty
 _TAGS = [
     {"name": "detection", "description": "Find objects in an image."},
     {"name": "model", "description": "The network, its BatchNorm statistics and the proof of the fold."},
-    {"name": "health", "description": "Probes."},
+    {"name": "health", "description": "Probes and metrics."},
 ]
 
 
@@ -71,9 +71,10 @@ def create_app(settings: Settings, bundle: Bundle, service: Service | None = Non
         redirect_slashes=False,
     )
     app.state.settings, app.state.service = settings, None
+    metrics.install_metrics(app, bundle.manifest.model, page.STATIC_PATH)
     install_problem_handlers(app)
     docs.install_openapi(app)
-    for resource in (detect, model, bn_stats, bn_diff, fold, latency, health, docs, page):
+    for resource in (detect, model, bn_stats, bn_diff, fold, latency, health, metrics, docs, page):
         app.include_router(resource.router)
     app.mount(page.STATIC_PATH, page.static_files)
     app.add_middleware(HeadLikeGet)

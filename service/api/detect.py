@@ -23,7 +23,6 @@ from service.api.schemas import DetectAnswer, ImageSize, ModelRef, TimingMs
 from service.api.state import Service, ServiceDep
 from service.bundle.manifest import ModelSpec
 from service.inference.detector import DetectionResult, Selection
-from service.inference.pool import Finished
 
 MAX_DET = 300
 _JSON, _JPEG, _PNG = "application/json", "image/jpeg", "image/png"
@@ -84,24 +83,34 @@ async def _answer(
 ) -> Response:
     data = await read_image_file(request, share, max_bytes=service.settings.max_upload_bytes, deadline=deadline)
     received = time.perf_counter()
-    detector, model = service.detector, service.bundle.manifest.model
+    detector, model, counters = service.detector, service.bundle.manifest.model, request.app.state.counters
     if wanted != _JSON:
         drawing = service.pool.submit(lambda: detector.annotate(data, selection, _PICTURE_FORMATS[wanted]), deadline)
-        return Response((await until_client_leaves(request, drawing)).value, media_type=wanted)
+        drawn = await until_client_leaves(request, drawing)
+        result = drawn.value.result
+        counters.add_detections(_steps_ms(result, drawn.waited_s), result.detections.class_id.tolist())
+        return Response(drawn.value.file, media_type=wanted)
     finding = service.pool.submit(lambda: detector.detect(data, selection), deadline)
     found = await until_client_leaves(request, finding)
-    return json_answer(_detect_answer(found, model, received))
+    steps_ms = _steps_ms(found.value, found.waited_s)
+    counters.add_detections(steps_ms, found.value.detections.class_id.tolist())
+    return json_answer(_detect_answer(found.value, model, steps_ms, received))
 
 
-def _detect_answer(found: Finished[DetectionResult], model: ModelSpec, received: float) -> DetectAnswer:
-    result, steps = found.value, found.value.timings_ms
-    timing = {
+def _steps_ms(result: DetectionResult, waited_s: float) -> dict[str, float]:
+    steps = result.timings_ms
+    return {
         "decode": steps.decode,
-        "queue": found.waited_s * 1e3 + steps.memory_wait,
+        "queue": waited_s * 1e3 + steps.memory_wait,
         "inference": steps.inference,
         "postprocess": steps.postprocess,
-        "total": (time.perf_counter() - received) * 1e3,
     }
+
+
+def _detect_answer(
+    result: DetectionResult, model: ModelSpec, steps_ms: dict[str, float], received: float
+) -> DetectAnswer:
+    timing = {**steps_ms, "total": (time.perf_counter() - received) * 1e3}
     return DetectAnswer(
         model=ModelRef(name=model.name, version=model.version, task=model.task),
         image=ImageSize(width=result.width, height=result.height),

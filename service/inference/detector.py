@@ -42,6 +42,14 @@ class DetectionResult:
 
 
 @dataclass(frozen=True)
+class AnnotatedPicture:
+    """An encoded picture with what was found drawn into it."""
+
+    file: bytes
+    result: DetectionResult
+
+
+@dataclass(frozen=True)
 class Selection:
     """Which detections a request wants; see ``select_detections``."""
 
@@ -102,14 +110,15 @@ class Detector:
         fitted = self._fit_file(data)
         return fitted.plan, fitted.square
 
-    def annotate(self, data: bytes, selection: Selection, picture_format: Literal["jpeg", "png"]) -> bytes:
+    def annotate(self, data: bytes, selection: Selection, picture_format: Literal["jpeg", "png"]) -> AnnotatedPicture:
         """Draw what ``detect`` finds into the picture and encode it. Raises the same errors."""
         asked = time.perf_counter()
         header = inspect_image(data, max_pixels=self._max_pixels)
         with self._budget.hold(decoding_bytes(header)) as waited_s:
             image, fitted = self._fit(data, header, asked, waited_s)
-            draw_detections(image, self._find(fitted, selection).detections, self._model.classes)
-            return encode_picture(image, picture_format)
+            result = self._find(fitted, selection)
+            draw_detections(image, result.detections, self._model.classes)
+            return AnnotatedPicture(encode_picture(image, picture_format), result)
 
     def _fit_file(self, data: bytes) -> _Fitted:
         asked = time.perf_counter()

@@ -267,6 +267,7 @@ def test_openapi_is_complete(server: Serving) -> None:
         "/model/bn-diff",
         "/healthz",
         "/readyz",
+        "/metrics",
     }
     text = json.dumps(document)
     for reference in set(re.findall(r'"#/components/schemas/([^"]+)"', text)):

@@ -81,10 +81,10 @@ def test_pictures_larger_than_the_budget_are_decoded_one_after_the_other(bundle:
     files = [path.read_bytes() for path in samples] * 2
     with ThreadPoolExecutor(8) as executor:
         found = list(executor.map(lambda data: narrow.detect(data, ALL), files))
-        drawn = list(executor.map(lambda data: narrow.annotate(data, ALL, "png"), files[:3]))
+        drawn = list(executor.map(lambda data: narrow.annotate(data, ALL, "png").file, files[:3]))
     for data, result in zip(files, found, strict=True):
         np.testing.assert_array_equal(result.detections.xyxy, roomy.detect(data, ALL).detections.xyxy)
-    assert drawn == [roomy.annotate(data, ALL, "png") for data in files[:3]]
+    assert drawn == [roomy.annotate(data, ALL, "png").file for data in files[:3]]
 
 
 class MeetingEngine:
@@ -121,7 +121,7 @@ def test_refused_and_broken_pictures_give_their_memory_back(bundle: Bundle) -> N
 
 def test_annotating_keeps_the_size_and_draws_only_when_something_is_found(detector: Detector) -> None:
     data = encode(Image.fromarray(scene(90, 70)), "PNG")
-    nothing, everything = (detector.annotate(data, Selection(conf, 300), "png") for conf in (1.0, 0.0))
+    nothing, everything = (detector.annotate(data, Selection(conf, 300), "png").file for conf in (1.0, 0.0))
     decoded = [cv2.imdecode(np.frombuffer(d, np.uint8), cv2.IMREAD_COLOR) for d in (nothing, everything)]
     np.testing.assert_array_equal(decoded[0], scene(90, 70)[..., ::-1])
     assert (decoded[1] != decoded[0]).any()
