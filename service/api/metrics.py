@@ -30,7 +30,8 @@ def install_metrics(app: FastAPI, model: ModelSpec, static_path: str) -> None:
     app.state.registry = registry
     registry.register(ServiceGauges(lambda: app.state.service))
     ProcessCollector(registry=registry)
-    app.add_middleware(CountRequests, counters=app.state.counters, plain_paths={static_path, app.openapi_url})
+    plain_paths = {path for path in (static_path, app.openapi_url) if path is not None}
+    app.add_middleware(CountRequests, counters=app.state.counters, plain_paths=plain_paths)
 
 
 @router.get(

@@ -53,7 +53,13 @@ class Serving:
 @contextmanager
 def serving(bundle: Bundle, **settings: Any) -> Iterator[Serving]:
     """Serve ``bundle`` on an ephemeral port; ``settings`` replace the defaults."""
-    config = server_config(load_settings({}, **settings), bundle)
+    with serving_config(server_config(load_settings({}, **settings), bundle)) as running:
+        yield running
+
+
+@contextmanager
+def serving_config(config: uvicorn.Config) -> Iterator[Serving]:
+    """Serve as ``config`` says, but on an ephemeral port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(config)
         started = threading.Event()
