@@ -20,6 +20,7 @@ from service.errors import (
     BundleError,
     BundleMissing,
     EvaluationError,
+    MeasurementRefused,
     SettingsError,
     WeightsHashMismatch,
     WeightsNotFound,
@@ -156,6 +157,8 @@ def bench(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the report here.")] = None,
 ) -> None:
     """Measure on this machine what folding gains in the runtime that serves; the bundle is left as it is."""
+    if problem := _missing_folder(json_file):
+        raise MeasurementRefused(problem)
     settings = load_settings(weights=weights, imgsz=imgsz, head=head, default_conf=default_conf, bundle_dir=bundle_dir)
     bundle = _load(settings)
     from service.machine import usable_cores
@@ -178,6 +181,13 @@ def bench(
         spread = f"[{arm.p05_ms:.2f}, {arm.p95_ms:.2f}]"
         print(f"{arm.median_ms:9.2f} ms {spread:<18} loads in {arm.load_ms:5.0f} ms  {arm.title}")
     print(*_verdict_lines([report.null_control, *report.comparisons]), sep="\n")
+
+
+def _missing_folder(report: Path | None) -> str | None:
+    """Why a report could not be written, for which nobody should wait until it is done."""
+    if report is None or report.parent.is_dir():
+        return None
+    return f"{report} cannot be written: there is no folder {report.parent.resolve()}."
 
 
 def _verdict_lines(comparisons: list[Comparison]) -> list[str]:
@@ -213,8 +223,8 @@ def evaluate(
     """Measure a bundle on labelled pictures, through the path that serves it, by COCO's rules."""
     settings = load_settings(weights=weights, imgsz=imgsz, head=head, default_conf=default_conf, bundle_dir=bundle_dir)
     bundle = _load(settings)
-    if json is not None and not json.parent.is_dir():
-        raise EvaluationError(f"{json} cannot be written: there is no folder {json.parent.resolve()}.")
+    if problem := _missing_folder(json):
+        raise EvaluationError(problem)
     from service.evaluation.advice import adoption_advice
     from service.evaluation.evaluate import Request, Subject
     from service.evaluation.evaluate import evaluate as run_evaluation

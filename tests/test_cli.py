@@ -239,3 +239,10 @@ def test_a_terminated_prepare_clears_away_what_it_began(tmp_path: Path) -> None:
     process.stderr.read()
     assert process.wait(timeout=60) == 128 + signal.SIGTERM
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bench_looks_for_its_reports_folder_before_anything_else(tmp_path: Path) -> None:
+    report = tmp_path / "no" / "report.json"
+    done = run("bench", "--json", str(report), weights="embedded", bundle_dir=str(tmp_path))
+    assert done.returncode == 1, "3 would say that it has looked for the bundle"
+    assert "MeasurementRefused" in done.stderr and f"there is no folder {report.parent}" in done.stderr

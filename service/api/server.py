@@ -15,6 +15,7 @@ from service.settings import Settings
 _SHUTDOWN_GRACE_S = 10
 _KEEP_ALIVE_S = 15
 _HEAD_TIMEOUT_S = 10.0
+_WRITE_STALL_S = 30.0
 
 
 class _AnnouncingServer(uvicorn.Server):
@@ -36,7 +37,9 @@ def server_config(settings: Settings, bundle: Bundle, service: Service | None = 
         create_app(settings, bundle, service),
         host=settings.host,
         port=settings.port,
-        http=guarded_connection(min(_HEAD_TIMEOUT_S, settings.request_timeout_s)),
+        http=guarded_connection(
+            min(_HEAD_TIMEOUT_S, settings.request_timeout_s), min(_WRITE_STALL_S, settings.request_timeout_s)
+        ),
         ws="none",
         log_level="warning",
         timeout_keep_alive=_KEEP_ALIVE_S,
