@@ -22,6 +22,8 @@ HISTORY = "bn-history.jsonl"
 TRAIN_SEED = 26
 
 _MANY_EPOCHS = 1000
+# A warm start keeps more of what the first run learnt when the rate does not go back to its height.
+_FRESH_RATE, _WARM_RATE = 0.01, 0.005
 _WARMUP_SHARE = 0.02
 _FIRST_MANY_WEIGHT, _LAST_MANY_WEIGHT = 0.8, 0.3
 _MOSAIC_SHARE = 0.3
@@ -200,7 +202,7 @@ def train(data: Path, work: Path, hours: float, threads: int, start_from: Path |
         "batch": 16,
         "nbs": 16,
         "optimizer": "MuSGD",
-        "lr0": 0.01,
+        "lr0": _FRESH_RATE if start_from is None else _WARM_RATE,
         "lrf": 0.02,
         "cos_lr": True,
         "warmup_epochs": 0.2,
