@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,4 +56,4 @@ def put_in_place(files: Mapping[Path, Path]) -> None:
         shutil.copyfile(source, copy)
         copies.append((copy, target))
     for copy, target in copies:
-        os.replace(copy, target)
+        copy.replace(target)

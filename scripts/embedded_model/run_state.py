@@ -127,20 +127,22 @@ def read_progress(run: Path, epoch: int | None) -> Progress:
 
 
 def adopt_run(run: Path, start_from: Path | None, hours: float) -> None:
-    """Write the files that a run lacks because something else than this command made its checkpoint.
+    """Write the files that a run with a checkpoint lacks because something else than this command made it.
 
     `start.json` is written from `start_from`, taken on trust, and the progress from Ultralytics' results. Their clock
     restarts with every session, which is only seen where it falls; the steps are those of the BatchNorm history, as
     far as its share of `hours` reaches.
 
     Raises:
-        RunRefused: there is no checkpoint, or no results to take the times from.
+        RunRefused: there are no results to take the times from.
     """
-    if not (run / LAST).exists() or not (run / RESULTS).exists():
-        raise RunRefused(f"There is nothing to adopt in {run}: it needs {LAST} and {RESULTS}.")
+    if not (run / LAST).exists():
+        return
     if not (run / _START).exists():
         _note_start(run, start_from)
     if not (run / _PROGRESS).exists():
+        if not (run / RESULTS).exists():
+            raise RunRefused(f"{run} holds a checkpoint but no {RESULTS}, which would say how long it took.")
         write_lines(run / _PROGRESS, [asdict(line) for line in _progress_of_results(run, hours)])
 
 

@@ -212,6 +212,7 @@ def train(data: Path, work: Path, hours: float, threads: int, start_from: Path |
     open_run(run, start_from)
     behind, is_over = _behind(run, hours)
     if is_over:
+        print(f"The run in {run} has had its {hours:g} hours: it is not trained any further.")
         return last
     overrides: dict[str, Any] = {
         "model": "yolo26n.yaml",
