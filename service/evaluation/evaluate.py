@@ -136,7 +136,7 @@ def _run(
     )
     with progress.step(f"Boxes of {model.version}{' unfolded' if subject.unfolded else ''}") as advance:
         found = find_boxes(Detector(subject.bundle, engine, settings.max_pixels), subject.bundle, data, advance)
-    with progress.step("Average precision"):
+    with progress.step("Figures"):
         judged = judge_boxes(data, found, model.head.max_det)
         return judged, make_figures(network, judged, data, model.classes, request.confidence)
 

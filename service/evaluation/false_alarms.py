@@ -94,8 +94,8 @@ def _of_class(
 
 def _highest(pictures: Sequence[EmptyPicture], classes: dict[int, str]) -> list[FalseBox]:
     boxes = [
-        FalseBox(picture=str(p.path), name=classes[class_id], confidence=confidence)
+        FalseBox(picture=str(p.path), name=classes[int(p.found.class_id[i])], confidence=float(p.found.confidence[i]))
         for p in pictures
-        for class_id, confidence in zip(p.found.class_id.tolist(), p.found.confidence.tolist(), strict=True)
+        for i in range(min(len(p.found), _MOST_LISTED))  # they are in falling order
     ]
     return sorted(boxes, key=lambda box: -box.confidence)[:_MOST_LISTED]
