@@ -145,6 +145,8 @@ class CodesTrainer(DetectionTrainer):
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * (self.args.lrf + (1 - self.args.lrf) * fade)
         model: Any = self.model
+        if getattr(model, "criterion", None) is None:  # it is made with the first loss, which may be late on the clock
+            model.criterion = model.init_criterion()
         criterion = model.criterion
         criterion.o2m = _FIRST_MANY_WEIGHT + (_LAST_MANY_WEIGHT - _FIRST_MANY_WEIGHT) * share
         criterion.o2o = criterion.total - criterion.o2m
