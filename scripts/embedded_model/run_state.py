@@ -56,6 +56,8 @@ def open_run(run: Path, start_from: Path | None) -> Start:
     Raises:
         RunRefused: the run began with something else, or does not say with what.
     """
+    if start_from is not None and not start_from.is_file():
+        raise RunRefused(f"--start-from: there is no file {start_from}.")
     if not (run / LAST).exists():
         return _begin(run, start_from)
     if not (run / _START).exists():

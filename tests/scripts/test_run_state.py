@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from scripts import train_embedded
 from scripts.embedded_model.confidence import DefaultConfidence
 from scripts.embedded_model.dataset import write_dataset
 from scripts.embedded_model.evaluation import Alarms, ClassScore, Recall, Report
-from scripts.embedded_model.metrics import Metrics, Provenance, write_metrics
+from scripts.embedded_model.metrics import Metrics, Provenance, read_metrics, write_metrics
 from scripts.embedded_model.run_files import read_lines, sha256_of
 from scripts.embedded_model.run_state import (
     HISTORY,
@@ -102,6 +103,8 @@ def test_a_start_must_have_figures_of_its_own(run: Path, start: Path, tmp_path: 
     (start.parent / METRICS).unlink()
     with pytest.raises(RunRefused, match="is missing"):
         open_run(run, start)
+    with pytest.raises(RunRefused, match="there is no file"):
+        open_run(run, tmp_path / "nowhere.pt")
 
 
 def test_a_new_run_forgets_what_a_killed_one_left(run: Path) -> None:
@@ -170,6 +173,17 @@ def test_the_recorded_command_is_what_decides_the_weights() -> None:
     assert train_embedded.recorded_command(options) == (
         "python -m scripts.train_embedded --hours 1.86 --pictures 16000 --start-from service/weights/yolo26n-codes.pt"
     )
+
+
+def test_a_note_can_be_added_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copyfile(train_embedded.SHIPPED / METRICS, tmp_path / METRICS)
+    before = read_metrics(tmp_path / METRICS)
+    monkeypatch.setattr(train_embedded, "SHIPPED", tmp_path)
+    assert train_embedded.main(["--card", "--note", "A later remark."]) == 0
+    after = read_metrics(tmp_path / METRICS)
+    assert after.provenance.notes == (*before.provenance.notes, "A later remark.")
+    assert replace(after, provenance=before.provenance) == before
+    assert "  A later remark.\n" in (tmp_path / train_embedded.CARD).read_text()
 
 
 HOURS = 30 / 3600
