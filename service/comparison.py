@@ -67,7 +67,8 @@ def pairwise_iou(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> 
 
 def iou(box: NDArray[np.floating[Any]], boxes: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """(N,) intersection over union of one box (4,) with each of (N, 4), as ``pairwise_iou``."""
-    return pairwise_iou(box[None], boxes)[0]
+    overlap: NDArray[np.float64] = pairwise_iou(box[None], boxes)[0]
+    return overlap
 
 
 def pair_rows(expected: Rows, found: Rows) -> Pairing:

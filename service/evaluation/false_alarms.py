@@ -83,11 +83,11 @@ def _of_class(
     pictures: Sequence[EmptyPicture], class_id: int, name: str, confidences: tuple[float, float | None]
 ) -> ClassAlarms:
     found = np.concatenate([p.found.confidence[p.found.class_id == class_id] for p in pictures])
-    default, requested = (None if c is None else int((found > np.float32(c)).sum()) for c in confidences)
+    default, requested = confidences
     return ClassAlarms(
         name=name,
-        boxes=default or 0,
-        requested=requested,
+        boxes=int((found > np.float32(default)).sum()),
+        requested=None if requested is None else int((found > np.float32(requested)).sum()),
         highest_confidence=float(found.max()) if len(found) else None,
     )
 
