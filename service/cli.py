@@ -202,6 +202,14 @@ def evaluate(
     data: Annotated[
         Path, typer.Option(help="Labelled pictures: a folder in YOLO or COCO layout, a data.yaml or a COCO .json.")
     ],
+    negatives: Annotated[
+        bool,
+        typer.Option(
+            "--negatives",
+            help="The pictures show no object of the model's classes: report false alarms. --data may be any folder "
+            "of pictures then.",
+        ),
+    ] = False,
     split: Annotated[str | None, typer.Option(help="Part of the data set; by default test, else val.")] = None,
     conf: Annotated[
         float | None, typer.Option(min=0, max=1, help="Report precision and recall above this confidence too.")
@@ -237,10 +245,10 @@ def evaluate(
         other = Subject(bundle, unfolded=True)
     else:
         other = Subject(_load_other(against, bundle, settings))
-    request = Request(data, split, conf, settings.threads or usable_cores())
+    request = Request(data, split, negatives, conf, settings.threads or usable_cores())
     report = run_evaluation(Subject(bundle), other, request, settings, _RichProgress())
     print_report(report)
-    if advice := adoption_advice(report.figures.points, settings):
+    if (points := report.figures.points) and (advice := adoption_advice(points, settings)):
         print(advice)
     if json is not None:
         json.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")

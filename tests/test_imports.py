@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "measurement": {"bundle", "machine", "onnxruntime_folding", "errors"},
     "prepare": {"bundle", "preprocessing", "comparison", "settings", "machine", "measurement", "errors"},
     "inference": {"bundle", "preprocessing", "comparison", "settings", "onnxruntime_folding", "errors"},
-    "evaluation": {"inference", "bundle", "preprocessing", "settings", "errors"},
+    "evaluation": {"inference", "bundle", "preprocessing", "comparison", "settings", "errors"},
     "api": {"inference", "observatory", "measurement", "bundle", "settings", "machine", "nearest", "errors"},
     "cli": {
         "api",

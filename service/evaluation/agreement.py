@@ -6,10 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from service.comparison import PAIR_IOU, pairwise_iou
 from service.inference.detections import Detections
-
-#: Boxes of one class that overlap at least so may stand for the same thing.
-PAIR_IOU = 0.5
 
 
 @dataclass(frozen=True)
@@ -82,13 +80,3 @@ def _pair(a: Detections, b: Detections, clear_a: NDArray[np.bool_], clear_b: NDA
             free_a[i] = free_b[j] = False
             pairs.append((i, j))
     return np.array(pairs, np.int64).reshape(-1, 2)
-
-
-def pairwise_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(N, M) intersection over union of boxes (N, 4) and (M, 4), corners in pixels; 0 for boxes without extent."""
-    first, second = a.astype(np.float64)[:, None], b.astype(np.float64)[None]
-    sides = np.clip(np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2]), 0, None)
-    intersection = sides.prod(-1)
-    union = (first[..., 2:] - first[..., :2]).prod(-1) + (second[..., 2:] - second[..., :2]).prod(-1) - intersection
-    result: NDArray[np.float64] = np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
-    return result

@@ -129,6 +129,13 @@ def test_counts_above_a_confidence_are_those_of_the_service(evaluated: tuple, da
         empty = [n for n, p in zip(found, sorted((data / "labels/test").iterdir()), strict=True) if not p.read_text()]
         assert report["data"]["pictures_without_objects"] == len(empty) > 0
         assert point["false_boxes_per_empty_picture"] == pytest.approx(sum(empty) / len(empty))
+        alarms = report["figures"]["false_alarms"].get(name)
+        if alarms:
+            assert (alarms["boxes"], alarms["share_of_pictures"]["estimate"]) == (
+                sum(empty),
+                pytest.approx(sum(n > 0 for n in empty) / len(empty)),
+            )
+    assert report["figures"]["absent"] is None
     assert points["best_f1"]["f1"] >= max(points["default"]["f1"], points["requested"]["f1"])
 
 
