@@ -55,7 +55,7 @@ def _introduction(report: EvaluationReport) -> Iterator[str]:
         f"{data.objects} objects"
     )
     yield from (f"Note       {note}" for note in data.notes)
-    yield f"Model      {_title(network)} on {network.provider}"
+    yield f"Model      {_title(network)} on {network.runtime} ({network.provider}) in {network.arithmetic}"
     yield (
         f"Judged by  {report.evaluator}: boxes above a confidence of {network.lowest_confidence:g}, at most "
         f"{network.max_det} a picture"

@@ -20,7 +20,7 @@ from service.bundle.store import DEPLOYED, MANIFEST, Bundle, fingerprint_files, 
 from service.evaluation.layouts import open_data_set
 from service.inference.detections import Detections
 from service.inference.detector import Detector, Selection
-from service.inference.engine import OnnxRuntimeEngine, UnfoldedEngine
+from service.inference.onnxruntime_engine import OnnxRuntimeEngine, UnfoldedEngine
 from tests.conftest import IMGSZ, ROOT, clean_environ, command
 from tests.evaluation.invented import as_coco
 

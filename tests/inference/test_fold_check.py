@@ -15,8 +15,8 @@ from ultralytics.utils import ASSETS
 from service.bundle.store import Bundle, load_bundle
 from service.errors import BrokenImage, Overloaded
 from service.inference.detector import Detector
-from service.inference.engine import OnnxRuntimeEngine
 from service.inference.fold_check import ROUNDS, FoldCheck, FoldChecker, FoldCheckResult
+from service.inference.onnxruntime_engine import OnnxRuntimeEngine
 from service.preprocessing.letterbox import letterbox, plan_letterbox
 from tests.bundles import change_bias, rehash
 

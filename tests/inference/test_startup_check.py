@@ -11,7 +11,8 @@ import pytest
 from service.bundle.store import Bundle, load_bundle
 from service.comparison import SIGMOID_ERROR
 from service.errors import SelfCheckFailed
-from service.inference.engine import OnnxRuntimeEngine, UnfoldedEngine
+from service.inference.engine import Precision
+from service.inference.onnxruntime_engine import OnnxRuntimeEngine, UnfoldedEngine
 from service.inference.self_check import check_engine, engine_tolerance
 from tests.bundles import change_bias, rehash
 
@@ -19,18 +20,18 @@ from tests.bundles import change_bias, rehash
 class AlteredEngine:
     """The real engine, with its answers changed as a broken build might."""
 
-    runtime, threads = "ONNX Runtime, altered", 1
+    provider, runtime, threads = "CPUExecutionProvider", "ONNX Runtime, altered", 1
 
-    def __init__(self, bundle: Bundle, change: Callable[[np.ndarray], np.ndarray], provider: str) -> None:
+    def __init__(self, bundle: Bundle, change: Callable[[np.ndarray], np.ndarray], precision: Precision) -> None:
         self._engine, self._change = OnnxRuntimeEngine(bundle.deployed_graph, "cpu", 1), change
-        self.provider = provider
+        self.precision = precision
 
     def run(self, images: np.ndarray) -> np.ndarray:
         return self._change(self._engine.run(images).copy())
 
 
-def check_altered(bundle: Bundle, change: Callable[[np.ndarray], np.ndarray], provider: str = "CPUExecutionProvider"):
-    return check_engine(bundle, AlteredEngine(bundle, change, provider))
+def check_altered(bundle: Bundle, change: Callable[[np.ndarray], np.ndarray], precision: Precision = "fp32"):
+    return check_engine(bundle, AlteredEngine(bundle, change, precision))
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -98,17 +99,18 @@ def surer(rows: np.ndarray, score: float) -> np.ndarray:
     return rows
 
 
-def test_the_tolerance_is_exact_and_wider_in_tf32(bundle: Bundle) -> None:
+def test_the_tolerance_is_exact_and_wider_where_rounding_is_coarser(bundle: Bundle) -> None:
     spec = bundle.self_check
     # A shift of all boxes alike by most of a pixel makes neighbours change places, which rounding does not.
-    for provider, factor, within in (("CPUExecutionProvider", 1, 0.8), ("CUDAExecutionProvider", 1024, 0.2)):
-        tolerance = engine_tolerance(bundle, AlteredEngine(bundle, np.copy, provider))
+    precisions: list[tuple[Precision, int, float]] = [("fp32", 1, 0.8), ("tf32", 1024, 0.2), ("bf16", 8192, 0.05)]
+    for precision, factor, within in precisions:
+        tolerance = engine_tolerance(bundle, AlteredEngine(bundle, np.copy, precision))
         assert tolerance.box_px == spec.box_tolerance_px * factor
         assert tolerance.score == spec.score_tolerance * factor
         for change, by in ((shifted, tolerance.box_px), (surer, tolerance.score)):
-            check_altered(bundle, lambda rows, c=change, b=by * within: c(rows, b), provider)
+            check_altered(bundle, lambda rows, c=change, b=by * within: c(rows, b), precision)
             with pytest.raises(SelfCheckFailed):
-                check_altered(bundle, lambda rows, c=change, b=by: c(rows, 1.3 * b), provider)
+                check_altered(bundle, lambda rows, c=change, b=by: c(rows, 1.3 * b), precision)
 
 
 @pytest.mark.parametrize(

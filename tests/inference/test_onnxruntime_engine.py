@@ -14,7 +14,7 @@ from ultralytics.utils import ASSETS
 
 from service.bundle.store import Bundle
 from service.errors import EngineError
-from service.inference.engine import OnnxRuntimeEngine
+from service.inference.onnxruntime_engine import OnnxRuntimeEngine
 from service.prepare.checkpoint import choose_head, drop_unused_head, load_model
 from service.prepare.deployed_network import DeployedNetwork, match_rows
 from service.preprocessing.letterbox import letterbox, plan_letterbox
