@@ -40,6 +40,7 @@ def prepared(bundle_root: Path) -> dict[str, str]:
 
 def test_the_banner_says_what_is_served_where_and_how_to_try_it(server: RunningServer) -> None:
     assert re.search(r"yolofold serves yolo26n-codes [0-9a-f]{12} \(embedded weights, 5 classes", server.banner)
+    assert re.search(r"on ONNX Runtime [\d.]+ \(CPUExecutionProvider\) in fp32, threads per run: \d+", server.banner)
     assert f"curl -F file=@samples/parcel.jpg {server.url}/detect" in server.banner
 
 

@@ -65,12 +65,13 @@ def check_engine(bundle: Bundle, engine: InferenceEngine) -> StartupCheck:
     duration_ms = (time.perf_counter() - started) * 1e3
     apart = repeated.difference
     if not repeated.passed:
+        retreat = "set YOLOFOLD_PRECISION=fp32, " if engine.precision == "bf16" else ""
         raise SelfCheckFailed(
             f"{engine.provider} of {engine.runtime} in {engine.precision} does not compute what {bundle.path} was "
-            f"certified for: of the {spec.rows} boxes stored for {spec.input} it finds {repeated.matched} and {repeated.extra} others, "
-            f"{apart.box_px:.3g} px off at most ({tolerance.box_px:.3g} allowed) and {apart.score:.3g} in the score "
-            f"({tolerance.score:.3g} allowed). Nothing is served. Install the runtime afresh, or prepare the bundle "
-            "again with --force."
+            f"certified for: of the {spec.rows} boxes stored for {spec.input} it finds {repeated.matched} and "
+            f"{repeated.extra} others, {apart.box_px:.3g} px off at most ({tolerance.box_px:.3g} allowed) and "
+            f"{apart.score:.3g} in the score ({tolerance.score:.3g} allowed). Nothing is served. Install the runtime "
+            f"afresh, {retreat}or prepare the bundle again with --force."
         )
     return StartupCheck(spec.rows, repeated.matched, repeated.extra, apart, tolerance, duration_ms)
 
