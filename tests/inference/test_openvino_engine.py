@@ -9,7 +9,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import onnxruntime as ort
-import openvino as ov
 import pytest
 
 from service.bundle.store import Bundle
@@ -21,13 +20,11 @@ from service.machine import usable_cores
 from service.preprocessing.letterbox import letterbox, plan_letterbox
 from tests.conftest import ROOT
 from tests.inference.graphs import OTHER_INPUTS, UINT8, mean_graph
+from tests.inference.processors import HAS_BF16, needs_bf16
 
-HAS_BF16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 EMULATOR = shutil.which("qemu-x86_64-static") or shutil.which("qemu-x86_64")
 #: Rows compared in each picture, as many as the self check stores.
 SUREST = 50
-
-needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="this processor has no bf16")
 
 
 @pytest.fixture(scope="module")
