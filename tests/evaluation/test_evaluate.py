@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,22 @@ def test_folding_changes_nothing(evaluated: tuple) -> None:
     assert boxes["unpaired"] == [0, 0] and boxes["boxes"][0] > 20
     assert 0 < boxes["largest_confidence_difference"] < 1e-3
     assert 0 < boxes["largest_corner_difference_px"] < 0.05
+
+
+def test_it_runs_the_engine_that_would_serve(evaluated: tuple, data: Path, bundle_root: Path, tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    done = run(data, bundle_root, "--json", str(file), engine="openvino")
+    assert done.returncode == 0, done.stderr
+    network, sizes = (json.loads(file.read_text())["figures"][part] for part in ("network", "sizes"))
+    used = (f"OpenVINO {version('openvino')}", "CPU", "fp32")
+    assert (network["runtime"], network["provider"], network["arithmetic"]) == used
+    assert f"on {used[0]} (CPU) in fp32" in done.stdout
+    default = evaluated[0]["figures"]
+    assert default["network"]["runtime"].startswith("ONNX Runtime")
+    for figure in ("ap50_95", "ap50"):
+        assert sizes["all"][figure] == pytest.approx(default["sizes"]["all"][figure], abs=0.002)
+    refused = run(data, bundle_root, precision="bf16")
+    assert refused.returncode == 1 and "SettingsError: YOLOFOLD_PRECISION=bf16" in refused.stderr
 
 
 def test_the_table_shows_what_the_file_holds(evaluated: tuple, bundle: Bundle) -> None:
