@@ -169,6 +169,8 @@ def test_the_table_shows_what_the_file_holds(evaluated: tuple, bundle: Bundle) -
     for name in (*bundle.manifest.model.classes, "small", "medium", "large", "--conf", "BatchNorm not folded"):
         assert name in printed
     assert f"{PICTURES} pictures" in printed
+    network = report["comparison"]["other"]["network"]
+    assert f"Against    {network['name']} {network['version']}, BatchNorm not folded on {network['runtime']}" in printed
 
 
 def test_the_unfolded_graph_is_really_run_unfolded(bundle: Bundle) -> None:
