@@ -142,7 +142,7 @@ def serve(
     bundle = _load(settings)
     from service.api.server import run_server
 
-    run_server(settings, bundle, announce=lambda address: _announce(address, bundle))
+    run_server(settings, bundle, announce=lambda address, runs_on: _announce(address, runs_on, bundle))
 
 
 @app.command()
@@ -360,13 +360,14 @@ def _load_other(name: str, bundle: Bundle, settings: Settings) -> Bundle:
     return load_bundle(path)
 
 
-def _announce(address: str, bundle: Bundle) -> None:
+def _announce(address: str, runs_on: str, bundle: Bundle) -> None:
     manifest = bundle.manifest
     model = manifest.model
     print(
         f"yolofold serves {model.name} {model.version} ({manifest.weights.source} weights, "
         f"{len(model.classes)} classes, {model.input.width} px, "
         f"{bundle.batchnorm.totals.folded} BatchNorm layers folded)\n"
+        f"  on {runs_on}\n"
         f"  {address}            the page; {address}/docs for the API\n"
         f"  curl -F file=@samples/parcel.jpg {address}/detect",
         flush=True,

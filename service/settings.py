@@ -50,6 +50,13 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the network runs.")
+    engine: Literal["auto", "onnxruntime", "openvino"] = Field(
+        "auto", description="Runtime of the network; auto takes ONNX Runtime."
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="Arithmetic of the network; auto takes fp32. bf16 needs OpenVINO and a processor that has it.",
+    )
     workers: int = Field(0, ge=0, le=256, description="Requests worked on at once; 0 chooses from the cores.")
     threads: int = Field(0, ge=0, le=256, description="Threads of the network itself; 0 takes every usable core.")
     queue_size: int = Field(64, ge=1, le=100_000, description="Requests that may wait; more are answered 503.")

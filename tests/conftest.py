@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,10 +96,10 @@ def faulty_bundle(faulty_root: Path) -> Bundle:
     return load_bundle(path)
 
 
-@pytest.fixture(scope="session")
-def server(bundle_root: Path) -> Iterator[RunningServer]:
-    """A real uvicorn on an ephemeral port of the loopback interface."""
-    environ = clean_environ(weights="embedded", imgsz=str(IMGSZ), bundle_dir=str(bundle_root), port="0")
+@contextmanager
+def running_server(bundle_root: Path, **settings: str) -> Iterator[RunningServer]:
+    """A real uvicorn on an ephemeral port of the loopback interface, in a process of its own."""
+    environ = clean_environ(weights="embedded", imgsz=str(IMGSZ), bundle_dir=str(bundle_root), port="0", **settings)
     process = subprocess.Popen(command("serve"), cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -112,6 +113,13 @@ def server(bundle_root: Path) -> Iterator[RunningServer]:
     finally:
         process.terminate()
         process.wait(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def server(bundle_root: Path) -> Iterator[RunningServer]:
+    """One with the default settings."""
+    with running_server(bundle_root) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

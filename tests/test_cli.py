@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import httpx
@@ -15,10 +16,15 @@ from fastapi.testclient import TestClient
 
 from service.api.app import create_app
 from service.bundle.store import find_bundle, load_bundle
+from service.comparison import Tolerance
 from service.errors import BundleMissing
 from service.settings import load_settings
 from tests.bundles import change_bias, rehash
-from tests.conftest import IMGSZ, ROOT, RunningServer, clean_environ, command
+from tests.conftest import IMGSZ, ROOT, RunningServer, clean_environ, command, running_server
+
+RUNTIME = f"OpenVINO {version('openvino')}"
+#: Corners are answered to six significant digits.
+ROUNDED_PX = 0.01
 
 
 def run(*arguments: str, timeout: float = 300, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -40,15 +46,60 @@ def prepared(bundle_root: Path) -> dict[str, str]:
 
 def test_the_banner_says_what_is_served_where_and_how_to_try_it(server: RunningServer) -> None:
     assert re.search(r"yolofold serves yolo26n-codes [0-9a-f]{12} \(embedded weights, 5 classes", server.banner)
+    assert re.search(r"on ONNX Runtime [\d.]+ \(CPUExecutionProvider\) in fp32, threads per run: \d+", server.banner)
     assert f"curl -F file=@samples/parcel.jpg {server.url}/detect" in server.banner
 
 
-def test_a_server_that_has_worked_holds_less_than_400_mb(server: RunningServer, samples: list[Path]) -> None:
-    for picture in samples * 4:
-        httpx.post(f"{server.url}/detect", files={"file": picture.read_bytes()}).raise_for_status()
+def ask(server: RunningServer, picture: Path) -> dict:
+    response = httpx.post(f"{server.url}/detect", files={"file": picture.read_bytes()}, timeout=60)
+    return response.raise_for_status().json()
+
+
+def answers(server: RunningServer, samples: list[Path]) -> list[dict]:
+    """What it finds in every sample; the last of several times."""
+    for picture in samples * 3:
+        ask(server, picture)
+    return [ask(server, picture) for picture in samples]
+
+
+def peak_kb(server: RunningServer) -> int:
     status = Path(f"/proc/{server.pid}/status").read_text()
-    peak_kb = int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1))
-    assert peak_kb < 400_000
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1))
+
+
+def test_a_server_that_has_worked_holds_less_than_400_mb(server: RunningServer, samples: list[Path]) -> None:
+    answers(server, samples)
+    assert peak_kb(server) < 400_000
+
+
+def test_openvino_serves_the_same(server: RunningServer, bundle_root: Path, samples: list[Path]) -> None:
+    with running_server(bundle_root, engine="openvino") as other:
+        assert re.search(r"on OpenVINO [\d.]+ \(CPU\) in fp32, threads per run: \d+, workers: \d+", other.banner)
+        given, held_kb = answers(other, samples), peak_kb(other)
+        engine = httpx.get(f"{other.url}/model").json()["engine"]
+        startup = httpx.get(f"{other.url}/model/fold").json()["startup_check"]
+    tolerance = Tolerance(2 * startup["box_tolerance_px"], 2 * startup["score_tolerance"])
+    compared = 0
+    for wanted, found in zip(answers(server, samples), given, strict=True):
+        assert [d["class"] for d in found["detections"]] == [d["class"] for d in wanted["detections"]]
+        gain = IMGSZ / max(wanted["image"].values())
+        for one, two in zip(wanted["detections"], found["detections"], strict=True):
+            p = one["confidence"]
+            assert two["confidence"] == pytest.approx(p, abs=tolerance.confidence(p) + 1e-6)  # as rounded in the answer
+            apart = max(abs(one["box"][side] - two["box"][side]) for side in one["box"])
+            assert apart <= tolerance.box_px / gain + ROUNDED_PX
+            compared += 1
+    assert compared > 10
+    assert startup["matched"] == startup["boxes"] and startup["box_tolerance_px"] < 0.01
+    assert (startup["engine"], startup["runtime"]) == (engine["provider"], engine["runtime"]) == ("CPU", RUNTIME)
+    assert startup["precision"] == engine["precision"] == "fp32"
+    assert held_kb < 400_000
+
+
+def test_serve_refuses_what_contradicts_itself(prepared: dict[str, str]) -> None:
+    done = run("serve", **prepared, port="0", precision="bf16")
+    assert done.returncode == 1
+    assert done.stderr.startswith("SettingsError: YOLOFOLD_PRECISION=bf16") and "Traceback" not in done.stderr
 
 
 def test_bundle_prints_the_folder(prepared: dict[str, str], bundle_path: Path) -> None:

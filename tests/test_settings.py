@@ -45,6 +45,8 @@ def test_an_unknown_variable_names_the_nearest() -> None:
         ("PORT", "70000"),
         ("PORT", "http"),
         ("DEVICE", "tpu"),
+        ("ENGINE", "tensorrt"),
+        ("PRECISION", "int8"),
         ("HEAD", "both"),
         ("DEFAULT_CONF", "1.01"),
         ("DEFAULT_CONF", "-0.1"),

@@ -16,7 +16,7 @@ from service.api.response_headers import ResponseHeaders
 from service.api.state import Service
 from service.bundle.store import Bundle
 from service.inference.detector import Detector
-from service.inference.engine import OnnxRuntimeEngine
+from service.inference.engine_choice import open_engine
 from service.inference.fold_check import FoldChecker
 from service.inference.pool import WorkerPool
 from service.inference.self_check import check_engine
@@ -86,16 +86,20 @@ def start_service(settings: Settings, bundle: Bundle) -> Service:
     """Load the network, check its answer to the stored picture and start the workers.
 
     Raises:
+        SettingsError: the settings of the engine contradict each other.
         EngineError: the network cannot be loaded or run, or (SelfCheckFailed) computes something else here.
         BundleSchemaError: the stored picture or answer cannot be read.
     """
     cores = usable_cores()
-    engine = OnnxRuntimeEngine(bundle.deployed_graph, settings.device, settings.threads or cores)
+    workers = settings.workers or min(cores, _MOST_DEFAULT_WORKERS)
+    engine = open_engine(bundle.deployed_graph, settings, cores=cores, workers=workers)
     detector = Detector(bundle, engine, settings.max_pixels)
     checked = check_engine(bundle, engine)
-    pool = WorkerPool(settings.workers or min(cores, _MOST_DEFAULT_WORKERS), settings.queue_size)
-    log.info("%s ready: %s, %d threads, %d workers", bundle.path, engine.provider, engine.threads, pool.workers)
+    pool = WorkerPool(workers, settings.queue_size)
     uploads = UploadBudget(_HELD_UPLOADS * settings.max_upload_bytes)
-    checker = FoldChecker(bundle, detector, engine, settings.device)
+    # Both its graphs on one kind of device: the processor, unless the served one runs elsewhere.
+    checker = FoldChecker(bundle, detector, engine, "cpu" if settings.engine == "openvino" else settings.device)
     station = LatencyStation(bundle, pool, engine.threads)
-    return Service(settings, bundle, engine, detector, pool, station, uploads, checked, checker)
+    service = Service(settings, bundle, engine, detector, pool, station, uploads, checked, checker)
+    log.info("%s ready: %s", bundle.path, service.runs_on)
+    return service

@@ -54,8 +54,8 @@ async def start_latency(
     batch: Annotated[int, Query(ge=1, le=MAX_BATCH, description="Images per run.")] = 1,
 ) -> Response:
     """Returns at once; GET shows progress. The measurement waits while requests are worked on and repeats rounds
-    that one fell into. It runs on the processor, whatever the service uses, and holds five loaded graphs until it
-    ends, each with the activations of a whole batch. Only one runs at a time."""
+    that one fell into. It runs in ONNX Runtime on the processor, whatever the service uses, and holds five loaded
+    graphs until it ends, each with the activations of a whole batch. Only one runs at a time."""
     service.latency.start(rounds, batch)
     return json_answer(_answer(service), status_code=202, headers={"Location": PATH})
 

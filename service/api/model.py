@@ -43,7 +43,11 @@ def _model_answer(service: Service) -> ModelAnswer:
         graphs=Graphs(deployed=manifest.deployed, reference=manifest.reference),
         fold=_fold_summary(service.bundle),
         engine=EngineInfo(
-            provider=service.engine.provider, threads=service.engine.threads, workers=service.pool.workers
+            runtime=service.engine.runtime,
+            provider=service.engine.provider,
+            precision=service.engine.precision,
+            threads=service.engine.threads,
+            workers=service.pool.workers,
         ),
         ultralytics_predict=_equivalent_arguments(manifest.model),
         tools=manifest.tools,

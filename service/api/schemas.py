@@ -9,6 +9,7 @@ from service.bundle.batchnorm import BatchNormLayer, BatchNormTotals
 from service.bundle.health import BatchNormWarning, DeadChannel, LayerHealth, NetworkHealth
 from service.bundle.latency import LatencyReport
 from service.bundle.manifest import GraphSpec, ModelSpec, WeightsSource, WeightsSpec
+from service.inference.engine import Precision
 
 
 class ModelRef(BaseModel):
@@ -80,7 +81,9 @@ class FoldSummary(BaseModel):
 class EngineInfo(BaseModel):
     """What runs the network here."""
 
-    provider: str = Field(examples=["CPUExecutionProvider"])
+    runtime: str = Field(description="The runtime and its release.", examples=["ONNX Runtime 1.32.0"])
+    provider: str = Field(description="What executes the graph, as the runtime names it.", examples=["CPU"])
+    precision: Precision = Field(description="What the convolutions multiply in. CUDA multiplies float32 as TF32.")
     threads: int = Field(description="Threads one inference may use.")
     workers: int = Field(description="Requests worked on at once.")
 

@@ -48,20 +48,24 @@ def server_config(settings: Settings, bundle: Bundle, service: Service | None = 
     )
 
 
-def run_server(settings: Settings, bundle: Bundle, announce: Callable[[str], None]) -> None:
+def run_server(settings: Settings, bundle: Bundle, announce: Callable[[str, str], None]) -> None:
     """Serve until SIGINT or SIGTERM.
 
     Args:
-        announce: called once with the address, when the network has passed its check and the port is open.
+        announce: called once with the address and what runs the network, when the network has passed its check and
+            the port is open.
 
     Raises:
-        EngineError: the device asked for is not there, or the network cannot be run or computes something else here.
+        SettingsError: the settings of the engine contradict each other.
+        EngineError: the engine or device asked for is not there, or the network cannot be run or computes something
+            else here.
         BundleSchemaError: the stored picture or answer cannot be read.
         SystemExit: the port could not be opened (uvicorn has logged why).
     """
     # Not left to the lifespan: uvicorn would report a failure there as a traceback.
     service = start_service(settings, bundle)
-    server = _AnnouncingServer(server_config(settings, bundle, service), announce)
+    config = server_config(settings, bundle, service)
+    server = _AnnouncingServer(config, lambda address: announce(address, service.runs_on))
     server.run()
     if not server.started:
         raise SystemExit(1)

@@ -31,6 +31,15 @@ class Service:
     startup_check: StartupCheck
     fold_checker: FoldChecker
 
+    @property
+    def runs_on(self) -> str:
+        """What runs the network, in one line."""
+        engine = self.engine
+        return (
+            f"{engine.runtime} ({engine.provider}) in {engine.precision}, threads per run: {engine.threads}, "
+            f"workers: {self.pool.workers}"
+        )
+
     def close(self) -> None:
         """End what runs in the background and let the workers finish."""
         self.latency.close()

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from service.bundle.store import Bundle
 from service.errors import ClassMismatch, DataSetError, EvaluationError, ImageError
@@ -33,7 +33,9 @@ from service.evaluation.report import (
 )
 from service.inference.detections import Detections
 from service.inference.detector import Detector, Selection
-from service.inference.engine import InferenceEngine, OnnxRuntimeEngine, UnfoldedEngine
+from service.inference.engine import InferenceEngine
+from service.inference.engine_choice import open_engine
+from service.inference.onnxruntime_engine import UnfoldedEngine
 from service.settings import Settings
 
 
@@ -84,7 +86,8 @@ def evaluate(
         EvaluatorMissing: the extra ``evaluate`` is not installed.
         DataSetError: the data set cannot be read.
         ClassMismatch: the data set's or the other bundle's classes are not the bundle's.
-        EngineError: the runtime failed.
+        SettingsError: the settings of the engine contradict each other.
+        EngineError: the engine asked for is not there, or failed.
     """
     require_evaluator()
     model = subject.bundle.manifest.model
@@ -123,13 +126,15 @@ def _run(
     subject: Subject, data: DataSet, request: Request, settings: Settings, progress: Progress
 ) -> tuple[Judged, Figures]:
     model = subject.bundle.manifest.model
-    engine = _open_engine(subject, settings.device, request.threads)
+    engine = _open_engine(subject, settings, request.threads)
     network = Network(
         bundle=str(subject.bundle.path),
         name=model.name,
         version=model.version,
         graph="unfolded" if subject.unfolded else "folded",
+        runtime=engine.runtime,
         provider=engine.provider,
+        arithmetic=engine.precision,
         default_confidence=model.default_confidence,
         lowest_confidence=model.head.min_confidence,
         max_det=model.head.max_det,
@@ -141,11 +146,11 @@ def _run(
         return judged, make_figures(network, judged, data, model.classes, request.confidence)
 
 
-def _open_engine(subject: Subject, device: Literal["auto", "cpu", "cuda"], threads: int) -> InferenceEngine:
+def _open_engine(subject: Subject, settings: Settings, threads: int) -> InferenceEngine:
     bundle = subject.bundle
     if not subject.unfolded:
-        return OnnxRuntimeEngine(bundle.deployed_graph, device, threads)
-    engine = UnfoldedEngine(bundle.reference_graph, device, threads)
+        return open_engine(bundle.deployed_graph, settings, cores=threads, workers=1)
+    engine = UnfoldedEngine(bundle.reference_graph, settings.device, threads)
     wanted = bundle.manifest.reference.batch_normalization_nodes
     if engine.batch_normalizations != wanted:
         raise EvaluationError(

@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.inference.engine import Precision as Arithmetic
+
 Graph = Literal["folded", "unfolded"]
 
 
@@ -32,7 +34,9 @@ class Network(Part):
     name: str
     version: str
     graph: Graph = Field(description="unfolded: reference.onnx, its BatchNorm kept and executed.")
-    provider: str
+    runtime: str = Field(description="The runtime and its release.")
+    provider: str = Field(description="What executed the graph, as the runtime names it.")
+    arithmetic: Arithmetic = Field(description="What the network's convolutions multiplied in.")
     default_confidence: float
     lowest_confidence: float = Field(description="Boxes above this entered the average precision.")
     max_det: int = Field(description="Most boxes judged in one picture.")

@@ -67,7 +67,9 @@ def _introduction(report: EvaluationReport) -> Iterator[str]:
         f"{data.objects} objects"
     )
     yield from (f"Note       {note}" for note in data.notes)
-    yield f"Model      {_title(network)} on {network.provider}"
+    yield f"Model      {_title(network)} {_engine(network)}"
+    if report.comparison:
+        yield f"Against    {_title(report.comparison.other.network)} {_engine(report.comparison.other.network)}"
     if report.figures.absent:
         yield f"Absent     precision, recall and AP. {report.figures.absent}"
         return
@@ -76,6 +78,10 @@ def _introduction(report: EvaluationReport) -> Iterator[str]:
         f"{network.max_det} a picture"
     )
     yield "           Sizes are areas in pixels of the picture as stored, not of the network's input."
+
+
+def _engine(network: Network) -> str:
+    return f"on {network.runtime} ({network.provider}) in {network.arithmetic}"
 
 
 def _title(network: Network) -> str:

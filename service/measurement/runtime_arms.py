@@ -82,7 +82,7 @@ def runtime_arms(reference: Path, deployed: Path, images: NDArray[np.uint8], thr
             deployed,
             kept,
         ),
-        ("ort_deployed", "ONNX Runtime, folded (as served)", deployed, {}),
+        ("ort_deployed", "ONNX Runtime, folded", deployed, {}),
         ("ort_deployed_copy", "ONNX Runtime, folded, loaded a second time", deployed, {}),
     ]
     return [

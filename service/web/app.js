@@ -40,7 +40,8 @@ function showModel(answer) {
   $("model-line").replaceChildren(
     element("strong", {}, model.name), " ", element("span", { class: "badge" }, SOURCES[source] ?? source),
     ` ${count(model.classes.length, "class", "classes")}, ${model.input.width} × ${model.input.height} px, `,
-    `${model.head.kind} head, ${engine.provider.replace("ExecutionProvider", "")} with ${count(engine.threads, "thread")}, `,
+    `${model.head.kind} head, ${engine.runtime} (${engine.provider.replace("ExecutionProvider", "")}, ${engine.precision}) `
+      + `with ${count(engine.threads, "thread")}, `,
     `version ${model.version}`,
   );
   if (note) {

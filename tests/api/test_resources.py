@@ -5,6 +5,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 
 import httpx
 import numpy as np
@@ -57,7 +58,13 @@ def test_model(server: Serving, bundle: Bundle) -> None:
         "reference": manifest.reference.model_dump(),
     }
     assert answer["tools"] == manifest.tools
-    assert answer["engine"] == {"provider": "CPUExecutionProvider", "threads": 1, "workers": 1}
+    assert answer["engine"] == {
+        "runtime": f"ONNX Runtime {version('onnxruntime')}",
+        "provider": "CPUExecutionProvider",
+        "precision": "fp32",
+        "threads": 1,
+        "workers": 1,
+    }
     fold, totals = answer["fold"], bundle.batchnorm.totals
     assert (fold["folded"], fold["dropped"], fold["unfoldable"]) == (
         totals.folded,
