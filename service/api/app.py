@@ -25,8 +25,6 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-#: More workers only decode more pictures at once: the network's own threads fill the cores already.
-_MOST_DEFAULT_WORKERS = 4
 #: Bodies of the largest size that may be held at once.
 _HELD_UPLOADS = 8
 
@@ -90,10 +88,10 @@ def start_service(settings: Settings, bundle: Bundle) -> Service:
         BundleSchemaError: the stored picture or answer cannot be read.
     """
     cores = usable_cores()
-    engine = OnnxRuntimeEngine(bundle.deployed_graph, settings.device, settings.threads or cores)
+    engine = OnnxRuntimeEngine(bundle.deployed_graph, settings.device, settings.threads_on(cores))
     detector = Detector(bundle, engine, settings.max_pixels)
     checked = check_engine(bundle, engine)
-    pool = WorkerPool(settings.workers or min(cores, _MOST_DEFAULT_WORKERS), settings.queue_size)
+    pool = WorkerPool(settings.workers_on(cores), settings.queue_size)
     log.info("%s ready: %s, %d threads, %d workers", bundle.path, engine.provider, engine.threads, pool.workers)
     uploads = UploadBudget(_HELD_UPLOADS * settings.max_upload_bytes)
     checker = FoldChecker(bundle, detector, engine, settings.device)
