@@ -17,7 +17,7 @@ class Arm(Record):
     """One way to run the same network on the same input."""
 
     name: str = Field(examples=["ort_deployed"])
-    title: str = Field(examples=["ONNX Runtime, folded (as served)"])
+    title: str = Field(examples=["ONNX Runtime, folded"])
     engine: Engine
     device: Device
     precision: Precision

@@ -149,7 +149,7 @@ def folding_arms(reference: Path, deployed: Path, threads: int, device: Device =
         ),
         GraphArm("ort_reference_unfolded", f"{off}, BatchNorm kept", replace(plain, may_fold=False), kept),
         GraphArm("ort_deployed_extended", f"{off}, folded beforehand", extended, inspect_plan(extended)),
-        GraphArm("ort_deployed", f"{where}, folded (as served)", folded, served),
+        GraphArm("ort_deployed", f"{where}, folded", folded, served),
         GraphArm("ort_deployed_copy", f"{where}, folded, loaded a second time", folded, served),
     ]
 
