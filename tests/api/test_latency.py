@@ -42,24 +42,38 @@ def test_before_the_first_measurement_there_is_the_prepared_one(bundle: Bundle) 
 
 
 def test_a_measurement_runs_to_its_end(server: Serving) -> None:
-    started = server.client.post("/model/latency", params={"rounds": 12})
+    started = server.client.post("/model/latency", params={"rounds": 12, "batch": [2, 1]})
     assert (started.status_code, started.headers["location"]) == (202, "/model/latency")
     assert started.json()["measured"]["state"] == "running"
     assert_problem(server.client.post("/model/latency"), 409, "measurement-running")
     measured = wait_for_end(server)
     assert measured["state"] == "done", measured["reason"]
     report = LatencyReport.model_validate(measured["report"])
-    assert report.rounds == measured["rounds_done"] >= report.sessions >= 4
+    assert measured["batches"] == [1, 2]
+    assert sum(series.rounds for series in report.series) == measured["rounds_done"] > 0
     assert report.threads == server.service.engine.threads
-    assert [item.name for item in report.comparisons] == [
+    on_cpu = [series for series in report.series if series.device == "cpu"]
+    workers = server.service.pool.workers
+    assert [(series.kind, series.batch, series.callers) for series in on_cpu] == [
+        ("latency", 1, 1),
+        ("latency", 2, 1),
+        ("throughput", 1, workers),
+        ("throughput", 2, workers),
+    ]
+    assert [item.name for item in on_cpu[0].comparisons] == [
         "folding_when_runtime_cannot",
         "folding_when_runtime_folds_itself",
+        "preprocessing_in_graph",
+        "without_preprocessing",
     ]
-    assert all(arm.runtime == "onnxruntime" and arm.median_ms > 0 and arm.load_ms > 0 for arm in report.arms)
+    arms = [arm for series in report.series for arm in series.arms]
+    assert all(arm.engine == "onnxruntime" and arm.median_ms > 0 and arm.load_ms > 0 for arm in arms)
+    assert {item.batch for item in report.memory} == {1, 2}
+    assert "torch" in {item.name for item in report.not_measured}
 
 
 def test_a_cancelled_measurement_ends_and_another_may_begin(server: Serving) -> None:
-    server.client.post("/model/latency", params={"rounds": 300, "batch": 8})
+    server.client.post("/model/latency", params={"rounds": 300, "batch": [1, 8]})
     assert server.client.delete("/model/latency").status_code == 200
     measured = wait_for_end(server)
     assert (measured["state"], measured["report"]) == ("cancelled", None)
@@ -114,6 +128,8 @@ def test_stopping_the_server_ends_a_measurement(bundle: Bundle) -> None:
         ("batch=0", "batch"),
         ("batch=9", "batch"),
         ("batch=x", "batch"),
+        ("batch=1&batch=9", "batch"),
+        ("batch=1" + 8 * "&batch=1", "batch"),
     ],
 )
 def test_bad_parameters_are_named(server: Serving, query: str, field: str) -> None:
