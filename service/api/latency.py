@@ -45,7 +45,7 @@ async def get_latency(service: ServiceDep) -> Response:
         problems.OVERLOADED,
         problems.NOT_READY,
     ),
-    dependencies=[Depends(KnownQuery("rounds", "batch"))],
+    dependencies=[Depends(KnownQuery("rounds", repeatable=("batch",)))],
 )
 async def start_latency(
     service: ServiceDep,

@@ -26,25 +26,25 @@ from service.measurement.runtime_arms import (
     preprocessing_arms,
     random_images,
 )
-from tests.tiny_network import SIZE, Nets
+from tests.tiny_graphs import SIZE, Graphs
 
 
 @pytest.fixture(scope="module")
-def nets(tmp_path_factory: pytest.TempPathFactory) -> Nets:
-    return Nets(tmp_path_factory.mktemp("nets"))
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Graphs:
+    return Graphs(tmp_path_factory.mktemp("graphs"))
 
 
 @pytest.fixture(scope="module")
-def without(nets: Nets, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def without(graphs: Graphs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The deployed graph without its preprocessing."""
     path = tmp_path_factory.mktemp("cut") / "without.onnx"
-    write_float_input(nets.deployed, path)
+    write_float_input(graphs.deployed, path)
     return path
 
 
 @pytest.fixture(scope="module")
-def arms(nets: Nets, without: Path) -> list[GraphArm]:
-    return [*folding_arms(nets.reference, nets.deployed, threads=2), *preprocessing_arms(without, threads=2)]
+def arms(graphs: Graphs, without: Path) -> list[GraphArm]:
+    return [*folding_arms(graphs.reference, graphs.deployed, threads=2), *preprocessing_arms(without, threads=2)]
 
 
 def ops(path: Path) -> list[str]:
@@ -82,16 +82,16 @@ def test_opencv_does_the_graphs_preprocessing() -> None:
     np.testing.assert_allclose(tensor, expected, rtol=3e-7)
 
 
-def test_onnxruntime_folds_by_itself_at_its_defaults(nets: Nets, tmp_path: Path) -> None:
-    reference = optimised(SessionPlan(nets.reference, 1), tmp_path / "reference.onnx")
-    deployed = optimised(SessionPlan(nets.deployed, 1), tmp_path / "deployed.onnx")
+def test_onnxruntime_folds_by_itself_at_its_defaults(graphs: Graphs, tmp_path: Path) -> None:
+    reference = optimised(SessionPlan(graphs.reference, 1), tmp_path / "reference.onnx")
+    deployed = optimised(SessionPlan(graphs.deployed, 1), tmp_path / "deployed.onnx")
     assert "BatchNormalization" not in reference
     assert sorted(reference) == sorted(deployed)
 
 
-def test_the_extended_pair_differs_in_batch_normalization_only(nets: Nets, tmp_path: Path) -> None:
-    unfolded = optimised(SessionPlan(nets.reference, 1, may_fold=False), tmp_path / "unfolded.onnx")
-    folded = optimised(SessionPlan(nets.deployed, 1, may_fold=False), tmp_path / "folded.onnx")
+def test_the_extended_pair_differs_in_batch_normalization_only(graphs: Graphs, tmp_path: Path) -> None:
+    unfolded = optimised(SessionPlan(graphs.reference, 1, may_fold=False), tmp_path / "unfolded.onnx")
+    folded = optimised(SessionPlan(graphs.deployed, 1, may_fold=False), tmp_path / "folded.onnx")
     assert unfolded.count("BatchNormalization") == 2
     assert [op for op in unfolded if op != "BatchNormalization"] == folded
 
@@ -107,26 +107,28 @@ def test_the_facts_are_those_of_what_is_executed(arms: list[GraphArm], tmp_path:
     assert kept == {"ort_reference_unfolded": 2}
 
 
-def test_a_runtime_that_folds_regardless_is_noticed(nets: Nets, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runtime_that_folds_regardless_is_noticed(graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime_arms, "FOLDING_OPTIMISERS", ())
     with pytest.raises(MeasurementRefused, match=r"kept 0 of 2 BatchNormalization nodes of reference\.onnx"):
-        folding_arms(nets.reference, nets.deployed, 1)
+        folding_arms(graphs.reference, graphs.deployed, 1)
 
 
-def test_batch_normalization_turned_into_convolution_is_noticed(nets: Nets, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_normalization_turned_into_convolution_is_noticed(
+    graphs: Graphs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(runtime_arms, "EXTENDED", ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
     with pytest.raises(MeasurementRefused, match="kept 0 of 2"):
-        folding_arms(nets.reference, nets.deployed, 1)
+        folding_arms(graphs.reference, graphs.deployed, 1)
 
 
-def test_a_reference_without_batch_normalization_is_refused(nets: Nets) -> None:
-    assert count_nodes(nets.deployed)["BatchNormalization"] == 0
+def test_a_reference_without_batch_normalization_is_refused(graphs: Graphs) -> None:
+    assert count_nodes(graphs.deployed)["BatchNormalization"] == 0
     with pytest.raises(MeasurementRefused, match=r"model\.onnx has no BatchNormalization"):
-        folding_arms(nets.deployed, nets.deployed, 1)
+        folding_arms(graphs.deployed, graphs.deployed, 1)
 
 
-def test_compared_sessions_differ_in_what_is_asked_only(nets: Nets, without: Path, arms: list[GraphArm]) -> None:
-    reference, deployed = SessionPlan(nets.reference, 2), SessionPlan(nets.deployed, 2)
+def test_compared_sessions_differ_in_what_is_asked_only(graphs: Graphs, without: Path, arms: list[GraphArm]) -> None:
+    reference, deployed = SessionPlan(graphs.reference, 2), SessionPlan(graphs.deployed, 2)
     assert {arm.name: arm.plan for arm in arms} == {
         "ort_reference_default": reference,
         "ort_reference_unfolded": replace(reference, may_fold=False),
@@ -161,9 +163,9 @@ def test_the_devices_are_those_of_the_installed_runtime() -> None:
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="CUDA may well start here")
-def test_cuda_that_does_not_start_is_refused(nets: Nets) -> None:
+def test_cuda_that_does_not_start_is_refused(graphs: Graphs) -> None:
     with pytest.raises(MeasurementRefused, match="CUDA"):
-        inspect_plan(SessionPlan(nets.deployed, 1, "cuda"))
+        inspect_plan(SessionPlan(graphs.deployed, 1, "cuda"))
 
 
 def test_a_graph_that_cannot_be_loaded_is_refused(tmp_path: Path) -> None:

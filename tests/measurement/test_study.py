@@ -13,7 +13,7 @@ from service.measurement.runtime_arms import PREPROCESSING_QUESTIONS, THROUGHPUT
 from service.measurement.study import LEFT_OUT, Effort, Place, run_study
 from service.measurement.terminal import report_lines
 from service.measurement.throughput import RUNS_PER_CALLER
-from tests.tiny_network import SIZE, Nets
+from tests.tiny_graphs import SIZE, Graphs
 
 FOLDING_ARMS = {
     "ort_reference_default",
@@ -28,8 +28,8 @@ CALLERS = 3
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    nets = Nets(tmp_path_factory.mktemp("nets"))
-    return Place(nets.reference, nets.deployed, SIZE, threads=1, callers=CALLERS)
+    graphs = Graphs(tmp_path_factory.mktemp("graphs"))
+    return Place(graphs.reference, graphs.deployed, SIZE, threads=1, callers=CALLERS)
 
 
 @pytest.fixture(scope="module")
