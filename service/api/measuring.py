@@ -32,7 +32,7 @@ class Measurement(BaseModel):
     started_at: str = Field(description="UTC, ISO 8601.")
     stage: str | None = Field(description="What is being measured; null before anything is.")
     rounds_done: int
-    rounds_wanted: int = Field(description="Over all stages. Peak memory, which comes last, has no rounds.")
+    rounds_wanted: int = Field(description="Over all stages; that of peak memory has none.")
     batches: list[int]
     reason: str | None = Field(None, description="Why it failed or was cancelled.")
     report: LatencyReport | None = Field(None, description="Present when done.")

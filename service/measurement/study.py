@@ -221,11 +221,8 @@ class _Study:
         self._measure(arms, THROUGHPUT_QUESTIONS, Workload("throughput", device, batch, callers, RUNS_PER_CALLER))
 
     def _measure(self, arms: Sequence[TimedArm], questions: Sequence[Question], workload: Workload) -> None:
-        each = whole_sessions(self._effort.rounds)
-        before, total = each * len(self.series), each * len(self._devices) * len(self._effort.batches)
-        total *= 2 if self._effort.thorough else 1
-        stage = f"{workload.kind} on {workload.device}, batch {workload.batch}"
-        self._progress(stage, before, total)
+        stage, before = f"{workload.kind} on {workload.device}, batch {workload.batch}", self._rounds_done
+        self._progress(stage, before, self._rounds_wanted)
         self.series.append(
             measure_series(
                 arms,
@@ -234,10 +231,20 @@ class _Study:
                 questions=questions,
                 rounds=self._effort.rounds,
                 budget_s=self._effort.budget_s,
-                progress=lambda done, _: self._progress(stage, before + done, total),
+                progress=lambda done, _: self._progress(stage, before + done, self._rounds_wanted),
                 traffic=self._traffic,
             )
         )
+
+    @property
+    def _rounds_done(self) -> int:
+        """Those of finished series count in full, though the budget may have cut some."""
+        return whole_sessions(self._effort.rounds) * len(self.series)
+
+    @property
+    def _rounds_wanted(self) -> int:
+        kinds = 2 if self._effort.thorough else 1
+        return whole_sessions(self._effort.rounds) * kinds * len(self._devices) * len(self._effort.batches)
 
     def _measure_memory(self, device: Device, graph_arms: list[GraphArm], folder: Path) -> None:
         if device != "cpu":
@@ -248,6 +255,7 @@ class _Study:
             programs = self._more.programs(self._place.imgsz, batch, folder)
             programs |= {arm.name: session_peak.program(arm, self._place.imgsz, batch) for arm in arms}
             for arm, program in programs.items():
+                self._progress(f"peak memory, batch {batch}", self._rounds_done, self._rounds_wanted)
                 self._traffic.wait_until_quiet()
                 with self._optional("peak_memory", f"How much memory does {arm} take at most, batch {batch}?"):
                     self.memory.append(measure_peak(arm, batch, program))

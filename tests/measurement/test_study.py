@@ -116,6 +116,8 @@ def test_progress_runs_through_all_series(thorough: LatencyReport, calls: list[t
         "latency on cpu, batch 4",
         "throughput on cpu, batch 1",
         "throughput on cpu, batch 4",
+        "peak memory, batch 1",
+        "peak memory, batch 4",
     ]
 
 
