@@ -27,6 +27,8 @@ WARMUP_TOLERANCE = 0.02
 MAX_DROPPED_IN_A_ROW = 20
 MAX_WARMUP_RUNS = 8 * WARMUP_WINDOW
 WARMUP_SHARE = 0.3
+#: Of one arm in one session, whatever the budget: on a busy machine medians may never agree.
+MAX_WARMUP_S = 2.0
 
 Clock = Callable[[], int]
 Progress = Callable[[int, int], None]
@@ -222,7 +224,7 @@ class _Station:
     def run(self, wanted: int, budget_ns: float, progress: Progress | None) -> _Sessions:
         """At most ``wanted`` sessions, and at least four whatever they take."""
         started = self._clock_ns()
-        warmup_ns = WARMUP_SHARE * budget_ns / (wanted * len(self._arms))
+        warmup_ns = min(MAX_WARMUP_S * 1e9, WARMUP_SHARE * budget_ns / (wanted * len(self._arms)))
         times: list[NDArray[np.float64]] = []
         loads: list[NDArray[np.float64]] = []
         while len(times) < wanted:

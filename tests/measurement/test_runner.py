@@ -230,6 +230,28 @@ def test_a_slow_machine_runs_fewer_rounds_in_each_session(budget_s: float, round
     assert {len(runs) for runs in bench.sessions()} == {(1 + rounds_each) * len(NAMES)}
 
 
+def test_the_warm_up_of_a_slow_arm_is_short_even_without_a_budget() -> None:
+    """Each run is half as long again as the one before, so that medians never agree."""
+    bench = Bench()
+    opened = bench.arms[0]
+
+    def open_slow() -> Run:
+        run, cost_ms = opened.open(), 100.0
+
+        def ever_slower() -> object:
+            nonlocal cost_ms
+            cost_ms *= 1.5
+            bench.now_ns += round(cost_ms * MS)
+            return run()
+
+        return ever_slower
+
+    bench.arms[0] = TimedArm(opened.name, opened.title, opened.facts, open_slow)
+    bench.measure(rounds=MIN_ROUNDS, budget_s=math.inf)
+    # 180, 255, 368, 536 and 789 ms, 30 of them its own, are the first to exceed 2 s.
+    assert [runs.count("slow") for runs in bench.sessions()] == [5 + ROUNDS_PER_SESSION] * MIN_SESSIONS
+
+
 def test_too_few_rounds_are_refused_before_any_run() -> None:
     bench = Bench()
     with pytest.raises(MeasurementRefused, match=f"at least {MIN_ROUNDS} rounds, not {MIN_ROUNDS - 1}"):
