@@ -1,5 +1,6 @@
 """What makes up a report: which series, with which arms, and what is said of the rest."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def calls() -> list[tuple[str, int, int]]:
 
 @pytest.fixture(scope="module")
 def thorough(place: Place, calls: list[tuple[str, int, int]]) -> LatencyReport:
-    effort = Effort(MIN_ROUNDS, thorough=True, batches=(1, 4))
+    effort = Effort(MIN_ROUNDS, budget_s=math.inf, thorough=True, batches=(1, 4))
     return run_study(place, effort, progress=lambda *call: calls.append(call))
 
 
