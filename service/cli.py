@@ -14,7 +14,6 @@ from rich.markup import escape
 
 from service.bundle.batchnorm import FoldStatus, Stage
 from service.bundle.health import SEVERITIES, Severity, WarningCode
-from service.bundle.latency import Comparison
 from service.bundle.store import MANIFEST, Bundle, bundle_key, find_bundle, load_bundle
 from service.errors import (
     BundleError,
@@ -26,6 +25,7 @@ from service.errors import (
     WeightsNotFound,
     YolofoldError,
 )
+from service.measurement.terminal import series_verdicts
 from service.observatory.diff import Side, compare_batchnorm, side_of_bundle
 from service.observatory.document import bn_stats_document
 from service.observatory.pruning import PruneRule
@@ -96,6 +96,14 @@ def prepare(
     latency_rounds: Annotated[
         int | None, typer.Option(min=12, help="Measure this many rounds, without the quick run's time limit.")
     ] = None,
+    latency_thorough: Annotated[
+        bool,
+        typer.Option(
+            "--latency-thorough",
+            help="Measure all there is, without a time limit: both heads, preprocessing, batches of 1, 4 and 8, "
+            "throughput, memory.",
+        ),
+    ] = False,
 ) -> None:
     """Read, fold, prove, export and measure a checkpoint, and write the bundle."""
     settings = load_settings(weights=weights, imgsz=imgsz, head=head, default_conf=default_conf, bundle_dir=bundle_dir)
@@ -111,11 +119,13 @@ def prepare(
             console.print("It is prepared again.")
     signal.signal(signal.SIGTERM, _exit_orderly)
     from service.machine import usable_cores
-    from service.prepare.pipeline import LatencyEffort, prepare_bundle  # torch, hence only here
+    from service.measurement.study import ALL_BATCHES, Effort
+    from service.prepare.pipeline import prepare_bundle  # torch, hence only here
 
-    effort = LatencyEffort() if latency_rounds is None else LatencyEffort(latency_rounds, float("inf"))
-    progress = _RichProgress()
-    path = prepare_bundle(settings, progress, effort, settings.threads or usable_cores())
+    effort = Effort() if latency_rounds is None else Effort(latency_rounds, float("inf"))
+    if latency_thorough:
+        effort = Effort(effort.rounds, float("inf"), thorough=True, batches=ALL_BATCHES)
+    path = prepare_bundle(settings, _RichProgress(), effort, usable_cores())
     _print_summary(load_bundle(path))
 
 
@@ -152,8 +162,10 @@ def bench(
     head: Head = None,
     default_conf: DefaultConf = None,
     bundle_dir: BundleDir = None,
-    rounds: Annotated[int, typer.Option(min=12, help="Rounds; in each, every arm runs once.")] = 30,
-    batch: Annotated[int, typer.Option(min=1, help="Images per run.")] = 1,
+    rounds: Annotated[int, typer.Option(min=12, help="Rounds of each series; in each, every arm runs once.")] = 30,
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="Images per run; may be repeated. By default 1, 4 and 8.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the report here.")] = None,
 ) -> None:
     """Measure on this machine what folding gains in the runtime that serves; the bundle is left as it is."""
@@ -163,24 +175,22 @@ def bench(
     bundle = _load(settings)
     from service.machine import usable_cores
     from service.measurement.bench import bench_bundle
+    from service.measurement.study import ALL_BATCHES, Effort
+    from service.measurement.terminal import report_lines
 
+    cores = usable_cores()
+    batches = tuple(sorted(set(batch))) if batch else ALL_BATCHES
     with console.status("Measuring ...") as status:
         report = bench_bundle(
             bundle,
-            threads=settings.threads or usable_cores(),
-            batch=batch,
-            rounds=rounds,
-            budget_s=float("inf"),
-            progress=lambda done, wanted: status.update(f"Measuring ... {done}/{wanted}"),
+            Effort(rounds, float("inf"), thorough=True, batches=batches),
+            threads=settings.threads_on(cores),
+            callers=settings.workers_on(cores),
+            progress=lambda stage, done, wanted: status.update(f"Measuring {stage} ... {done}/{wanted}"),
         )
     if json_file is not None:
         json_file.write_text(report.model_dump_json(indent=1) + "\n")
-    machine = report.machine
-    print(f"{machine.cpu}, {report.threads} threads, batch {report.batch}, {report.imgsz} px, {report.rounds} rounds")
-    for arm in report.arms:
-        spread = f"[{arm.p05_ms:.2f}, {arm.p95_ms:.2f}]"
-        print(f"{arm.median_ms:9.2f} ms {spread:<18} loads in {arm.load_ms:5.0f} ms  {arm.title}")
-    print(*_verdict_lines([report.null_control, *report.comparisons]), sep="\n")
+    print(*report_lines(report), sep="\n")
 
 
 def _missing_folder(report: Path | None) -> str | None:
@@ -188,13 +198,6 @@ def _missing_folder(report: Path | None) -> str | None:
     if report is None or report.parent.is_dir():
         return None
     return f"{report} cannot be written: there is no folder {report.parent.resolve()}."
-
-
-def _verdict_lines(comparisons: list[Comparison]) -> list[str]:
-    return [
-        f"{item.speedup:5.2f}x [{item.ci95_low:.2f}, {item.ci95_high:.2f}] {item.verdict:<17} {item.question}"
-        for item in comparisons
-    ]
 
 
 @app.command()
@@ -245,7 +248,7 @@ def evaluate(
         other = Subject(bundle, unfolded=True)
     else:
         other = Subject(_load_other(against, bundle, settings))
-    request = Request(data, split, negatives, conf, settings.threads or usable_cores())
+    request = Request(data, split, negatives, conf, settings.threads_on(usable_cores()))
     report = run_evaluation(Subject(bundle), other, request, settings, _RichProgress())
     print_report(report)
     if (points := report.figures.points) and (advice := adoption_advice(points, settings)):
@@ -414,7 +417,7 @@ def _print_summary(bundle: Bundle) -> None:
             f"Proof      passed on {len(certificate.end_to_end)} inputs; worst layer {worst.name} at "
             f"{worst.relative_error / worst.tolerance:.0%} of its bound"
         )
-    lines += [f"Latency    {line}" for line in _verdict_lines(bundle.latency.comparisons)]
+    lines += [f"Latency    {line}" for series in bundle.latency.series for line in series_verdicts(series)]
     if manifest.weights.note:
         lines.append(f"Note       {manifest.weights.note}")
     lines.append(f"Bundle     {bundle.path}")

@@ -13,6 +13,9 @@ from service.errors import SettingsError
 
 ENV_PREFIX = "YOLOFOLD_"
 
+#: More workers only decode more pictures at once: the network's own threads fill the cores already.
+MOST_DEFAULT_WORKERS = 4
+
 # The three strides of a YOLO pyramid give 336 anchors at 128 px: the smallest square that can fill 300 rows.
 MIN_IMGSZ, MAX_IMGSZ, STRIDE = 128, 2048, 32
 
@@ -75,6 +78,14 @@ class Settings(BaseSettings):
         if value % STRIDE:
             raise ValueError(f"must be a multiple of {STRIDE}")
         return value
+
+    def workers_on(self, cores: int) -> int:
+        """Requests worked on at once by a process that may use ``cores``."""
+        return self.workers or min(cores, MOST_DEFAULT_WORKERS)
+
+    def threads_on(self, cores: int) -> int:
+        """Threads of one run of the network in a process that may use ``cores``."""
+        return self.threads or cores
 
 
 def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:

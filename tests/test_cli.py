@@ -15,6 +15,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.api.app import create_app
+from service.bundle.latency import LatencyReport
 from service.bundle.store import find_bundle, load_bundle
 from service.comparison import Tolerance
 from service.errors import BundleMissing
@@ -214,6 +215,28 @@ def test_a_damaged_bundle_is_prepared_again(prepared: dict[str, str], bundle_pat
     done = run("prepare", "--latency-rounds", "12", **settings)
     assert done.returncode == 0 and "BundleIncomplete" in done.stderr and "prepared again" in done.stderr
     assert run("bundle", **settings).returncode == 0
+
+
+def test_bench_measures_a_bundle_and_leaves_it_alone(
+    prepared: dict[str, str], bundle_path: Path, tmp_path: Path
+) -> None:
+    before = (bundle_path / "latency.json").read_bytes()
+    file = tmp_path / "report.json"
+    arguments = ("bench", "--rounds", "12", "--batch", "1", "--json", str(file))
+    done = run(*arguments, timeout=900, **prepared, workers="3", threads="1")
+    assert done.returncode == 0, done.stderr
+    report = LatencyReport.model_validate_json(file.read_bytes())
+    on_cpu = [series for series in report.series if series.device == "cpu"]
+    assert [(series.batch, series.callers) for series in on_cpu] == [(1, 1), (1, 3)]
+    assert report.threads == 1 and {series.rounds for series in report.series} == {12}
+    assert all(arm.title in done.stdout for series in report.series for arm in series.arms)
+    assert (bundle_path / "latency.json").read_bytes() == before
+    assert load_bundle(bundle_path)
+
+
+def test_bench_refuses_a_batch_of_nothing(prepared: dict[str, str]) -> None:
+    done = run("bench", "--batch", "0", **prepared)
+    assert done.returncode == 2 and "--batch" in done.stderr
 
 
 def test_a_reused_bundle_must_have_the_hash_demanded(prepared: dict[str, str]) -> None:

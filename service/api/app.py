@@ -25,8 +25,6 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-#: More workers only decode more pictures at once: the network's own threads fill the cores already.
-_MOST_DEFAULT_WORKERS = 4
 #: Bodies of the largest size that may be held at once.
 _HELD_UPLOADS = 8
 
@@ -91,7 +89,7 @@ def start_service(settings: Settings, bundle: Bundle) -> Service:
         BundleSchemaError: the stored picture or answer cannot be read.
     """
     cores = usable_cores()
-    workers = settings.workers or min(cores, _MOST_DEFAULT_WORKERS)
+    workers = settings.workers_on(cores)
     engine = open_engine(bundle.deployed_graph, settings, cores=cores, workers=workers)
     detector = Detector(bundle, engine, settings.max_pixels)
     checked = check_engine(bundle, engine)

@@ -170,7 +170,7 @@ class PrunableAnswer(BaseModel):
 class BatchNormAnswer(BaseModel):
     """BatchNorm statistics read before folding, what they mean, and what folding them gained."""
 
-    schema_version: Literal[2] = Field(description="Rises with every change that could break a reader.")
+    schema_version: Literal[3] = Field(description="Rises with every change that could break a reader.")
     model: ModelRef
     thresholds: dict[str, Threshold]
     totals: BatchNormTotals

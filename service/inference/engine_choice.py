@@ -22,7 +22,7 @@ def open_engine(graph: Path, settings: Settings, *, cores: int, workers: int) ->
         SettingsError: the settings contradict each other.
         EngineError: what they ask for is not installed or not possible on this machine, or the graph cannot be loaded.
     """
-    threads = settings.threads or cores
+    threads = settings.threads_on(cores)
     if settings.engine == "openvino":
         return _open_openvino(graph, settings, threads, streams=max(1, min(workers, cores // threads)))
     if settings.precision == "bf16":

@@ -19,15 +19,23 @@ from service.bundle import store
 from service.bundle.health import SCHEMA_VERSION as HEALTH_SCHEMA
 from service.bundle.manifest import BundleManifest, GraphSpec, InputSpec, ModelSpec, WeightsSpec
 from service.errors import UnsupportedModel
-from service.measurement.runner import DEFAULT_BUDGET_S, DEFAULT_ROUNDS
+from service.measurement.study import Effort, Place
 from service.prepare.bn_stats import BatchNormStats, collect_bn_stats
-from service.prepare.checkpoint import HeadKind, LoadedModel, choose_head, drop_unused_head, load_model
+from service.prepare.checkpoint import (
+    HeadKind,
+    LoadedModel,
+    choose_head,
+    drop_unused_head,
+    has_two_heads,
+    load_model,
+    select_head,
+)
 from service.prepare.dataflow import Dataflow, observe_dataflow
 from service.prepare.deployed_network import DeployedNetwork, head_spec
 from service.prepare.export import OPSET, check_graph_outputs, export_onnx
 from service.prepare.fold import FoldResult, fold_batchnorm
 from service.prepare.health import assess_health, open_ledger
-from service.prepare.latency_arms import run_latency
+from service.prepare.latency_arms import Networks, run_latency
 from service.prepare.layer_tree import describe_layers
 from service.prepare.proof_inputs import ProofInput, proof_inputs
 from service.prepare.self_check import make_self_check
@@ -49,30 +57,27 @@ class Progress(Protocol):
 
 
 @dataclass(frozen=True)
-class LatencyEffort:
-    """How long to measure: at most ``rounds``, stopping early after ``budget_s`` seconds."""
-
-    rounds: int = DEFAULT_ROUNDS
-    budget_s: float = DEFAULT_BUDGET_S
-
-
-@dataclass(frozen=True)
 class _Subject:
-    """One checkpoint on its way through the pipeline, with the network in each of its forms."""
+    """One checkpoint on its way through the pipeline, with the network in each of its forms.
+
+    ``dataflow`` is that of ``reference``, which has one head; ``everything`` that of the checkpoint.
+    """
 
     checkpoint: Checkpoint
     loaded: LoadedModel
     head: HeadKind
     reference: torch.nn.Module
     dataflow: Dataflow
+    everything: Dataflow
     result: FoldResult
 
 
-def prepare_bundle(settings: Settings, progress: Progress, effort: LatencyEffort, threads: int) -> Path:
+def prepare_bundle(settings: Settings, progress: Progress, effort: Effort, cores: int) -> Path:
     """Weights to bundle: read, fold, prove, export, measure, write.
 
     Args:
-        threads: threads the network is measured with.
+        effort: how much to measure.
+        cores: what this process may use; the network is measured with the threads and workers that follow from it.
 
     Returns:
         The folder of the finished bundle.
@@ -109,7 +114,14 @@ def prepare_bundle(settings: Settings, progress: Progress, effort: LatencyEffort
             _write_batchnorm(folder, subject, stats, settings.imgsz)
         deployed, reference = _export(folder, subject, inputs, settings.imgsz, progress)
         _write_self_check(folder, subject, inputs, progress)
-        _measure(folder, subject, settings.imgsz, threads, effort, progress)
+        place = Place(
+            folder / store.REFERENCE,
+            folder / store.DEPLOYED,
+            settings.imgsz,
+            settings.threads_on(cores),
+            settings.workers_on(cores),
+        )
+        _measure(folder, subject, place, effort, progress)
         manifest = BundleManifest(
             created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             model=_model_spec(subject, version, settings.imgsz, confidence),
@@ -131,7 +143,7 @@ def _read_and_fold(checkpoint: Checkpoint, loaded: LoadedModel, settings: Settin
     everything = observe_dataflow(loaded.network, _side(loaded.network))
     stats = collect_bn_stats(loaded.network, dataflow.sites, everything.sites, head)
     result = fold_batchnorm(reference, dataflow.sites)
-    return _Subject(checkpoint, loaded, head, reference, dataflow, result), stats
+    return _Subject(checkpoint, loaded, head, reference, dataflow, everything, result), stats
 
 
 def _largest_stride(network: torch.nn.Module) -> int:
@@ -190,22 +202,21 @@ def _write_self_check(folder: Path, subject: _Subject, inputs: list[ProofInput],
     np.savez_compressed(folder / store.SELF_CHECK_ARRAYS, allow_pickle=False, **arrays)
 
 
-def _measure(
-    folder: Path, subject: _Subject, imgsz: int, threads: int, effort: LatencyEffort, progress: Progress
-) -> None:
+def _measure(folder: Path, subject: _Subject, place: Place, effort: Effort, progress: Progress) -> None:
     with progress.step("Latency") as advance:
         report = run_latency(
-            DeployedNetwork(subject.reference, subject.head).eval(),
-            DeployedNetwork(subject.result.network, subject.head).eval(),
-            folder / store.REFERENCE,
-            folder / store.DEPLOYED,
-            imgsz=imgsz,
-            threads=threads,
-            rounds=effort.rounds,
-            budget_s=effort.budget_s,
-            progress=advance,
+            _networks(subject, effort.thorough), place, effort, lambda _, done, wanted: advance(done, wanted)
         )
     store.write_json(folder / store.LATENCY, report)
+
+
+def _networks(subject: _Subject, with_both_heads: bool) -> Networks:
+    forms = [subject.reference, subject.result.network]
+    if with_both_heads and has_two_heads(subject.loaded.network):
+        whole = copy.deepcopy(subject.loaded.network)
+        select_head(whole, subject.head)
+        forms += [whole, fold_batchnorm(whole, subject.everything.sites).network]
+    return Networks(*(DeployedNetwork(form, subject.head).eval() for form in forms))
 
 
 def _default_confidence(checkpoint: Checkpoint, asked: float | None) -> float:

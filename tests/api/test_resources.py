@@ -95,7 +95,7 @@ def test_bn_stats_summary(server: Serving, bundle: Bundle) -> None:
         "fold_end_to_end",
     }
     proofs = {proof.name: proof for proof in bundle.certificate.layers}
-    assert answer["schema_version"] == 2
+    assert answer["schema_version"] == 3
     assert answer["network"] == bundle.health.network.model_dump(mode="json")
     health = {layer.name: layer.model_dump(mode="json") for layer in bundle.health.layers}
     for found, stored in zip(answer["layers"], bundle.batchnorm.layers, strict=True):
