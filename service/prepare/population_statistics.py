@@ -34,7 +34,7 @@ from service.prepare.verify import network_input
 #: mean by this share of a standard deviation, the logarithm of the variance by this much.
 TOLERANCE = 1e-3
 #: When a block has settled: leaves room for the rounding of float32 between here and the proof.
-_SETTLED = 1e-4
+_SETTLED = 1e-5
 #: Pictures in one forward pass. Even, so that the place in a batch tells the half that a picture belongs to.
 _BATCH = 4
 
@@ -238,9 +238,7 @@ def _settle(layers: Mapping[str, nn.BatchNorm2d], run: Callable[[], object], tar
         )
 
 
-def _residual(
-    layers: Mapping[str, nn.BatchNorm2d], measured: "Mapping[str, _Halves]", target: _Target
-) -> float:
+def _residual(layers: Mapping[str, nn.BatchNorm2d], measured: "Mapping[str, _Halves]", target: _Target) -> float:
     differences = [
         distance(stored(layers[name]), target(name, halves), layers[name].eps) for name, halves in measured.items()
     ]
