@@ -4,12 +4,12 @@ import shlex
 import sys
 from collections.abc import Iterator
 
-import numpy as np
 from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from service.bundle.manifest import LayerShift
 from service.recalibration.report import ClassChanges, RecalibrationReport
 
 _WIDTH = 100
@@ -28,7 +28,7 @@ def print_report(report: RecalibrationReport) -> None:
 def _parts(report: RecalibrationReport) -> Iterator[RenderableType]:
     yield Text("\n".join(_introduction(report)))
     yield _layer_table(report)
-    yield Text("\n".join(verdict.message for verdict in report.batchnorm.verdicts))
+    yield Text("\n".join(_layer_lines(report)))
     yield _box_table(report)
     yield Text("\n".join(_box_lines(report)))
     yield Text("\n".join(_advice(report)))
@@ -62,24 +62,42 @@ def _table(title: str, *columns: str) -> Table:
 def _layer_table(report: RecalibrationReport) -> Table:
     """The layers whose law moved most, beside what chance does."""
     layers = sorted(report.recalibration.layers, key=lambda layer: -layer.divergence_mean)
-    title = f"Symmetric divergence of the running laws in nats, mean over the channels; {_MOST_LAYERS} of {len(layers)}"
-    table = _table(title, "BatchNorm", "old to new", "furthest channel", "between halves")
+    table = _table(
+        f"Symmetric divergence of old and new law in nats, mean over the channels; {_MOST_LAYERS} of {len(layers)}",
+        *("BatchNorm", "moved", "furthest channel", "by chance"),
+    )
     for layer in layers[:_MOST_LAYERS]:
-        halves = layer.halves_divergence_mean
+        chance = _chance(layer, report)
         cells = (
-            f"{layer.divergence_mean:.3g}",
-            f"{layer.divergence_max:.3g}",
-            "-" if halves is None else f"{halves:.3g}",
+            f"{layer.divergence_mean:.2g}",
+            f"{layer.divergence_max:.2g}",
+            "-" if chance is None else f"{chance:.2g}",
         )
         table.add_row(layer.name, *cells)
-    ran = [layer for layer in layers if layer.halves_divergence_mean is not None]
-    medians = (
-        np.median([layer.divergence_mean for layer in ran]),
-        np.median([layer.divergence_max for layer in ran]),
-        np.median([layer.halves_divergence_mean or 0.0 for layer in ran]),
-    )
-    table.add_row("median of all", *(f"{value:.3g}" for value in medians))
     return table
+
+
+def _chance(layer: LayerShift, report: RecalibrationReport) -> float | None:
+    """The divergence expected if the old law were true and only the choice of pictures moved it.
+
+    Two halves of n pictures lie apart with four times the variance that the estimate from all n has, small
+    divergences go with the square of what they measure, and a prior shortens the way from the old law to the new.
+    """
+    if layer.halves_divergence_mean is None:
+        return None
+    made = report.recalibration
+    return layer.halves_divergence_mean / 4 * (made.pictures / (made.prior + made.pictures)) ** 2
+
+
+def _layer_lines(report: RecalibrationReport) -> Iterator[str]:
+    judged = [
+        (layer.divergence_mean, chance)
+        for layer in report.recalibration.layers
+        if (chance := _chance(layer, report)) is not None
+    ]
+    clear = sum(moved > 2 * chance for moved, chance in judged)
+    yield f"{clear} of {len(judged)} layers moved by more than twice what the choice of pictures alone makes of them."
+    yield from (verdict.message for verdict in report.batchnorm.verdicts)
 
 
 def _box_table(report: RecalibrationReport) -> Table:
