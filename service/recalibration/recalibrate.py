@@ -1,22 +1,20 @@
 """The order of a recalibration: pictures, statistics, a bundle beside the served one, and what it changes."""
 
 import re
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from service.bundle import store
 from service.bundle.manifest import LayerShift, Recalibration
 from service.bundle.store import Bundle
-from service.errors import RecalibrationError
+from service.errors import RecalibrationError, WeightsHashMismatch
 from service.inference.detections import Detections
 from service.inference.detector import Detector, Selection
 from service.inference.engine import OnnxRuntimeEngine
 from service.observatory.diff import Side, compare_batchnorm, side_of_bundle, symmetric_divergence
 from service.prepare.checkpoint import load_model
-from service.prepare.pipeline import Choices, LatencyEffort, build_bundle, bundle_version
+from service.prepare.pipeline import Choices, LatencyEffort, Progress, build_bundle, bundle_version
 from service.prepare.population_statistics import TOLERANCE
 from service.prepare.recalibrated_checkpoint import RecalibratedCheckpoint, recalibrate_checkpoint
 from service.prepare.weights import Checkpoint, WeightsRequest, resolve_weights
@@ -24,14 +22,6 @@ from service.recalibration.box_changes import count_changes
 from service.recalibration.pictures import Picture, PictureSet, digest, open_pictures, squares
 from service.recalibration.report import Data, RecalibrationReport, SkippedFile
 from service.settings import Settings
-
-
-class Progress(Protocol):
-    """Told what is going on; the command line draws it."""
-
-    def step(self, title: str) -> AbstractContextManager[Callable[[int, int], None]]:
-        """Enter one step; the callable inside takes (done, total)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -102,11 +92,18 @@ def _require_free(out: Path) -> None:
 
 
 def _find_checkpoint(served: Bundle, settings: Settings) -> Checkpoint:
-    weights = served.manifest.weights
-    # What `auto` once fell back to it need not fall back to now.
-    asked = "embedded" if weights.source == "embedded" else settings.weights
+    weights, asked = served.manifest.weights, settings.weights
+    if served.manifest.recalibration is not None:
+        asked = str(served.path / weights.file)  # a bundle that was recalibrated itself holds its checkpoint
+    elif weights.source == "embedded":
+        asked = "embedded"  # `auto` fell back to it then, but need not now
     cache = settings.bundle_dir / "downloads"
-    return resolve_weights(WeightsRequest(asked, weights.sha256, settings.download_timeout_s, cache))
+    try:
+        return resolve_weights(WeightsRequest(asked, weights.sha256, settings.download_timeout_s, cache))
+    except WeightsHashMismatch as error:
+        raise WeightsHashMismatch(
+            f"{served.path} was prepared from another checkpoint, which is needed: {error}"
+        ) from error
 
 
 def _build(

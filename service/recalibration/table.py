@@ -96,7 +96,7 @@ def _layer_lines(report: RecalibrationReport) -> Iterator[str]:
         if (chance := _chance(layer, report)) is not None
     ]
     clear = sum(moved > 2 * chance for moved, chance in judged)
-    yield f"{clear} of {len(judged)} layers moved by more than twice what the choice of pictures alone makes of them."
+    yield f"{clear} of {len(judged)} layers moved by more than twice what the choice of pictures alone would."
     yield from (verdict.message for verdict in report.batchnorm.verdicts)
 
 

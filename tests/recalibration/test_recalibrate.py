@@ -163,6 +163,22 @@ def test_it_can_be_served_and_says_what_it_is(run: Run, data: Path) -> None:
         assert client.post("/detect", content=picture, headers={"Content-Type": "image/png"}).status_code == 200
 
 
+def test_a_recalibrated_bundle_can_be_recalibrated_and_a_huge_prior_leaves_every_box(
+    run: Run, data: Path, tmp_path: Path
+) -> None:
+    """From the checkpoint it holds, into a folder of one's choice, compared on the fitted pictures."""
+    before, out = fingerprints(run.new.path), tmp_path / "chosen"
+    request = Request(data, 1e15, 0.0, out, 1)
+    report = recalibrate(run.new, request, settings_of(run, weights="not-there.pt"), Silent())
+    assert (report.data.fitted, report.data.held_back, report.boxes.pictures) == (PICTURES, 0, PICTURES)
+    total = report.boxes.total
+    assert total.before == total.after == total.kept > 0
+    assert report.boxes.pictures_changed == 0 and total.mean_confidence_change == 0
+    assert [verdict.code for verdict in report.batchnorm.verdicts] == ["identical"]
+    assert fingerprints(run.new.path) == before
+    assert load_bundle(out).manifest.recalibration.bundle_version == run.new.manifest.model.version
+
+
 class Silent:
     """Progress that nobody watches."""
 
@@ -196,7 +212,9 @@ def test_too_few_pictures_are_refused(run: Run, data: Path) -> None:
 
 def test_weights_that_are_not_the_served_ones_are_refused(run: Run, data: Path, tmp_path: Path) -> None:
     other = Path(shutil.copy(run.new.path / "our-own-recalibrated.pt", tmp_path / "other.pt"))
-    with pytest.raises(WeightsHashMismatch, match="It was not opened"):
+    with pytest.raises(
+        WeightsHashMismatch, match=r"was prepared from another checkpoint, which is needed: .* It was not opened"
+    ):
         refused(run, Request(data, 0.0, 0.2, None, 1), weights=str(other))
 
 
