@@ -140,6 +140,29 @@ def test_a_prior_weighs_by_the_formula(network: nn.Module, squares: list, tmp_pa
     assert furthest(recalibrate(network, squares, prior, tmp_path).network, expected) < 1e-4
 
 
+def scores(network: nn.Module, squares: list[np.ndarray]) -> torch.Tensor:
+    """What the one2one head gives every anchor and class, before the sigmoid."""
+    with torch.no_grad():
+        _, predictions = network(everything(squares))
+    return predictions["one2one"]["scores"]
+
+
+def test_pictures_in_half_the_light_get_the_scores_of_daylight_back(
+    network: nn.Module, squares: list, tmp_path: Path
+) -> None:
+    """A convolution without bias gives half of everything for half the input, which new statistics undo exactly but
+    for eps, which is not halved with the deviation. Here it is, by hand."""
+    light = [square & 0xFE for square in squares]
+    dim = [square // 2 for square in light]
+    by_day = recalibrate(network, light, 0.0, tmp_path).network
+    prepared = copy.deepcopy(network)
+    prepared.model[0].bn.eps /= 4
+    by_night = recalibrate(prepared, dim, 0.0, tmp_path).network
+    daylight = scores(by_day, light)
+    assert (scores(by_night, dim) - daylight).abs().max() < 1e-3
+    assert (scores(by_day, dim) - daylight).abs().max() > 0.1
+
+
 def test_the_prior_runs_from_the_new_to_the_old() -> None:
     old, new = (
         Statistics(torch.tensor([m], dtype=torch.double), torch.tensor([v], dtype=torch.double))
