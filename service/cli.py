@@ -1,5 +1,6 @@
 """The commands. They read the settings, wire the parts together and print; the work is done elsewhere."""
 
+import math
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from service.errors import (
     BundleMissing,
     EvaluationError,
     MeasurementRefused,
+    RecalibrationError,
     SettingsError,
     WeightsHashMismatch,
     WeightsNotFound,
@@ -253,6 +255,48 @@ def evaluate(
     print_report(report)
     if (points := report.figures.points) and (advice := adoption_advice(points, settings)):
         print(advice)
+    if json is not None:
+        json.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+@app.command()
+def recalibrate(
+    data: Annotated[Path, typer.Option(help="Folder of unlabelled pictures like those that will be served.")],
+    prior: Annotated[
+        float,
+        typer.Option(min=0, help="How many pictures the old statistics count for; 0 takes the new ones alone."),
+    ],
+    hold_back: Annotated[
+        float,
+        typer.Option(min=0, max=0.9, help="Share of the pictures kept apart for the comparison; 0 compares on all."),
+    ] = 0.2,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder that the new bundle becomes; by default one beside the served bundle.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write every figure to this file.")] = None,
+    weights: Weights = None,
+    imgsz: Imgsz = None,
+    head: Head = None,
+    default_conf: DefaultConf = None,
+    bundle_dir: BundleDir = None,
+) -> None:
+    """Estimate BatchNorm's statistics anew on unlabelled pictures, in a bundle beside the served one."""
+    settings = load_settings(weights=weights, imgsz=imgsz, head=head, default_conf=default_conf, bundle_dir=bundle_dir)
+    served = _load(settings)
+    if not math.isfinite(prior):
+        raise RecalibrationError(f"--prior {prior} is not a number of pictures.")
+    if reason := _missing_folder(json):
+        raise RecalibrationError(reason)
+    signal.signal(signal.SIGTERM, _exit_orderly)
+    from service.machine import usable_cores
+    from service.recalibration.recalibrate import Request  # torch, hence only here
+    from service.recalibration.recalibrate import recalibrate as run_recalibration
+    from service.recalibration.table import print_report
+
+    cores = usable_cores()
+    request = Request(data, prior, hold_back, out, settings.threads_on(cores), settings.workers_on(cores))
+    report = run_recalibration(served, request, settings, _RichProgress())
+    print_report(report)
     if json is not None:
         json.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
 

@@ -167,3 +167,10 @@ class ClassMismatch(EvaluationError):
 
 class EvaluatorMissing(EvaluationError):
     """The packages that only the evaluation needs are not installed."""
+
+
+# --- recalibration -----------------------------------------------------------------------------------------
+
+
+class RecalibrationError(YolofoldError):
+    """The recalibration stopped; no bundle was written and the served one is as it was."""

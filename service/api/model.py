@@ -21,7 +21,7 @@ async def get_model(service: ServiceDep) -> Response:
     """Its classes, input and head, where its weights came from, what folding did and what runs it.
 
     `source` is `official`, `local` or `embedded`; `note` says why the embedded weights are served when others
-    were looked for first.
+    were looked for first, or that the weights were recalibrated, and on what.
     """
     return json_answer(_model_answer(service))
 

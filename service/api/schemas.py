@@ -99,7 +99,9 @@ class ModelAnswer(BaseModel):
     """The model being served, where it came from and what runs it."""
 
     source: WeightsSource = Field(description="Where the weights came from.")
-    note: str | None = Field(description="Why the embedded weights are served instead of official ones, if so.")
+    note: str | None = Field(
+        description="Why the embedded weights are served instead of official ones, or that they were recalibrated."
+    )
     created_at: str = Field(description="When the bundle was prepared, UTC, ISO 8601.")
     model: ModelSpec
     weights: WeightsSpec

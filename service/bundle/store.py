@@ -52,6 +52,8 @@ REQUIRED = frozenset(
 _UNREADABLE_ARRAYS = (OSError, EOFError, ValueError, TypeError, KeyError, BadZipFile, zlib.error)
 _PARTIAL_PREFIX = ".partial-"
 _LEFTOVER_AGE_S = 86_400
+#: How names made of ``bundle_key`` and a version begin.
+_SETTINGS_NAME = re.compile(r"[A-Za-z0-9._]*-\d+-(auto|one2one|one2many)[-_]")
 T = TypeVar("T", bound=Record)
 
 
@@ -131,6 +133,11 @@ def bundle_key(weights: str, imgsz: int, head: str, default_conf: float | None =
     return f"{slug}-{imgsz}-{head}" + ("" if default_conf is None else f"_conf{default_conf!r}")
 
 
+def is_settings_name(name: str) -> bool:
+    """Whether serving might find a bundle's folder of this name by its settings, without being given its path."""
+    return _SETTINGS_NAME.match(name) is not None
+
+
 def _absolute(path: str) -> str:
     # Links are not followed: the server may not see the target that the preparation saw.
     return os.path.abspath(path)  # noqa: PTH100
@@ -158,6 +165,16 @@ def bundle_writer(root: Path, name: str) -> Iterator[Path]:
         _flush(root)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def scratch_folder(root: Path) -> Iterator[Path]:
+    """A folder beside the bundles, on their disk, for what a preparation needs for a while."""
+    folder = Path(tempfile.mkdtemp(prefix=_PARTIAL_PREFIX, dir=root))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def require_writable(root: Path) -> None:

@@ -46,7 +46,7 @@ def compare_boxes(first: Sequence[Detections], second: Sequence[Detections], con
     largest_confidence = largest_corner = 0.0
     for a, b in zip(first, second, strict=True):
         clear_a, clear_b = a.confidence > confidence, b.confidence > confidence
-        partners = _pair(a, b, clear_a, clear_b)
+        partners = pair_boxes(a, b, confidence)
         i, j = partners[:, 0], partners[:, 1]
         boxes = boxes[0] + int(clear_a.sum()), boxes[1] + int(clear_b.sum())
         unpaired = (
@@ -64,8 +64,14 @@ def _largest(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     return float(np.abs(a.astype(np.float64) - b).max(initial=0))
 
 
-def _pair(a: Detections, b: Detections, clear_a: NDArray[np.bool_], clear_b: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(pairs, 2) positions in ``a`` and in ``b``; each pair has at least one clear box, each box one partner."""
+def pair_boxes(a: Detections, b: Detections, confidence: float) -> NDArray[np.int64]:
+    """Pair the boxes of two networks in one picture, class by class, best overlap first.
+
+    Returns:
+        (pairs, 2) positions in ``a`` and in ``b``; each pair has at least one box strictly above ``confidence``, each
+        box at most one partner.
+    """
+    clear_a, clear_b = a.confidence > confidence, b.confidence > confidence
     overlap = pairwise_iou(a.xyxy, b.xyxy)
     overlap[a.class_id[:, None] != b.class_id] = 0
     overlap[~(clear_a[:, None] | clear_b)] = 0

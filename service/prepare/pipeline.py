@@ -3,6 +3,7 @@
 import copy
 import datetime
 import platform
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import torch
 import service
 from service.bundle import store
 from service.bundle.health import SCHEMA_VERSION as HEALTH_SCHEMA
-from service.bundle.manifest import BundleManifest, GraphSpec, InputSpec, ModelSpec, WeightsSpec
+from service.bundle.manifest import BundleManifest, GraphSpec, InputSpec, ModelSpec, Recalibration, WeightsSpec
 from service.errors import UnsupportedModel
 from service.measurement.study import Effort, Place
 from service.prepare.bn_stats import BatchNormStats, collect_bn_stats
@@ -54,6 +55,30 @@ class Progress(Protocol):
     def step(self, title: str) -> AbstractContextManager[Callable[[int, int], None]]:
         """Enter one step; the callable inside takes (done, total) for steps that can tell."""
         ...
+
+
+@dataclass(frozen=True)
+class Study:
+    """How the finished graphs are measured: how much, with how many threads per run and how many concurrent callers."""
+
+    effort: Effort
+    threads: int
+    callers: int
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What decides a bundle besides its checkpoint.
+
+    Attributes:
+        imgsz: side of the square input, pixels.
+        head: the head to deploy.
+        default_confidence: confidence that boxes must exceed when a request names none.
+    """
+
+    imgsz: int
+    head: HeadKind
+    default_confidence: float
 
 
 @dataclass(frozen=True)
@@ -97,46 +122,69 @@ def prepare_bundle(settings: Settings, progress: Progress, effort: Effort, cores
         )
         loaded = load_model(checkpoint.path)
         _require_stride(loaded, settings.imgsz)
+    choices = Choices(
+        settings.imgsz,
+        choose_head(loaded.network, settings.head),
+        _default_confidence(checkpoint, settings.default_conf),
+    )
+    key = store.bundle_key(settings.weights, settings.imgsz, settings.head, settings.default_conf)
+    target = settings.bundle_dir / f"{key}-{bundle_version(checkpoint, choices)}"
+    study = Study(effort, settings.threads_on(cores), settings.workers_on(cores))
+    return build_bundle(checkpoint, loaded, choices, target, progress, study)
+
+
+def build_bundle(
+    checkpoint: Checkpoint,
+    loaded: LoadedModel,
+    choices: Choices,
+    target: Path,
+    progress: Progress,
+    study: Study,
+    recalibration: Recalibration | None = None,
+) -> Path:
+    """The way from an opened checkpoint to the bundle ``target``: fold, prove, export, measure, write.
+
+    Args:
+        recalibration: where the statistics of a recalibrated checkpoint come from. Its file is kept in the bundle,
+            since nobody else has it.
+
+    Raises:
+        PrepareError: any step failed; nothing was left behind that serving would accept.
+    """
+    imgsz = choices.imgsz
     with progress.step("BatchNorm statistics"):
-        subject, stats = _read_and_fold(checkpoint, loaded, settings)
+        subject, stats = _read_and_fold(checkpoint, loaded, choices.head)
     with progress.step("Proof of the fold"):
-        inputs = proof_inputs(settings.imgsz)
+        inputs = proof_inputs(imgsz)
         certificate = verify_fold(
             subject.reference, subject.result, inputs, head=subject.head, checkpoint_sha256=checkpoint.sha256
         )
         require_pass(certificate)
-    key = store.bundle_key(settings.weights, settings.imgsz, settings.head, settings.default_conf)
-    confidence = _default_confidence(checkpoint, settings.default_conf)
-    version = _version(checkpoint, settings.imgsz, subject.head, confidence)
-    with store.bundle_writer(settings.bundle_dir, f"{key}-{version}") as folder:
+    with store.bundle_writer(target.parent, target.name) as folder:
         store.write_json(folder / store.CERTIFICATE, certificate)
         with progress.step("BatchNorm health"):
-            _write_batchnorm(folder, subject, stats, settings.imgsz)
-        deployed, reference = _export(folder, subject, inputs, settings.imgsz, progress)
+            _write_batchnorm(folder, subject, stats, imgsz)
+        deployed, reference = _export(folder, subject, inputs, imgsz, progress)
         _write_self_check(folder, subject, inputs, progress)
-        place = Place(
-            folder / store.REFERENCE,
-            folder / store.DEPLOYED,
-            settings.imgsz,
-            settings.threads_on(cores),
-            settings.workers_on(cores),
-        )
-        _measure(folder, subject, place, effort, progress)
+        place = Place(folder / store.REFERENCE, folder / store.DEPLOYED, imgsz, study.threads, study.callers)
+        _measure(folder, subject, place, study.effort, progress)
+        if recalibration is not None:
+            shutil.copyfile(checkpoint.path, folder / checkpoint.path.name)
         manifest = BundleManifest(
             created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            model=_model_spec(subject, version, settings.imgsz, confidence),
+            model=_model_spec(subject, bundle_version(checkpoint, choices), imgsz, choices.default_confidence),
             weights=_weights_spec(checkpoint),
             deployed=deployed,
             reference=reference,
             tools=_tools(),
+            recalibration=recalibration,
             files=store.fingerprint_files(folder),
         )
         store.write_json(folder / store.MANIFEST, manifest)
-    return settings.bundle_dir / f"{key}-{version}"
+    return target
 
 
-def _read_and_fold(checkpoint: Checkpoint, loaded: LoadedModel, settings: Settings) -> tuple[_Subject, BatchNormStats]:
-    head = choose_head(loaded.network, settings.head)
+def _read_and_fold(checkpoint: Checkpoint, loaded: LoadedModel, head: HeadKind) -> tuple[_Subject, BatchNormStats]:
     reference = copy.deepcopy(loaded.network)
     drop_unused_head(reference, head)
     dataflow = observe_dataflow(reference, _side(loaded.network))
@@ -225,9 +273,10 @@ def _default_confidence(checkpoint: Checkpoint, asked: float | None) -> float:
     return embedded_confidence() if checkpoint.source == "embedded" else USUAL_CONFIDENCE
 
 
-def _version(checkpoint: Checkpoint, imgsz: int, head: HeadKind, confidence: float) -> str:
-    parts: dict[str, str | int | float | None] = {"weights": checkpoint.sha256, "imgsz": imgsz, "head": head}
-    parts |= {"health_schema": HEALTH_SCHEMA, "default_confidence": confidence}
+def bundle_version(checkpoint: Checkpoint, choices: Choices) -> str:
+    """Twelve hexadecimal digits that name the bundle of this checkpoint and these choices."""
+    parts: dict[str, str | int | float | None] = {"weights": checkpoint.sha256, "imgsz": choices.imgsz}
+    parts |= {"head": choices.head, "default_confidence": choices.default_confidence, "health_schema": HEALTH_SCHEMA}
     return store.content_version(parts | {"precision": "fp32", "opset": OPSET} | _tools())
 
 

@@ -308,3 +308,26 @@ def test_bundles_of_other_default_confidences_are_other_bundles(tmp_path: Path) 
     for conf, name in names.items():
         found = store.find_bundle(tmp_path, store.bundle_key("auto", 640, "auto", conf))
         assert found == tmp_path / name
+
+
+@pytest.mark.parametrize("weights", ["auto", "embedded", "yolo26n.pt", "/some/where/my best-model (2).pt"])
+@pytest.mark.parametrize("head", ["auto", "one2one", "one2many"])
+@pytest.mark.parametrize("confidence", [None, 0.0, 0.3, 1e-5])
+def test_a_name_that_serving_might_find_is_known_as_such(weights: str, head: str, confidence: float | None) -> None:
+    assert store.is_settings_name(f"{store.bundle_key(weights, 640, head, confidence)}-32ffe45519d7")
+
+
+@pytest.mark.parametrize("name", ["night", "yolo26n_codes_recalibrated_061b1bd530ba", "camera-7", "auto-640"])
+def test_other_names_are_found_by_nobody(name: str, tmp_path: Path) -> None:
+    assert not store.is_settings_name(name)
+    (tmp_path / name).mkdir()
+    for weights in ("auto", "embedded", name):
+        for head in ("auto", "one2one", "one2many"):
+            assert store.find_bundle(tmp_path, store.bundle_key(weights, 640, head)) is None
+
+
+def test_a_scratch_folder_is_no_bundle_and_goes_away(tmp_path: Path) -> None:
+    with store.scratch_folder(tmp_path) as folder:
+        (folder / "some.npy").write_bytes(b"")
+        assert folder.parent == tmp_path and store.bundle_names(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []

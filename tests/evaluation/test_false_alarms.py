@@ -16,7 +16,7 @@ from service.bundle.store import Bundle
 from service.evaluation.false_alarms import EmptyPicture, count_alarms, mean_interval, wilson_interval
 from service.inference.detections import Detections
 from service.inference.detector import Detector, Selection
-from service.inference.engine import OnnxRuntimeEngine
+from service.inference.onnxruntime_engine import OnnxRuntimeEngine
 from tests.conftest import IMGSZ, ROOT, clean_environ, command
 
 PICTURES = 12
