@@ -18,6 +18,7 @@ import service
 from service.bundle import store
 from service.bundle.health import SCHEMA_VERSION as HEALTH_SCHEMA
 from service.bundle.manifest import BundleManifest, GraphSpec, InputSpec, ModelSpec, WeightsSpec
+from service.bundle.probe import SCHEMA_VERSION as PROBE_SCHEMA
 from service.errors import UnsupportedModel
 from service.measurement.runner import DEFAULT_BUDGET_S, DEFAULT_ROUNDS
 from service.prepare.bn_stats import BatchNormStats, collect_bn_stats
@@ -29,6 +30,7 @@ from service.prepare.fold import FoldResult, fold_batchnorm
 from service.prepare.health import assess_health, open_ledger
 from service.prepare.latency_arms import run_latency
 from service.prepare.layer_tree import describe_layers
+from service.prepare.probe import make_probe
 from service.prepare.proof_inputs import ProofInput, proof_inputs
 from service.prepare.self_check import make_self_check
 from service.prepare.ultralytics_runtime import ULTRALYTICS_VERSION
@@ -109,6 +111,8 @@ def prepare_bundle(settings: Settings, progress: Progress, effort: LatencyEffort
             _write_batchnorm(folder, subject, stats, settings.imgsz)
         deployed, reference = _export(folder, subject, inputs, settings.imgsz, progress)
         _write_self_check(folder, subject, inputs, progress)
+        with progress.step("Drift probe"):
+            _write_probe(folder, subject, stats, inputs)
         _measure(folder, subject, settings.imgsz, threads, effort, progress)
         manifest = BundleManifest(
             created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -190,6 +194,14 @@ def _write_self_check(folder: Path, subject: _Subject, inputs: list[ProofInput],
     np.savez_compressed(folder / store.SELF_CHECK_ARRAYS, allow_pickle=False, **arrays)
 
 
+def _write_probe(folder: Path, subject: _Subject, stats: BatchNormStats, inputs: list[ProofInput]) -> None:
+    deployed = DeployedNetwork(subject.result.network, subject.head).eval()
+    spec = make_probe(
+        stats, subject.reference, deployed, subject.result, folder / store.DEPLOYED, inputs, folder / store.PROBE
+    )
+    store.write_json(folder / store.PROBE_SPEC, spec)
+
+
 def _measure(
     folder: Path, subject: _Subject, imgsz: int, threads: int, effort: LatencyEffort, progress: Progress
 ) -> None:
@@ -216,7 +228,7 @@ def _default_confidence(checkpoint: Checkpoint, asked: float | None) -> float:
 
 def _version(checkpoint: Checkpoint, imgsz: int, head: HeadKind, confidence: float) -> str:
     parts: dict[str, str | int | float | None] = {"weights": checkpoint.sha256, "imgsz": imgsz, "head": head}
-    parts |= {"health_schema": HEALTH_SCHEMA, "default_confidence": confidence}
+    parts |= {"health_schema": HEALTH_SCHEMA, "probe_schema": PROBE_SCHEMA, "default_confidence": confidence}
     return store.content_version(parts | {"precision": "fp32", "opset": OPSET} | _tools())
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from service.errors import PrepareError
-from service.preprocessing.letterbox import letterbox, plan_letterbox
+from service.preprocessing.letterbox import Letterbox, letterbox, plan_letterbox
 
 ProofKind = Literal["photograph", "generated", "noise"]
 
@@ -19,11 +19,12 @@ _NOISE_SEED = 0
 
 @dataclass(frozen=True)
 class ProofInput:
-    """One letterboxed input: uint8 (1, S, S, 3) BGR."""
+    """One letterboxed input: uint8 (1, S, S, 3) BGR, and where the picture lies in it; noise fills it."""
 
     name: str
     kind: ProofKind
     image: torch.Tensor
+    plan: Letterbox
 
 
 def proof_inputs(imgsz: int) -> list[ProofInput]:
@@ -41,8 +42,9 @@ def proof_inputs(imgsz: int) -> list[ProofInput]:
         if not pictures:
             raise PrepareError(f"The pictures that a fold is proved on are missing from {folder}.")
         inputs += [_picture(path, kind, imgsz) for path in pictures]
+    full = plan_letterbox(imgsz, imgsz, imgsz)
     noise = np.random.default_rng(_NOISE_SEED).integers(0, 256, (imgsz, imgsz, 3), np.uint8)
-    return [*inputs, ProofInput(f"noise, seed {_NOISE_SEED}", "noise", torch.from_numpy(noise)[None])]
+    return [*inputs, ProofInput(f"noise, seed {_NOISE_SEED}", "noise", torch.from_numpy(noise)[None], full)]
 
 
 def _picture(path: Path, kind: ProofKind, imgsz: int) -> ProofInput:
@@ -50,5 +52,6 @@ def _picture(path: Path, kind: ProofKind, imgsz: int) -> ProofInput:
     if image is None:
         raise PrepareError(f"The proof picture {path} cannot be read.")
     height, width = image.shape[:2]
-    square = letterbox(np.asarray(image, np.uint8), plan_letterbox(width, height, imgsz))
-    return ProofInput(path.name, kind, torch.from_numpy(square)[None])
+    plan = plan_letterbox(width, height, imgsz)
+    square = letterbox(np.asarray(image, np.uint8), plan)
+    return ProofInput(path.name, kind, torch.from_numpy(square)[None], plan)

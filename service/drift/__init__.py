@@ -1,0 +1,1 @@
+"""How far activations have moved from the training law and from a baseline: numpy only, no graph, no server."""
