@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+#: A fault is named from this probability on; below it the answer is that the pictures do not tell.
+CERTAIN = 0.95
 #: Pictures behind one answer, for which confusions are measured.
 GROUP_SIZES = (1, 8, 32)
 _FOLDS = 5
@@ -31,8 +33,8 @@ class Signatures:
         scale: (F,) standard deviation within the classes.
         precision: (F, F) inverse of the shrunk correlation within the classes.
         temperature: what log-likelihoods are divided by.
-        confusion: by pictures in a group, (C, C) shares: true class in rows, answered class in columns. Measured on
-            pictures that were left out of the fit.
+        confusion: by pictures in a group, (C, C + 1) shares: true class in rows, answered class in columns, at the
+            end those without an answer of probability `CERTAIN`. Measured on pictures that were left out of the fit.
     """
 
     names: tuple[str, ...]
@@ -80,7 +82,7 @@ def fit_signatures(
         for true in range(len(names)):
             held_out[left_out, true] = fitted.log_likelihoods(features[left_out, true])
     temperature = min(_TEMPERATURES, key=lambda t: _log_loss(held_out / t))
-    confusion = {size: _confusion(held_out, size, rng) for size in GROUP_SIZES if size <= pictures}
+    confusion = {size: _confusion(held_out / temperature, size, rng) for size in GROUP_SIZES if size <= pictures}
     fitted = _fit(features, names, shrink)
     return Signatures(fitted.names, fitted.centers, fitted.scale, fitted.precision, float(temperature), confusion)
 
@@ -103,14 +105,15 @@ def _log_loss(log_likelihoods: Floats) -> float:
 
 
 def _confusion(held_out: Floats, size: int, rng: np.random.Generator) -> Floats:
-    """(C, C) shares of answers to groups of ``size`` different pictures with the same fault."""
+    """(C, C + 1) shares of answers to groups of ``size`` different pictures with the same fault."""
     pictures, classes = held_out.shape[:2]
     if size == 1:
         groups = np.arange(pictures)[:, None]
     else:
         groups = np.stack([rng.choice(pictures, size, replace=False) for _ in range(_GROUPS)])
-    answered = held_out[groups].sum(1).argmax(-1)
-    return np.stack([np.bincount(answered[:, true], minlength=classes) / len(groups) for true in range(classes)])
+    probabilities = _softmax(held_out[groups].sum(1))
+    answered = np.where(probabilities.max(-1) >= CERTAIN, probabilities.argmax(-1), classes)
+    return np.stack([np.bincount(answered[:, true], minlength=classes + 1) / len(groups) for true in range(classes)])
 
 
 def _softmax(values: Floats) -> Floats:
