@@ -16,7 +16,7 @@ IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)[:, None, None]  # ITU-R BT.601, what OpenCV's grey is made of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fault:
     """One way to spoil the preprocessing.
 
@@ -31,7 +31,7 @@ class Fault:
     advice: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scaling(Fault):
     """A range of values: right ones times ``gain`` plus ``offset``, each (3, 1, 1) or a number.
 
@@ -57,7 +57,7 @@ class Scaling(Fault):
         brighter than average.
         """
         lowest, highest = float(self.offset.min()), float((self.gain + self.offset).max())
-        slack = SLACK * (highest - lowest)
+        slack = SLACK * min(highest - lowest, 1.0)
         if low < lowest - slack or high > highest + slack:
             return False
         return self.hides or low < -SLACK or high > 1 + SLACK
@@ -67,7 +67,7 @@ def _factor(value: float) -> Tensor:
     return np.full((3, 1, 1), value, np.float32)
 
 
-#: Resizing may carry values this far, in shares of the range, past its end.
+#: Resizing may carry values this far past 0..1, or past a smaller range in proportion.
 SLACK = 0.02
 RIGHT_SCALE = Scaling("none", "values from 0 to 1", "", _factor(1), _factor(0), hides=True)
 SCALINGS = (

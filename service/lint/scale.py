@@ -1,27 +1,12 @@
-"""Tells in which range a tensor's values are: by what they can be, then by what the network was trained on."""
+"""Tells in which range values are: by what they can be, then by what the network was trained on."""
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from service.lint.faults import SCALINGS, Scaling
 
-#: Two candidates are told apart when one lies this much closer to the training law, in nats per channel.
+#: Two scalings are told apart when one lies this much closer to the training law, in nats per channel.
 MARGIN = 0.05
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One scaling, whether the values can have it, and how far the first layers would be from their training law.
-
-    ``distance`` is None where the values already rule it out.
-    """
-
-    scaling: Scaling
-    possible: bool
-    distance: float | None
 
 
 @dataclass(frozen=True)
@@ -31,37 +16,27 @@ class ScaleVerdict:
     Attributes:
         scaling: the likeliest possible scaling; None when the values fit none.
         certain: no other possible one comes near it.
-        candidates: all that were looked at.
+        distances: mean distance from the training law, once put right, of each possible scaling, by name.
     """
 
     scaling: Scaling | None
     certain: bool
-    candidates: tuple[Candidate, ...]
+    distances: Mapping[str, float]
 
 
-def judge_scale(tensor: NDArray[np.float32], distance: Callable[[NDArray[np.float32]], float]) -> ScaleVerdict:
-    """Find the scaling of a tensor (3, H, W).
+def possible_scalings(low: float, high: float) -> tuple[Scaling, ...]:
+    """The scalings that pictures with these finite extreme values can have, the right one first."""
+    return tuple(scaling for scaling in SCALINGS if scaling.possible(low, high))
+
+
+def choose_scaling(possible: Sequence[Scaling], distances: Mapping[str, float]) -> ScaleVerdict:
+    """The possible scaling whose undoing brings the pictures closest to the training law.
 
     Args:
-        distance: how far a tensor taken for right is from the training law; called for each possible scaling with the
-            tensor put right.
+        distances: by the scaling's name, for every possible one.
     """
-    low, high = float(tensor.min()), float(tensor.max())
-    candidates = tuple(_candidate(scaling, tensor, low, high, distance) for scaling in SCALINGS)
-    ranked = sorted((c.distance, i) for i, c in enumerate(candidates) if c.distance is not None)
-    if not ranked:
-        return ScaleVerdict(None, certain=False, candidates=candidates)
-    best = candidates[ranked[0][1]].scaling
-    certain = len(ranked) == 1 or ranked[1][0] - ranked[0][0] >= MARGIN
-    return ScaleVerdict(best, certain, candidates)
-
-
-def _candidate(
-    scaling: Scaling,
-    tensor: NDArray[np.float32],
-    low: float,
-    high: float,
-    distance: Callable[[NDArray[np.float32]], float],
-) -> Candidate:
-    possible = scaling.possible(low, high)
-    return Candidate(scaling, possible, distance(scaling.undo(tensor)) if possible else None)
+    if not possible:
+        return ScaleVerdict(None, certain=False, distances={})
+    ranked = sorted(possible, key=lambda scaling: distances[scaling.name])
+    certain = len(ranked) == 1 or distances[ranked[1].name] - distances[ranked[0].name] >= MARGIN
+    return ScaleVerdict(ranked[0], certain, dict(distances))

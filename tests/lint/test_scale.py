@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from service.lint.faults import SCALINGS
-from service.lint.scale import judge_scale
+from service.lint.faults import RIGHT_SCALE, SCALINGS
+from service.lint.scale import MARGIN, choose_scaling, possible_scalings
 
 PICTURE = np.random.default_rng(5).random((3, 24, 40)).astype(np.float32)
 
@@ -24,38 +24,35 @@ def reference(name: str) -> np.ndarray:
     return pixels / 255
 
 
+def possible_names(tensor: np.ndarray) -> list[str]:
+    return [scaling.name for scaling in possible_scalings(float(tensor.min()), float(tensor.max()))]
+
+
 @pytest.mark.parametrize("scaling", SCALINGS, ids=lambda s: s.name)
 def test_each_scaling_is_what_its_name_says_and_can_be_undone(scaling):
     assert scaling.apply(PICTURE) == pytest.approx(reference(scaling.name), rel=1e-5, abs=1e-6)
     assert scaling.undo(scaling.apply(PICTURE)) == pytest.approx(PICTURE, abs=1e-6)
+    assert scaling.name in possible_names(scaling.apply(PICTURE))
 
 
-def closeness_to(picture: np.ndarray):
-    """A stand-in for the training law that knows one picture."""
-    return lambda tensor: float(np.abs(tensor - picture).mean())
+def test_the_range_alone_settles_most():
+    assert possible_names(PICTURE) == ["none"]
+    assert possible_names(0.05 * PICTURE) == ["none"]  # dark, but no faulty range
+    assert possible_names(PICTURE * 255) == ["scale_0_255"]
+    assert possible_names(PICTURE / 255) == ["none", "divided_twice"]  # a black picture looks the same
+    assert possible_names(reference("imagenet_normalised")) == ["imagenet_normalised"]
+    assert possible_names(PICTURE * 2 - 1) == ["imagenet_normalised", "scale_minus1_1"]
+    assert possible_names(PICTURE * 1000) == []
+    assert possible_names(PICTURE * 1.01) == ["none"]  # an interpolation that overshoots
 
 
-@pytest.mark.parametrize("scaling", SCALINGS, ids=lambda s: s.name)
-def test_the_scaling_that_was_applied_is_found(scaling):
-    verdict = judge_scale(scaling.apply(PICTURE), closeness_to(PICTURE))
-    assert verdict.scaling is scaling
-    assert verdict.certain
-    assert [c.scaling for c in verdict.candidates] == list(SCALINGS)
-    assert all((c.distance is None) != c.possible for c in verdict.candidates)
+def test_the_nearest_to_the_law_is_chosen_and_called_certain_only_at_a_distance():
+    possible = possible_scalings(0.0, 1 / 255)
+    far = choose_scaling(possible, {"none": 9.0, "divided_twice": 1.0})
+    assert (far.scaling, far.certain) == (possible[1], True)
+    near = choose_scaling(possible, {"none": 1.0, "divided_twice": 1.0 + MARGIN / 2})
+    assert (near.scaling, near.certain) == (RIGHT_SCALE, False)
 
 
 def test_values_that_fit_no_scaling_are_said_to_fit_none():
-    verdict = judge_scale(PICTURE * 1000, closeness_to(PICTURE))
-    assert verdict.scaling is None
-    assert not any(c.possible for c in verdict.candidates)
-
-
-def test_two_scalings_alike_near_the_law_leave_it_open():
-    verdict = judge_scale(PICTURE * 2 - 1, lambda _tensor: 1.0)
-    assert not verdict.certain
-
-
-def test_an_ordinary_picture_is_never_taken_for_a_wider_range():
-    for share in (1.0, 0.3, 0.05):
-        possible = [c.scaling.name for c in judge_scale(PICTURE * share, lambda _: 0.0).candidates if c.possible]
-        assert possible == ["none"]
+    assert choose_scaling((), {}).scaling is None
