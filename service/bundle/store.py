@@ -24,6 +24,7 @@ from service.bundle.certificate import FoldCertificate
 from service.bundle.health import BatchNormHealth
 from service.bundle.latency import LatencyReport
 from service.bundle.manifest import BundleManifest, FileRecord, Record
+from service.bundle.probe import ProbeSpec
 from service.bundle.self_check import IMAGE, ROWS, SelfCheckSpec
 from service.errors import (
     BundleCorrupt,
@@ -45,8 +46,22 @@ BN_STATS, BN_ARRAYS, LAYERS, CERTIFICATE, LATENCY = (
 )
 HEALTH = "bn_health.json"
 SELF_CHECK, SELF_CHECK_ARRAYS = "self_check.json", "self_check.npz"
+PROBE, PROBE_GRAPH = "probe.json", "probe.onnx"
 REQUIRED = frozenset(
-    {DEPLOYED, REFERENCE, BN_STATS, BN_ARRAYS, HEALTH, LAYERS, CERTIFICATE, LATENCY, SELF_CHECK, SELF_CHECK_ARRAYS}
+    {
+        DEPLOYED,
+        REFERENCE,
+        BN_STATS,
+        BN_ARRAYS,
+        HEALTH,
+        LAYERS,
+        CERTIFICATE,
+        LATENCY,
+        SELF_CHECK,
+        SELF_CHECK_ARRAYS,
+        PROBE,
+        PROBE_GRAPH,
+    }
 )
 #: All that numpy raises over a file that is no archive, or one whose entries are missing, damaged or pickled.
 _UNREADABLE_ARRAYS = (OSError, EOFError, ValueError, TypeError, KeyError, BadZipFile, zlib.error)
@@ -67,6 +82,7 @@ class Bundle:
     certificate: FoldCertificate
     latency: LatencyReport
     self_check: SelfCheckSpec
+    probe: ProbeSpec
 
     @property
     def deployed_graph(self) -> Path:
@@ -77,6 +93,11 @@ class Bundle:
     def reference_graph(self) -> Path:
         """The ONNX file that kept its BatchNorm."""
         return self.path / REFERENCE
+
+    @property
+    def probe_graph(self) -> Path:
+        """The ONNX file that measures the first layers."""
+        return self.path / PROBE_GRAPH
 
     def batchnorm_arrays(self, layer: str, names: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
         """Read per-channel float32 arrays (channels,) of one layer, by array name.
@@ -246,6 +267,7 @@ def load_bundle(path: Path) -> Bundle:
         certificate=_read(path / CERTIFICATE, FoldCertificate),
         latency=_read(path / LATENCY, LatencyReport),
         self_check=_read(path / SELF_CHECK, SelfCheckSpec),
+        probe=_read(path / PROBE, ProbeSpec),
     )
     if flaw := _flaw_of_certificate(bundle):
         raise BundleUncertified(f"{path / CERTIFICATE} does not certify this bundle: {flaw}. Prepare it again.")

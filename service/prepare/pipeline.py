@@ -18,6 +18,7 @@ import service
 from service.bundle import store
 from service.bundle.health import SCHEMA_VERSION as HEALTH_SCHEMA
 from service.bundle.manifest import BundleManifest, GraphSpec, InputSpec, ModelSpec, WeightsSpec
+from service.bundle.probe import SCHEMA_VERSION as PROBE_SCHEMA
 from service.errors import UnsupportedModel
 from service.measurement.runner import DEFAULT_BUDGET_S, DEFAULT_ROUNDS
 from service.prepare.bn_stats import BatchNormStats, collect_bn_stats
@@ -29,6 +30,8 @@ from service.prepare.fold import FoldResult, fold_batchnorm
 from service.prepare.health import assess_health, open_ledger
 from service.prepare.latency_arms import run_latency
 from service.prepare.layer_tree import describe_layers
+from service.prepare.ledger import Ledger
+from service.prepare.probe import write_probe
 from service.prepare.proof_inputs import ProofInput, proof_inputs
 from service.prepare.self_check import make_self_check
 from service.prepare.ultralytics_runtime import ULTRALYTICS_VERSION
@@ -106,9 +109,14 @@ def prepare_bundle(settings: Settings, progress: Progress, effort: LatencyEffort
     with store.bundle_writer(settings.bundle_dir, f"{key}-{version}") as folder:
         store.write_json(folder / store.CERTIFICATE, certificate)
         with progress.step("BatchNorm health"):
-            _write_batchnorm(folder, subject, stats, settings.imgsz)
+            ledger = open_ledger(subject.result, subject.head, settings.imgsz)
+            _write_batchnorm(folder, subject, stats, ledger)
         deployed, reference = _export(folder, subject, inputs, settings.imgsz, progress)
         _write_self_check(folder, subject, inputs, progress)
+        with progress.step("Probe"):
+            macs = ledger.macs_of_each()
+            probe = write_probe(folder / store.DEPLOYED, folder / store.PROBE_GRAPH, stats.report, macs, settings.imgsz)
+            store.write_json(folder / store.PROBE, probe)
         _measure(folder, subject, settings.imgsz, threads, effort, progress)
         manifest = BundleManifest(
             created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -153,8 +161,7 @@ def _side(network: torch.nn.Module) -> int:
     return 2 * _largest_stride(network)
 
 
-def _write_batchnorm(folder: Path, subject: _Subject, stats: BatchNormStats, imgsz: int) -> None:
-    ledger = open_ledger(subject.result, subject.head, imgsz)
+def _write_batchnorm(folder: Path, subject: _Subject, stats: BatchNormStats, ledger: Ledger) -> None:
     health = assess_health(stats, subject.dataflow.sites, subject.reference, subject.result, ledger)
     store.write_json(folder / store.BN_STATS, stats.report)
     store.write_json(folder / store.HEALTH, health.report)
@@ -216,7 +223,7 @@ def _default_confidence(checkpoint: Checkpoint, asked: float | None) -> float:
 
 def _version(checkpoint: Checkpoint, imgsz: int, head: HeadKind, confidence: float) -> str:
     parts: dict[str, str | int | float | None] = {"weights": checkpoint.sha256, "imgsz": imgsz, "head": head}
-    parts |= {"health_schema": HEALTH_SCHEMA, "default_confidence": confidence}
+    parts |= {"health_schema": HEALTH_SCHEMA, "probe_schema": PROBE_SCHEMA, "default_confidence": confidence}
     return store.content_version(parts | {"precision": "fp32", "opset": OPSET} | _tools())
 
 
