@@ -19,6 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "comparison": set(),
     "machine": {"bundle"},
     "nearest": set(),
+    "drift": {"errors"},
     "onnxruntime_folding": set(),
     "observatory": {"bundle", "nearest", "errors"},
     "measurement": {"bundle", "machine", "onnxruntime_folding", "errors"},
