@@ -46,10 +46,22 @@ BN_STATS, BN_ARRAYS, LAYERS, CERTIFICATE, LATENCY = (
 )
 HEALTH = "bn_health.json"
 SELF_CHECK, SELF_CHECK_ARRAYS = "self_check.json", "self_check.npz"
-PROBE, PROBE_SPEC = "probe.onnx", "probe.json"
+PROBE, PROBE_GRAPH = "probe.json", "probe.onnx"
 REQUIRED = frozenset(
-    {DEPLOYED, REFERENCE, BN_STATS, BN_ARRAYS, HEALTH, LAYERS, CERTIFICATE, LATENCY, SELF_CHECK, SELF_CHECK_ARRAYS}
-    | {PROBE, PROBE_SPEC}
+    {
+        DEPLOYED,
+        REFERENCE,
+        BN_STATS,
+        BN_ARRAYS,
+        HEALTH,
+        LAYERS,
+        CERTIFICATE,
+        LATENCY,
+        SELF_CHECK,
+        SELF_CHECK_ARRAYS,
+        PROBE,
+        PROBE_GRAPH,
+    }
 )
 #: All that numpy raises over a file that is no archive, or one whose entries are missing, damaged or pickled.
 _UNREADABLE_ARRAYS = (OSError, EOFError, ValueError, TypeError, KeyError, BadZipFile, zlib.error)
@@ -84,8 +96,8 @@ class Bundle:
 
     @property
     def probe_graph(self) -> Path:
-        """The ONNX file that measures statistics of a few layers."""
-        return self.path / PROBE
+        """The ONNX file that measures the first layers."""
+        return self.path / PROBE_GRAPH
 
     def batchnorm_arrays(self, layer: str, names: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
         """Read per-channel float32 arrays (channels,) of one layer, by array name.
@@ -255,10 +267,8 @@ def load_bundle(path: Path) -> Bundle:
         certificate=_read(path / CERTIFICATE, FoldCertificate),
         latency=_read(path / LATENCY, LatencyReport),
         self_check=_read(path / SELF_CHECK, SelfCheckSpec),
-        probe=_read(path / PROBE_SPEC, ProbeSpec),
+        probe=_read(path / PROBE, ProbeSpec),
     )
-    if flaw := _flaw_of_probe(bundle):
-        raise BundleSchemaError(f"{path / PROBE_SPEC} does not fit {BN_STATS}: {flaw}. Prepare it again.")
     if flaw := _flaw_of_certificate(bundle):
         raise BundleUncertified(f"{path / CERTIFICATE} does not certify this bundle: {flaw}. Prepare it again.")
     return bundle
@@ -282,16 +292,6 @@ def _flaw_of_certificate(bundle: Bundle) -> str | None:
         return "the layers it proves are not the layers that were folded"
     if not certificate.end_to_end:
         return "it holds no end-to-end proof"
-    return None
-
-
-def _flaw_of_probe(bundle: Bundle) -> str | None:
-    """Why the probed layers are not folded layers of this network."""
-    folded = {layer.name: layer for layer in bundle.batchnorm.layers if layer.status == "folded"}
-    for probed in bundle.probe.layers:
-        layer = folded.get(probed.name)
-        if layer is None or (layer.conv, layer.channels) != (probed.conv, probed.channels):
-            return f"{probed.name} with {probed.channels} channels is no folded layer there"
     return None
 
 

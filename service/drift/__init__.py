@@ -1,1 +1,1 @@
-"""How far activations have moved from the training law and from a baseline: numpy only, no graph, no server."""
+"""Do the pictures sent still look like those the detector was trained and calibrated on? Pure statistics, no I/O."""

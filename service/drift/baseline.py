@@ -1,81 +1,154 @@
-"""What clean pictures look like to the probe, and how far a window of others must be from that to raise an alarm."""
+"""What windows of ordinary pictures look like, and from where on a window no longer does.
 
+A window is so many successive pictures. Its score is the distance of its mean features from the calibration
+pictures' centre in whitened coordinates (Mahalanobis' distance with the shrunk covariance of ``shrinkage``), per
+feature and in standard errors: near 1 for ordinary pictures. No theory gives a threshold, since features are neither
+normal nor independent. It comes from windows of calibration pictures that were left out of the fit.
+"""
+
+import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import NDArray
 
-from service.drift.covariance import shrink_covariance, whitening
-from service.drift.distances import Array
+from service.drift.shrinkage import shrunk_covariance
 
-#: Pictures in a window.
 WINDOW = 32
-#: Fewer clean pictures than this leave too few in each half of a split for windows of 32.
-LEAST_PICTURES = 4 * WINDOW
-DEFAULT_RATE = 0.01
-_SPLITS, _WINDOWS_PER_SPLIT, _SEED = 10, 400, 0
+"""Pictures per window. A baseline's threshold and rate are for windows of exactly this size."""
+MIN_PICTURES = 2 * WINDOW
+"""One window to leave out and as many pictures to fit from."""
+SPLITS = 200
+"""How often a window is left out and the rest fitted."""
+LEAST_SCALE = 1e-3
+"""Least scale of a feature, relative to its centre or to 1. Half precision alone changes a number by 5e-4, and a
+feature that never varied must not turn the last digit of a float into a drift."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """The distribution of clean pictures' features.
+    """A fit to N calibration pictures of F features each."""
 
-    Attributes:
-        mean: (features,) their mean.
-        whitener: (features, features); the difference of a picture from the mean, times this, has the identity as
-            covariance.
-        pictures: how many it was learned from.
-        shrinkage: share of the covariance that is not the data's but a multiple of the identity, 0 to 1.
-    """
-
-    mean: Array
-    whitener: Array
+    center: NDArray[np.float64]
+    """(F,), the features' means."""
+    scale: NDArray[np.float64]
+    """(F,), the features' standard deviations over pictures, floored by ``LEAST_SCALE``."""
+    whitening: NDArray[np.float64]
+    """(F, F), the symmetric inverse square root of the standardised features' shrunk covariance."""
+    threshold: float
+    """A window of ``WINDOW`` pictures whose score exceeds it has drifted."""
+    rate: float
+    """False alarms wanted, as a share of the windows of ordinary pictures."""
     pictures: int
-    shrinkage: float
+    """N."""
+    measured_rate: float
+    """Share of left-out windows over the threshold. The fit has not seen their pictures, but the threshold was set on
+    these very windows, and they overlap: a check of the threshold, no independent measurement."""
 
-    def whiten(self, rows: Array) -> Array:
-        """Features (N, features) of pictures, centred and whitened."""
-        return (rows - self.mean) @ self.whitener
+    def score(self, features: NDArray[np.float64]) -> float:
+        """The score of one window, ``features`` (W, F) with W from 1 to ``WINDOW``.
 
-    def distance(self, rows: Array) -> float:
-        """Distance of a window's mean, from features (N, features) of its pictures: root mean square over the
-        whitened features, in standard deviations that the mean of N pictures has by itself; about 1 when clean."""
-        return self.length(self.whiten(rows))
+        The expectation of its square does not depend on W, but its scatter grows as W falls, so that a shorter window
+        exceeds the threshold more often than ``rate`` says.
 
-    def length(self, white: Array) -> float:
-        """The same from whitened features."""
-        deviation = np.sqrt(1 / len(white) + 1 / self.pictures)
-        return float(np.sqrt(np.mean(white.mean(0) ** 2)) / deviation)
+        Raises:
+            ValueError: the shape is another, or a feature is not finite.
+        """
+        return _window_score(self.shift(features), self.whitening)
+
+    def shift(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How far each feature's mean over the window lies above the centre, in standard errors; (F,), with its sign.
+
+        The standard error covers the window's W pictures and the centre's N: sqrt(1 / W + 1 / N) times the scale.
+
+        Raises:
+            ValueError: see :meth:`score`.
+        """
+        features = np.asarray(features, np.float64)
+        if features.ndim != 2 or features.shape[1] != len(self.center) or not 1 <= len(features) <= WINDOW:
+            raise ValueError(f"expected 1 to {WINDOW} pictures of {len(self.center)} features, not {features.shape}")
+        if not np.isfinite(features).all():
+            raise ValueError("features must be finite")
+        return _standard_shift(features, self.center, self.scale, self.pictures)
 
 
-def learn_baseline(rows: Array) -> Baseline:
-    """Learn from the features (pictures, features) of clean pictures.
+def fit_baseline(features: NDArray[np.float64], rate: float, rng: np.random.Generator) -> Baseline:
+    """Fit centre, scale and whitening to all of ``features`` (N, F), and a threshold to windows left out.
 
-    Features are scaled to unit variance first, so that shrinking treats them alike.
+    ``SPLITS`` times a random window is left out, the rest fitted and the window scored: each score is a draw from the
+    law of ordinary windows under a fit that has not seen them. The logarithms of the scores are near normal, and the
+    threshold is their mean plus so many standard deviations as a normal law exceeds at ``rate``. N pictures hold only
+    N / ``WINDOW`` windows that share no picture, and a standard deviation from n windows has the relative standard
+    error 1 / sqrt(2 n); it is raised by two of these. The threshold is at least the scores' own quantile.
+
+    Pictures that resemble each other (frames of one video, crops of one photograph) count as fewer than N, and no
+    fit can see that: then false alarms on other scenes are more frequent than ``rate`` says.
+
+    Raises:
+        ValueError: fewer than ``MIN_PICTURES`` pictures, a rate outside 0 to 0.5 (both excluded), a feature that is
+            not finite, or no feature that varies.
     """
-    mean = rows.mean(0)
-    deviation = np.maximum(rows.std(0), np.finfo(np.float32).eps * (1 + np.abs(mean)))
-    shrunk = shrink_covariance((rows - mean) / deviation)
-    return Baseline(mean, whitening(shrunk.covariance) / deviation[:, None], len(rows), shrunk.shrinkage)
+    features = np.asarray(features, np.float64)
+    if features.ndim != 2 or len(features) < MIN_PICTURES:
+        raise ValueError(f"at least {MIN_PICTURES} pictures are needed, one a row, not {features.shape}")
+    if not 0 < rate < 0.5:
+        raise ValueError(f"the rate must lie between 0 and 0.5, not {rate}")
+    if not np.isfinite(features).all():
+        raise ValueError("features must be finite")
+    scores = _left_out_scores(features, rng)
+    threshold = _threshold(scores, rate, len(features))
+    center, scale, covariance = _fit(features)
+    return Baseline(
+        center=center,
+        scale=scale,
+        whitening=_inverse_root(covariance),
+        threshold=threshold,
+        rate=rate,
+        pictures=len(features),
+        measured_rate=float((scores > threshold).mean()),
+    )
 
 
-def alarm_threshold(rows: Array, rate: float) -> float:
-    """The distance that windows of clean pictures exceed at a given rate.
+def _left_out_scores(features: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """The scores (SPLITS,) of random windows, each under a fit to all other pictures."""
+    scores = np.empty(SPLITS)
+    for split in range(SPLITS):
+        order = rng.permutation(len(features))
+        window, rest = features[order[:WINDOW]], features[order[WINDOW:]]
+        center, scale, covariance = _fit(rest)
+        shift = _standard_shift(window, center, scale, len(rest))
+        # The same as _window_score with the inverse root, which takes many times longer to compute.
+        scores[split] = math.sqrt(float(shift @ np.linalg.solve(covariance, shift)) / len(shift))
+    return scores
 
-    The pictures are split at random into halves, several times; a baseline is learned from one half and windows are
-    drawn with replacement from the other, which it has not seen. The threshold is the quantile over all windows. The
-    baseline in use knows twice as many pictures, so it errs, if at all, towards fewer alarms.
 
-    Args:
-        rows: (pictures, features) of at least ``LEAST_PICTURES`` clean pictures.
-        rate: share of clean windows that may raise an alarm, 0 to 1.
-    """
-    generator = np.random.default_rng(_SEED)
-    distances = []
-    for _ in range(_SPLITS):
-        order = generator.permutation(len(rows))
-        seen, unseen = order[: len(rows) // 2], order[len(rows) // 2 :]
-        baseline = learn_baseline(rows[seen])
-        white = baseline.whiten(rows[unseen])
-        drawn = generator.integers(len(unseen), size=(_WINDOWS_PER_SPLIT, WINDOW))
-        distances += [baseline.length(white[window]) for window in drawn]
-    return float(np.quantile(distances, 1 - rate))
+def _threshold(scores: NDArray[np.float64], rate: float, pictures: int) -> float:
+    logs = np.log(np.maximum(scores, np.finfo(np.float64).tiny))
+    deviation = float(logs.std()) * (1 + math.sqrt(2 * WINDOW / pictures))
+    raised = float(logs.mean()) + NormalDist().inv_cdf(1 - rate) * deviation
+    return max(math.exp(raised), float(np.quantile(scores, 1 - rate)))
+
+
+def _fit(features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Centre (F,), scale (F,) and the shrunk covariance (F, F) of the standardised features."""
+    center = features.mean(axis=0)
+    scale = np.maximum(features.std(axis=0), LEAST_SCALE * np.maximum(1, np.abs(center)))
+    return center, scale, shrunk_covariance((features - center) / scale)
+
+
+def _standard_shift(
+    window: NDArray[np.float64], center: NDArray[np.float64], scale: NDArray[np.float64], pictures: int
+) -> NDArray[np.float64]:
+    shift: NDArray[np.float64] = (window.mean(axis=0) - center) / scale / math.sqrt(1 / len(window) + 1 / pictures)
+    return shift
+
+
+def _window_score(shift: NDArray[np.float64], whitening: NDArray[np.float64]) -> float:
+    return float(np.sqrt(np.square(whitening @ shift).mean()))
+
+
+def _inverse_root(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
+    values, vectors = np.linalg.eigh(covariance)
+    root: NDArray[np.float64] = (vectors / np.sqrt(values)) @ vectors.T
+    return root

@@ -1,41 +1,24 @@
-"""One picture, or a window of them, as rows of numbers that can be compared."""
-
-from collections.abc import Sequence
+"""One row of numbers per picture: what of it is compared with the calibration pictures."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.drift.distances import Array, Law, log_variance_ratio, shift
+LOG_FLOOR = 1e-4
+"""Added to a variance before its logarithm, in squared units of the layer's output. It bounds what a flat picture can
+do: the feature falls to ln(1e-4) = -9.2, not to minus infinity."""
 
 
-def picture_features(mean: Array, variance: Array, law: Law) -> Array:
-    """A picture's features (2 * living channels,): z of each living channel, then ln(v / s2) of each.
+def picture_features(means: NDArray[np.float64], variances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The channels' means, then the logarithms of their variances over a picture's positions.
 
-    Args:
-        mean, variance: (channels,) over the positions of the picture's maps.
+    ``means`` and ``variances`` have shape (..., C), all probed layers side by side; the answer has (..., 2C).
+
+    Raises:
+        ValueError: the shapes differ or a variance is negative.
     """
-    alive = law.alive
-    living = Law(law.mean[alive], law.variance[alive])
-    return np.concatenate([shift(mean[alive], living), log_variance_ratio(variance[alive], living)])
-
-
-def pool(means: Array, variances: Array) -> Law:
-    """The law of all positions of several pictures, each picture weighing the same.
-
-    By the law of total variance: the mean of the variances and the variance of the means.
-
-    Args:
-        means, variances: (pictures, channels).
-    """
-    return Law(means.mean(0), variances.mean(0) + means.var(0))
-
-
-def feature_channels(law: Law) -> NDArray[np.intp]:
-    """The channel that each feature of ``picture_features`` is about, (2 * living channels,)."""
-    living = np.flatnonzero(law.alive)
-    return np.concatenate([living, living])
-
-
-def join_laws(laws: Sequence[Law]) -> Law:
-    """The laws of several layers as one, channels one after the other."""
-    return Law(np.concatenate([law.mean for law in laws]), np.concatenate([law.variance for law in laws]))
+    means, variances = np.asarray(means, np.float64), np.asarray(variances, np.float64)
+    if means.shape != variances.shape:
+        raise ValueError(f"means {means.shape} and variances {variances.shape} differ in shape")
+    if (variances < 0).any():
+        raise ValueError("a variance must not be negative")
+    return np.concatenate([means, np.log(variances + LOG_FLOOR)], axis=-1)

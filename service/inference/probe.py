@@ -1,4 +1,4 @@
-"""Runs the probe graph: statistics of a few layers' outputs for one picture."""
+"""Runs the probe graph: what the network's first layers make of one picture."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,61 +7,50 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from service.bundle.probe import OUTPUTS, PICTURE
+from service.bundle.probe import PROBE_INPUT, PROBE_MEANS, PROBE_STRIDE, PROBE_VARIANCES
 from service.errors import EngineError
 
 
 @dataclass(frozen=True)
-class ProbeReading:
-    """What the probe says about one picture, all float64.
+class Reading:
+    """Moments over positions of every probed channel, one layer after the other: each (C,) float64."""
 
-    Attributes:
-        mean, variance: (channels,) of each probed layer's output over its positions, layers one after the other as
-            in ``probe.json``.
-        figures: (12,) of the picture itself, in the order of ``bundle.probe.FIGURES``.
-    """
-
-    mean: NDArray[np.float64]
-    variance: NDArray[np.float64]
-    figures: NDArray[np.float64]
+    means: NDArray[np.float64]
+    variances: NDArray[np.float64]
 
 
 class Probe:
-    """``probe.onnx`` in ONNX Runtime, on the processor. Safe to use from several threads."""
+    """``probe.onnx`` in ONNX Runtime on the processor, with one thread. Safe to use from several threads."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, graph: Path) -> None:
         """Load the graph.
 
-        Args:
-            path: ``probe.onnx`` of a verified bundle.
-            threads: intra-op threads, at least 1.
-
         Raises:
-            EngineError: it cannot be loaded or is of another kind.
+            EngineError: it cannot be loaded.
         """
         options = ort.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        # Pictures come in many sizes; an arena would keep memory for the largest of each.
+        options.enable_cpu_mem_arena = False
         options.log_severity_level = 3
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no public base class
-            raise EngineError(f"ONNX Runtime cannot load {path}: {error}") from error
-        found = [(t.name, t.type, len(t.shape)) for t in (*self._session.get_inputs(), *self._session.get_outputs())]
-        if found != [(PICTURE, "tensor(float)", 4), *((name, "tensor(float)", 1) for name in OUTPUTS)]:
-            raise EngineError(f"{path} maps {found}, which is not what a probe takes and gives.")
+            raise EngineError(f"{graph} cannot be loaded: {error}") from error
 
-    def measure(self, picture: NDArray[np.float32]) -> ProbeReading:
-        """Statistics of one picture.
+    def measure(self, tensor: NDArray[np.float32]) -> Reading:
+        """Measure one tensor (3, H, W) that the network would get.
 
-        Args:
-            picture: (1, 3, H, W) float32, RGB in 0..1, H and W multiples of 32; see ``preprocessing.content``.
+        The sides are cropped about the middle to multiples of 32.
 
         Raises:
-            EngineError: the runtime failed.
+            EngineError: the runtime failed, or a side is below 32.
         """
+        height, width = (side // PROBE_STRIDE * PROBE_STRIDE for side in tensor.shape[1:])
+        top, left = (tensor.shape[1] - height) // 2, (tensor.shape[2] - width) // 2
+        cropped = np.ascontiguousarray(tensor[None, :, top : top + height, left : left + width])
         try:
-            found = self._session.run(list(OUTPUTS), {PICTURE: picture})
+            means, variances = self._session.run([PROBE_MEANS, PROBE_VARIANCES], {PROBE_INPUT: cropped})
         except Exception as error:
-            raise EngineError(f"ONNX Runtime failed: {error}") from error
-        return ProbeReading(*(values.astype(np.float64) for values in found))
+            raise EngineError(f"The probe failed: {error}") from error
+        return Reading(means[0].astype(np.float64), variances[0].astype(np.float64))

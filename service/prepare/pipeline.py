@@ -30,7 +30,8 @@ from service.prepare.fold import FoldResult, fold_batchnorm
 from service.prepare.health import assess_health, open_ledger
 from service.prepare.latency_arms import run_latency
 from service.prepare.layer_tree import describe_layers
-from service.prepare.probe import make_probe
+from service.prepare.ledger import Ledger
+from service.prepare.probe import write_probe
 from service.prepare.proof_inputs import ProofInput, proof_inputs
 from service.prepare.self_check import make_self_check
 from service.prepare.ultralytics_runtime import ULTRALYTICS_VERSION
@@ -108,11 +109,14 @@ def prepare_bundle(settings: Settings, progress: Progress, effort: LatencyEffort
     with store.bundle_writer(settings.bundle_dir, f"{key}-{version}") as folder:
         store.write_json(folder / store.CERTIFICATE, certificate)
         with progress.step("BatchNorm health"):
-            _write_batchnorm(folder, subject, stats, settings.imgsz)
+            ledger = open_ledger(subject.result, subject.head, settings.imgsz)
+            _write_batchnorm(folder, subject, stats, ledger)
         deployed, reference = _export(folder, subject, inputs, settings.imgsz, progress)
         _write_self_check(folder, subject, inputs, progress)
-        with progress.step("Drift probe"):
-            _write_probe(folder, subject, stats, inputs)
+        with progress.step("Probe"):
+            macs = ledger.macs_of_each()
+            probe = write_probe(folder / store.DEPLOYED, folder / store.PROBE_GRAPH, stats.report, macs, settings.imgsz)
+            store.write_json(folder / store.PROBE, probe)
         _measure(folder, subject, settings.imgsz, threads, effort, progress)
         manifest = BundleManifest(
             created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -157,8 +161,7 @@ def _side(network: torch.nn.Module) -> int:
     return 2 * _largest_stride(network)
 
 
-def _write_batchnorm(folder: Path, subject: _Subject, stats: BatchNormStats, imgsz: int) -> None:
-    ledger = open_ledger(subject.result, subject.head, imgsz)
+def _write_batchnorm(folder: Path, subject: _Subject, stats: BatchNormStats, ledger: Ledger) -> None:
     health = assess_health(stats, subject.dataflow.sites, subject.reference, subject.result, ledger)
     store.write_json(folder / store.BN_STATS, stats.report)
     store.write_json(folder / store.HEALTH, health.report)
@@ -192,14 +195,6 @@ def _write_self_check(folder: Path, subject: _Subject, inputs: list[ProofInput],
         )
     store.write_json(folder / store.SELF_CHECK, spec)
     np.savez_compressed(folder / store.SELF_CHECK_ARRAYS, allow_pickle=False, **arrays)
-
-
-def _write_probe(folder: Path, subject: _Subject, stats: BatchNormStats, inputs: list[ProofInput]) -> None:
-    deployed = DeployedNetwork(subject.result.network, subject.head).eval()
-    spec = make_probe(
-        stats, subject.reference, deployed, subject.result, folder / store.DEPLOYED, inputs, folder / store.PROBE
-    )
-    store.write_json(folder / store.PROBE_SPEC, spec)
 
 
 def _measure(

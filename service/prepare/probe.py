@@ -1,268 +1,223 @@
-"""Chooses the layers whose statistics tell spoilt pictures best, writes the probe and holds it against torch."""
+"""The probe: the deployed graph's first layers with per-channel statistics as output, for drift and linting.
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+Which layers it measures is itself measured: pictures are corrupted in the ways that cameras and pipelines do, and the
+layers whose statistics move furthest under the corruption they show least are taken.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
+import onnx.utils
 import onnxruntime as ort
-import torch
 from numpy.typing import NDArray
-from torch import nn
+from onnx import TensorProto, helper
 
-from service.bundle.batchnorm import BatchNormLayer
-from service.bundle.probe import MEAN, PICTURE, VARIANCE, Corruption, ProbeCandidate, ProbedLayer, ProbeSpec
-from service.drift.covariance import shrink_covariance, whitening
-from service.drift.distances import Law, log_variance_ratio, shift, training_law
-from service.drift.features import feature_channels, join_laws, picture_features
+from service.bundle.batchnorm import BatchNormReport
+from service.bundle.probe import (
+    PROBE_INPUT,
+    PROBE_MEANS,
+    PROBE_STRIDE,
+    PROBE_VARIANCES,
+    ProbedLayer,
+    ProbeSpec,
+)
 from service.errors import ExportFailed
-from service.prepare.bn_stats import BatchNormStats
-from service.prepare.corruptions import CORRUPTIONS, Pixels
-from service.prepare.deployed_network import DeployedNetwork
-from service.prepare.fold import FoldResult
-from service.prepare.operations import conv_positions
-from service.prepare.probe_graph import ProbePoint, probe_points, write_probe_graph
-from service.prepare.proof_inputs import ProofInput
-from service.preprocessing.content import MULTIPLE, crop_content, network_tensor
+from service.prepare.proof_inputs import proof_pictures
+from service.preprocessing.letterbox import content_tensor, letterbox, plan_letterbox
 
-Array = NDArray[np.float64]
+Floats = NDArray[np.float64]
 
-#: The first folded convolutions are always probed: they see the pixels before anything is lost.
-_FIRST = 2
-_MOST_LAYERS = 6
-#: The probe never costs more than this share of the network.
-_MOST_COST = 0.25
-#: A layer must raise the sensitivity to what is told worst by this factor, or it does not pay.
-_LEAST_GAIN = 1.05
-#: Each proof picture is cut into this many overlapping parts per side, each half as long as the picture.
-_CUTS = 3
-#: Bound on the errors beside torch: float32 gives some 1e-5 of either.
-_TOLERANCE = 1e-3
+_FIRST, _SENSITIVE = 2, 3
+#: A candidate may need at most this share of the network's multiply-accumulates, or probing would cost too much.
+_LARGEST_MACS_SHARE = 0.3
+#: More channels of one layer say little more, and the baseline's covariance grows with their square.
+_MOST_FEATURES = 64
+_SEED = 0
 
 
 @dataclass(frozen=True)
-class _Subject:
-    """What is known of the network that a probe is made of."""
-
-    points: Sequence[ProbePoint]
-    layers: Mapping[str, BatchNormLayer]
-    laws: Mapping[str, Law]
-    macs: Mapping[str, int]
-
-    def cost(self, points: Sequence[ProbePoint]) -> int:
-        """Multiply-accumulates of a graph that ends at these points."""
-        convs = frozenset[str]().union(*(point.convs for point in points))
-        return sum(self.macs[weights] for weights in convs)
+class _Candidate:
+    node: onnx.NodeProto
+    conv: str
+    batch_norm: str | None
+    channels: int
+    macs_share: float
 
 
-def make_probe(
-    stats: BatchNormStats,
-    reference: nn.Module,
-    deployed: DeployedNetwork,
-    result: FoldResult,
-    graph: Path,
-    inputs: Sequence[ProofInput],
-    path: Path,
+def write_probe(
+    deployed: Path, target: Path, batchnorm: BatchNormReport, macs: Mapping[str, int], imgsz: int
 ) -> ProbeSpec:
-    """Write ``probe.onnx`` to ``path``.
+    """Choose the layers, and write ``probe.onnx``.
 
     Args:
-        reference: the network with its BatchNorm, which the probe's figures must repeat.
-        deployed: the folded network that ``graph`` was exported from.
-        inputs: proof pictures, which choose the layers; noise, which no service gets, only takes part in the proof.
+        deployed: ``model.onnx``.
+        batchnorm: says which BatchNorm stood behind which convolution.
+        macs: multiply-accumulates of each convolution by module path.
+        imgsz: side of the deployed graph's input, pixels.
 
     Raises:
-        ExportFailed: the graph has no two convolutions to probe, or the probe differs from torch.
+        ExportFailed: the deployed graph has no convolution that can be measured.
     """
-    model = onnx.load(graph)
-    subject = _describe(stats, deployed, result, model, inputs[0])
-    candidates = _affordable(subject)
-    shifts = _measure_shifts(subject, candidates, model, inputs, path)
-    chosen = _choose(subject, candidates, shifts)
-    write_probe_graph(model, chosen, path)
-    mean_error, log_variance_error = _compare_with_torch(subject, chosen, reference, inputs, path)
-    if max(mean_error, log_variance_error) > _TOLERANCE:
-        raise ExportFailed(
-            f"{path.name} differs from the unfolded network by {mean_error:.2g} standard deviations in a mean and by "
-            f"{log_variance_error:.2g} in the logarithm of a variance; {_TOLERANCE:g} is allowed."
+    model = onnx.load(deployed)
+    candidates = _candidates(model, batchnorm, macs)
+    if not candidates:
+        raise ExportFailed(f"{deployed.name} holds no convolution whose output could be measured.")
+    sensitivity = _measure_sensitivity(model, candidates, imgsz)
+    chosen = _choose(candidates, sensitivity)
+    onnx.save(_probe_graph(model, chosen), target)
+    dead = {layer.name: set(layer.dead_channels) for layer in batchnorm.layers}
+    layers = [
+        ProbedLayer(
+            conv=candidate.conv,
+            batch_norm=candidate.batch_norm,
+            channels=candidate.channels,
+            feature_channels=_spread([c for c in range(candidate.channels) if c not in _dead(dead, candidate)]),
+            chosen="first" if candidate in candidates[:_FIRST] else "sensitive",
+            sensitivity={name: round(value, 4) for name, value in sensitivity[candidate.conv].items()},
         )
-    return ProbeSpec(
-        layers=[_probed(subject, point, number) for number, point in enumerate(chosen)],
-        macs=subject.cost(chosen),
-        network_macs=sum(subject.macs.values()),
-        sensitivity=shifts.sensitivity(chosen),
-        candidates=[
-            ProbeCandidate(name=point.site.name, macs=subject.cost([point]), sensitivity=shifts.sensitivity([point]))
-            for point in candidates
-        ],
-        mean_error=mean_error,
-        log_variance_error=log_variance_error,
-    )
-
-
-def _describe(
-    stats: BatchNormStats, deployed: DeployedNetwork, result: FoldResult, model: onnx.ModelProto, item: ProofInput
-) -> _Subject:
-    layers = {layer.name: layer for layer in stats.report.layers}
-    points = probe_points(model, result.folded)
-    laws = {}
-    for name in (point.site.name for point in points):
-        gamma, beta, var = (stats.arrays[f"{name}/{array}"] for array in ("gamma", "beta", "running_var"))
-        laws[name] = training_law(gamma, beta, var, layers[name].eps)
-    positions = conv_positions(deployed.network, lambda: deployed.candidates(item.image))
-    weights = {name: deployed.network.get_submodule(name).weight for name in positions}
-    macs = {
-        f"network.{name}.weight": positions[name] * weight.numel()
-        for name, weight in weights.items()
-        if isinstance(weight, torch.Tensor)
-    }
-    return _Subject(points, layers, laws, macs)
-
-
-def _affordable(subject: _Subject) -> list[ProbePoint]:
-    most = _MOST_COST * sum(subject.macs.values())
-    kept = [
-        point
-        for number, point in enumerate(subject.points)
-        if number < _FIRST or (subject.cost([point]) <= most and subject.laws[point.site.name].alive.any())
+        for candidate in chosen
     ]
-    if len(kept) < _FIRST:
-        raise ExportFailed(f"The deployed graph has {len(kept)} folded convolutions that can be probed, not {_FIRST}.")
-    return kept
+    return ProbeSpec(layers=layers, macs_share=max(candidate.macs_share for candidate in chosen))
 
 
-@dataclass(frozen=True)
-class _Shifts:
-    """Features of parts of the proof pictures, (parts, features), as they are and spoilt, and whose layer each is."""
-
-    clean: Array
-    spoilt: Mapping[Corruption, Array]
-    layer_of_feature: NDArray[np.str_]
-
-    def sensitivity(self, points: Sequence[ProbePoint]) -> dict[Corruption, float]:
-        """How far each corruption moves these layers' features, in units of a window's own fluctuation.
-
-        Of a window of W pictures the squared Mahalanobis length has, when nothing is wrong, the mean P / W and the
-        deviation sqrt(2 P) / W for P features; a corruption adds the squared length of its shift.
-        """
-        chosen = np.isin(self.layer_of_feature, [point.site.name for point in points])
-        count = int(chosen.sum())
-        if not count:  # every channel is dead
-            return dict.fromkeys(self.spoilt, 0.0)
-        clean = self.clean[:, chosen]
-        deviation = clean.std(0) + np.finfo(np.float64).tiny
-        white = whitening(shrink_covariance((clean - clean.mean(0)) / deviation).covariance)
-        lengths = {}
-        for name, rows in self.spoilt.items():
-            moved = ((rows[:, chosen] - clean).mean(0) / deviation) @ white
-            lengths[name] = float(moved @ moved / np.sqrt(2 * count))
-        return lengths
+def _dead(dead: Mapping[str, set[int]], candidate: _Candidate) -> set[int]:
+    return set() if candidate.batch_norm is None else dead[candidate.batch_norm]
 
 
-def _choose(subject: _Subject, candidates: list[ProbePoint], shifts: _Shifts) -> list[ProbePoint]:
-    """The first layers, then one by one whichever most raises the sensitivity to what is told worst."""
-
-    def worst(points: Sequence[ProbePoint]) -> float:
-        return min(shifts.sensitivity(points).values())
-
-    chosen, most = candidates[:_FIRST], _MOST_COST * sum(subject.macs.values())
-    while len(chosen) < _MOST_LAYERS:
-        rest = [p for p in candidates if p not in chosen and subject.cost([*chosen, p]) <= most]
-        best = max(rest, key=lambda point: worst([*chosen, point]), default=None)
-        if best is None or worst([*chosen, best]) < _LEAST_GAIN * worst(chosen):
-            break
-        chosen = [*chosen, best]
-    return [point for point in candidates if point in chosen]
+def _spread(channels: list[int]) -> list[int]:
+    """At most ``_MOST_FEATURES`` of them, evenly spread."""
+    if len(channels) <= _MOST_FEATURES:
+        return channels
+    return [channels[i] for i in np.linspace(0, len(channels) - 1, _MOST_FEATURES).round().astype(int)]
 
 
-def _measure_shifts(
-    subject: _Subject, candidates: list[ProbePoint], model: onnx.ModelProto, inputs: Sequence[ProofInput], path: Path
-) -> _Shifts:
-    """Run all candidates at once, in a graph that the chosen one overwrites."""
-    write_probe_graph(model, candidates, path)
-    session = _open(path)
-    law = join_laws([subject.laws[point.site.name] for point in candidates])
-    names = np.concatenate([np.repeat(p.site.name, len(subject.laws[p.site.name].mean)) for p in candidates])
-
-    def features(parts: list[Pixels]) -> Array:
-        return np.stack([picture_features(*_run(session, network_tensor(part)), law) for part in parts])
-
-    parts = [part for item in inputs if item.kind != "noise" for part in _cut(item)]
-    spoilt = {name: features([spoil(part) for part in parts]) for name, spoil in CORRUPTIONS.items()}
-    return _Shifts(features(parts), spoilt, names[feature_channels(law)])
+def _candidates(model: onnx.ModelProto, batchnorm: BatchNormReport, macs: Mapping[str, int]) -> list[_Candidate]:
+    """Convolutions as they run, the first two whatever they cost; only folded ones where there are any."""
+    folded = {layer.conv: layer.name for layer in batchnorm.layers if layer.status == "folded"}
+    sizes = {initializer.name: initializer.dims[0] for initializer in model.graph.initializer}
+    total, so_far, found = sum(macs.values()), 0, []
+    for node in model.graph.node:
+        conv = node.input[1].removeprefix("network.").removesuffix(".weight") if node.op_type == "Conv" else None
+        if conv is None or conv not in macs:
+            continue
+        so_far += macs[conv]
+        if conv in folded or not folded:
+            found.append(_Candidate(node, conv, folded.get(conv), sizes[node.input[1]], so_far / total))
+    return [c for i, c in enumerate(found) if i < _FIRST or c.macs_share <= _LARGEST_MACS_SHARE]
 
 
-def _cut(item: ProofInput) -> list[Pixels]:
-    """Overlapping parts of half the picture's sides, which are multiples of 32 and at least 32."""
-    content = crop_content(item.image[0].numpy(), item.plan)
-    height, width = (max(side // 2 // MULTIPLE * MULTIPLE, MULTIPLE) for side in content.shape[:2])
-    tops = np.linspace(0, content.shape[0] - height, _CUTS).astype(int)
-    lefts = np.linspace(0, content.shape[1] - width, _CUTS).astype(int)
-    return [content[top : top + height, left : left + width] for top in tops for left in lefts]
+def _choose(candidates: list[_Candidate], sensitivity: Mapping[str, Mapping[str, float]]) -> list[_Candidate]:
+    ranked = sorted(candidates[_FIRST:], key=lambda c: -min(sensitivity[c.conv].values()))
+    taken = [*candidates[:_FIRST], *ranked[:_SENSITIVE]]
+    return [candidate for candidate in candidates if candidate in taken]
 
 
-def _open(path: Path) -> ort.InferenceSession:
+def _probe_graph(model: onnx.ModelProto, layers: Sequence[_Candidate]) -> onnx.ModelProto:
+    """The nodes that ``layers`` need, with statistics: float32 tensor (1, 3, H, W) in, two (1, C) out."""
+    start = next(node for node in model.graph.node if node.op_type == "Conv").input[0]
+    extended = onnx.ModelProto()
+    extended.CopyFrom(model)
+    graph = extended.graph
+    for number, layer in enumerate(layers):
+        graph.node.extend(_statistics(layer.node.output[0], number))
+    for result, part in ((PROBE_MEANS, "mean"), (PROBE_VARIANCES, "variance")):
+        parts = [f"probe_{part}_{number}" for number in range(len(layers))]
+        graph.node.append(helper.make_node("Concat", parts, [f"probe_{part}s"], axis=1))
+        graph.node.append(helper.make_node("Flatten", [f"probe_{part}s"], [result], axis=1))
+        shape = [1, sum(layer.channels for layer in layers)]
+        graph.output.append(helper.make_tensor_value_info(result, TensorProto.FLOAT, shape))
+    del graph.value_info[:]
+    graph.value_info.append(helper.make_tensor_value_info(start, TensorProto.FLOAT, [1, 3, "height", "width"]))
+    probe = onnx.utils.Extractor(extended).extract_model([start], [PROBE_MEANS, PROBE_VARIANCES])
+    for node in probe.graph.node:
+        node.input[:] = [PROBE_INPUT if name == start else name for name in node.input]
+    probe.graph.input[0].name = PROBE_INPUT
+    del probe.graph.value_info[:]
+    onnx.checker.check_model(probe)
+    return probe
+
+
+def _statistics(output: str, number: int) -> list[onnx.NodeProto]:
+    """Mean and variance over positions, the latter about the mean: a mean of squares would cancel in float32."""
+    mean, offset, square, variance = (f"probe_{part}_{number}" for part in ("mean", "offset", "square", "variance"))
+    return [
+        helper.make_node("ReduceMean", [output], [mean], axes=[2, 3], keepdims=1),
+        helper.make_node("Sub", [output, mean], [offset]),
+        helper.make_node("Mul", [offset, offset], [square]),
+        helper.make_node("ReduceMean", [square], [variance], axes=[2, 3], keepdims=1),
+    ]
+
+
+def _measure_sensitivity(
+    model: onnx.ModelProto, candidates: Sequence[_Candidate], imgsz: int
+) -> dict[str, dict[str, float]]:
+    """By convolution and corruption: shift of its channels, root mean square, in deviations between pictures."""
     options = ort.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    graph = _probe_graph(model, candidates).SerializeToString()
+    session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+    def features(pictures: list[NDArray[np.uint8]]) -> Floats:
+        rows = []
+        for picture in pictures:
+            means, variances = session.run([PROBE_MEANS, PROBE_VARIANCES], {PROBE_INPUT: _tensor(picture)})
+            rows.append(np.stack([means[0], np.log(variances[0] + 1e-6)]).astype(np.float64))
+        return np.stack(rows)
+
+    clean = _clean_crops(imgsz)
+    right = features(clean)
+    spread = right.std(0)
+    varied = spread > 0
+    bounds = np.cumsum([0, *(candidate.channels for candidate in candidates)])
+    found: dict[str, dict[str, float]] = {candidate.conv: {} for candidate in candidates}
+    for name, pictures in _corrupted(clean).items():
+        moved = (features(pictures) - right).mean(0)
+        shift = np.divide(moved, spread, out=np.zeros_like(moved), where=varied)
+        for candidate, low, high in zip(candidates, bounds[:-1], bounds[1:], strict=True):
+            found[candidate.conv][name] = float(np.sqrt((shift[:, low:high] ** 2).mean()))
+    return found
 
 
-def _run(session: ort.InferenceSession, picture: NDArray[np.float32]) -> tuple[Array, Array]:
-    mean, variance = session.run([MEAN, VARIANCE], {PICTURE: picture})
-    return mean.astype(np.float64), variance.astype(np.float64)
+def _clean_crops(imgsz: int) -> list[NDArray[np.uint8]]:
+    """Each proof picture at the size the network sees it, whole and in quarters, without padding."""
+    crops: list[NDArray[np.uint8]] = []
+    for picture in proof_pictures():
+        height, width = picture.image.shape[:2]
+        plan = plan_letterbox(width, height, imgsz)
+        (left, top), (wide, high) = plan.offset_xy, plan.resized_wh
+        content = letterbox(picture.image, plan)[top : top + high, left : left + wide]
+        crops.append(content)
+        if min(high, wide) >= 2 * PROBE_STRIDE:
+            rows, columns = (slice(0, high // 2), slice(high // 2, high)), (slice(0, wide // 2), slice(wide // 2, wide))
+            crops += [np.ascontiguousarray(content[r, c]) for r in rows for c in columns]
+    return crops
 
 
-def _compare_with_torch(
-    subject: _Subject, chosen: Sequence[ProbePoint], reference: nn.Module, inputs: Sequence[ProofInput], path: Path
-) -> tuple[float, float]:
-    """Largest errors of living channels' z and ln v against the unfolded network's BatchNorm outputs."""
-    session, network = _open(path), copy.deepcopy(reference).eval()
-    law = join_laws([subject.laws[point.site.name] for point in chosen])
-    alive = law.alive
-    living = Law(law.mean[alive], law.variance[alive])
-    errors = [(0.0, 0.0)]
-    for item in inputs:
-        picture = network_tensor(crop_content(item.image[0].numpy(), item.plan))
-        found, expected = (
-            (mean[alive], variance[alive])
-            for mean, variance in (_run(session, picture), _torch_statistics(network, chosen, picture))
-        )
-        z, spread = shift(found[0], living), log_variance_ratio(found[1], living)
-        apart = np.abs(z - shift(expected[0], living)), np.abs(spread - log_variance_ratio(expected[1], living))
-        errors += [(float(a), float(b)) for a, b in zip(*apart, strict=True)]
-    return max(a for a, _ in errors), max(b for _, b in errors)
+def _tensor(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+    height, width = picture.shape[:2]
+    plan = plan_letterbox(width, height, max(height, width))
+    return content_tensor(letterbox(picture, plan), plan)[None]
 
 
-def _torch_statistics(
-    network: nn.Module, points: Sequence[ProbePoint], picture: NDArray[np.float32]
-) -> tuple[Array, Array]:
-    """Mean and variance (channels,) of the BatchNorms' outputs, reduced in float64."""
-    outputs: dict[str, torch.Tensor] = {}
+def _corrupted(pictures: list[NDArray[np.uint8]]) -> dict[str, list[NDArray[np.uint8]]]:
+    """The same pictures out of focus, in the dark, noisy, heavily compressed and with red and blue exchanged."""
+    rng = np.random.default_rng(_SEED)
 
-    def keep(name: str) -> Callable[[nn.Module, object, torch.Tensor], None]:
-        return lambda _, __, output: outputs.update({name: output[0].double().flatten(1)})
+    def noisy(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return np.clip(picture + rng.normal(0, 12, picture.shape), 0, 255).astype(np.uint8)
 
-    names = [point.site.name for point in points]
-    handles = [network.get_submodule(name).register_forward_hook(keep(name)) for name in names]
-    try:
-        with torch.inference_mode():
-            network(torch.from_numpy(picture))
-    finally:
-        for handle in handles:
-            handle.remove()
-    means = torch.cat([outputs[name].mean(1) for name in names])
-    variances = torch.cat([outputs[name].var(1, correction=0) for name in names])
-    return means.numpy(), variances.numpy()
+    def compressed(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 12])[1]
+        return np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), np.uint8)
 
-
-def _probed(subject: _Subject, point: ProbePoint, number: int) -> ProbedLayer:
-    layer = subject.layers[point.site.name]
-    return ProbedLayer(
-        name=layer.name,
-        conv=str(point.site.conv),
-        stage=layer.stage,
-        channels=layer.channels,
-        why="first" if number < _FIRST else "sensitive",
-    )
+    return {
+        "blur": [np.asarray(cv2.GaussianBlur(p, (0, 0), 1.5), np.uint8) for p in pictures],
+        "darkness": [(p * 0.5).astype(np.uint8) for p in pictures],
+        "noise": [noisy(p) for p in pictures],
+        "jpeg": [compressed(p) for p in pictures],
+        "channels_swapped": [np.ascontiguousarray(p[..., ::-1]) for p in pictures],
+    }

@@ -59,6 +59,28 @@ def letterbox(image: NDArray[np.uint8], plan: Letterbox, out: NDArray[np.uint8] 
     return canvas
 
 
+def content_tensor(square: NDArray[np.uint8], plan: Letterbox, multiple: int = 32) -> NDArray[np.float32]:
+    """The picture in the letterboxed square as the network behind the in-graph preprocessing sees it, without padding.
+
+    Args:
+        square: (size, size, 3) uint8 BGR of ``plan``.
+        multiple: the sides are rounded down to multiples of it about the picture's middle; sides below it get it, with
+            padding where the picture has no more.
+
+    Returns:
+        (3, H, W) float32 RGB, 0 to 1.
+    """
+    (left, top), (width, height) = plan.offset_xy, plan.resized_wh
+    rows, columns = _span(top, height, plan.size, multiple), _span(left, width, plan.size, multiple)
+    return square[rows, columns, ::-1].transpose(2, 0, 1).astype(np.float32, order="C") / np.float32(255)
+
+
+def _span(start: int, length: int, size: int, multiple: int) -> slice:
+    kept = max(length // multiple, 1) * multiple
+    first = min(max(start + (length - kept) // 2, 0), size - kept)
+    return slice(first, first + kept)
+
+
 def unletterbox_xyxy(xyxy: NDArray[np.float32], plan: Letterbox) -> NDArray[np.float32]:
     """Map boxes from the square back to the picture and clip them to it.
 
