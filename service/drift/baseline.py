@@ -13,12 +13,16 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from service.drift.distances import LARGEST
 from service.drift.shrinkage import shrunk_covariance
 
 WINDOW = 32
-"""Pictures per window. A baseline's threshold and rate are for windows of exactly this size."""
-MIN_PICTURES = 2 * WINDOW
-"""One window to leave out and as many pictures to fit from."""
+"""Pictures per full window. Longer ones would answer too late, and slow changes would be averaged away."""
+LEFT_OUT = 16
+"""Pictures left out of a fit to set the threshold, and so the shortest window it holds for. Half a window leaves more
+pictures to fit, and its scores scatter a little more than a full window's: the threshold errs to the safe side."""
+MIN_PICTURES = 64
+"""Four windows of ``LEFT_OUT``. With 64, simulated false alarms stay below the rate; but only gross drifts are seen."""
 SPLITS = 200
 """How often a window is left out and the rest fitted."""
 LEAST_SCALE = 1e-3
@@ -37,7 +41,7 @@ class Baseline:
     whitening: NDArray[np.float64]
     """(F, F), the symmetric inverse square root of the standardised features' shrunk covariance."""
     threshold: float
-    """A window of ``WINDOW`` pictures whose score exceeds it has drifted."""
+    """A window of ``LEFT_OUT`` to ``WINDOW`` pictures whose score exceeds it has drifted."""
     rate: float
     """False alarms wanted, as a share of the windows of ordinary pictures."""
     pictures: int
@@ -49,8 +53,8 @@ class Baseline:
     def score(self, features: NDArray[np.float64]) -> float:
         """The score of one window, ``features`` (W, F) with W from 1 to ``WINDOW``.
 
-        The expectation of its square does not depend on W, but its scatter grows as W falls, so that a shorter window
-        exceeds the threshold more often than ``rate`` says.
+        The expectation of its square does not depend on W, but its scatter grows as W falls: a window shorter than
+        ``LEFT_OUT`` exceeds the threshold more often than ``rate`` says.
 
         Raises:
             ValueError: the shape is another, or a feature is not finite.
@@ -68,19 +72,18 @@ class Baseline:
         features = np.asarray(features, np.float64)
         if features.ndim != 2 or features.shape[1] != len(self.center) or not 1 <= len(features) <= WINDOW:
             raise ValueError(f"expected 1 to {WINDOW} pictures of {len(self.center)} features, not {features.shape}")
-        if not np.isfinite(features).all():
-            raise ValueError("features must be finite")
-        return _standard_shift(features, self.center, self.scale, self.pictures)
+        return _standard_shift(_finite(features), self.center, self.scale, self.pictures)
 
 
 def fit_baseline(features: NDArray[np.float64], rate: float, rng: np.random.Generator) -> Baseline:
     """Fit centre, scale and whitening to all of ``features`` (N, F), and a threshold to windows left out.
 
-    ``SPLITS`` times a random window is left out, the rest fitted and the window scored: each score is a draw from the
-    law of ordinary windows under a fit that has not seen them. The logarithms of the scores are near normal, and the
-    threshold is their mean plus so many standard deviations as a normal law exceeds at ``rate``. N pictures hold only
-    N / ``WINDOW`` windows that share no picture, and a standard deviation from n windows has the relative standard
-    error 1 / sqrt(2 n); it is raised by two of these. The threshold is at least the scores' own quantile.
+    ``SPLITS`` times ``LEFT_OUT`` pictures are left out, the rest fitted and the window of those left out scored: each
+    score is a draw from the law of ordinary windows under a fit that has not seen them. The logarithms of the scores
+    are near normal, and the threshold is their mean plus so many standard deviations as a normal law exceeds at
+    ``rate``. N pictures hold only N / ``LEFT_OUT`` windows that share no picture, and a standard deviation from n
+    windows has the relative standard error 1 / sqrt(2 n); it is raised by one of these. The threshold is at least the
+    scores' own quantile.
 
     Pictures that resemble each other (frames of one video, crops of one photograph) count as fewer than N, and no
     fit can see that: then false alarms on other scenes are more frequent than ``rate`` says.
@@ -94,8 +97,7 @@ def fit_baseline(features: NDArray[np.float64], rate: float, rng: np.random.Gene
         raise ValueError(f"at least {MIN_PICTURES} pictures are needed, one a row, not {features.shape}")
     if not 0 < rate < 0.5:
         raise ValueError(f"the rate must lie between 0 and 0.5, not {rate}")
-    if not np.isfinite(features).all():
-        raise ValueError("features must be finite")
+    features = _finite(features)
     scores = _left_out_scores(features, rng)
     threshold = _threshold(scores, rate, len(features))
     center, scale, covariance = _fit(features)
@@ -110,12 +112,19 @@ def fit_baseline(features: NDArray[np.float64], rate: float, rng: np.random.Gene
     )
 
 
+def _finite(features: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The features, none so large that a square could overflow."""
+    if not np.isfinite(features).all():
+        raise ValueError("features must be finite")
+    return np.clip(features, -LARGEST, LARGEST)
+
+
 def _left_out_scores(features: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
     """The scores (SPLITS,) of random windows, each under a fit to all other pictures."""
     scores = np.empty(SPLITS)
     for split in range(SPLITS):
         order = rng.permutation(len(features))
-        window, rest = features[order[:WINDOW]], features[order[WINDOW:]]
+        window, rest = features[order[:LEFT_OUT]], features[order[LEFT_OUT:]]
         center, scale, covariance = _fit(rest)
         shift = _standard_shift(window, center, scale, len(rest))
         # The same as _window_score with the inverse root, which takes many times longer to compute.
@@ -125,7 +134,7 @@ def _left_out_scores(features: NDArray[np.float64], rng: np.random.Generator) ->
 
 def _threshold(scores: NDArray[np.float64], rate: float, pictures: int) -> float:
     logs = np.log(np.maximum(scores, np.finfo(np.float64).tiny))
-    deviation = float(logs.std()) * (1 + math.sqrt(2 * WINDOW / pictures))
+    deviation = float(logs.std()) * (1 + math.sqrt(LEFT_OUT / (2 * pictures)))
     raised = float(logs.mean()) + NormalDist().inv_cdf(1 - rate) * deviation
     return max(math.exp(raised), float(np.quantile(scores, 1 - rate)))
 
