@@ -2,7 +2,9 @@
 
 The probe is the beginning of the deployed graph. It takes what lies behind the in-graph preprocessing, float32
 (1, 3, H, W) RGB from 0 to 1 with sides that are multiples of 32, and gives the mean and the variance of every channel
-over all positions: two float32 arrays (1, C), the channels of all probed layers one layer after the other.
+over all positions: two float32 arrays (1, C), the channels of all probed layers one layer after the other. A third,
+(1, 12), holds ``FIGURES`` of the picture itself: some damage, heavy JPEG compression above all, hardly moves any
+channel's mean or variance.
 """
 
 from typing import Literal
@@ -12,7 +14,12 @@ from pydantic import Field
 from service.bundle.manifest import Record
 
 SCHEMA_VERSION: Literal[1] = 1
-PROBE_INPUT, PROBE_MEANS, PROBE_VARIANCES = "tensor", "means", "variances"
+PROBE_INPUT, PROBE_MEANS, PROBE_VARIANCES, PROBE_FIGURES = "tensor", "means", "variances", "figures"
+PLANES = ("luminance", "blue_difference", "red_difference")
+"""As in JPEG (ITU-R BT.601, full range), without the offset of the differences."""
+KINDS = ("mean", "variance", "detail_square", "detail_magnitude")
+"""The last two are the mean square and the mean magnitude of the Laplacian (4 at the centre)."""
+FIGURES = tuple(f"{plane}_{kind}" for kind in KINDS for plane in PLANES)
 #: Sides of the probe's input are multiples of this, so that no stride leaves a remainder.
 PROBE_STRIDE = 32
 

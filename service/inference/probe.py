@@ -7,8 +7,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from service.bundle.probe import PROBE_INPUT, PROBE_MEANS, PROBE_STRIDE, PROBE_VARIANCES
+from service.bundle.probe import PROBE_FIGURES, PROBE_INPUT, PROBE_MEANS, PROBE_STRIDE, PROBE_VARIANCES
 from service.errors import EngineError
+
+_OUTPUTS = [PROBE_MEANS, PROBE_VARIANCES, PROBE_FIGURES]
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,8 @@ class Reading:
 
     means: NDArray[np.float64]
     variances: NDArray[np.float64]
+    figures: NDArray[np.float64]
+    """(12,), of the picture itself, in the order of ``bundle.probe.FIGURES``."""
 
 
 class Probe:
@@ -50,7 +54,7 @@ class Probe:
         top, left = (tensor.shape[1] - height) // 2, (tensor.shape[2] - width) // 2
         cropped = np.ascontiguousarray(tensor[None, :, top : top + height, left : left + width])
         try:
-            means, variances = self._session.run([PROBE_MEANS, PROBE_VARIANCES], {PROBE_INPUT: cropped})
+            found = self._session.run(_OUTPUTS, {PROBE_INPUT: cropped})
         except Exception as error:
             raise EngineError(f"The probe failed: {error}") from error
-        return Reading(means[0].astype(np.float64), variances[0].astype(np.float64))
+        return Reading(*(values[0].astype(np.float64) for values in found))

@@ -6,8 +6,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle.probe import Corruption
-
 Pixels = NDArray[np.uint8]
 _BLUR_SIGMA_PX, _DARKNESS, _JPEG_QUALITY, _NOISE_STD = 2.0, 0.4, 10, 15.0
 
@@ -42,10 +40,10 @@ def swap_channels(pixels: Pixels) -> Pixels:
 
 
 #: Each takes and gives (H, W, 3) uint8 BGR.
-CORRUPTIONS: dict[Corruption, Callable[[Pixels], Pixels]] = {
+CORRUPTIONS: dict[str, Callable[[Pixels], Pixels]] = {
     "blur": blur,
     "darkness": darken,
     "jpeg": compress,
     "noise": add_noise,
-    "swapped_channels": swap_channels,
+    "channels_swapped": swap_channels,
 }

@@ -8,16 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import onnx
 import onnx.utils
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from service.bundle.batchnorm import BatchNormReport
 from service.bundle.probe import (
+    FIGURES,
+    KINDS,
+    PROBE_FIGURES,
     PROBE_INPUT,
     PROBE_MEANS,
     PROBE_STRIDE,
@@ -26,6 +28,7 @@ from service.bundle.probe import (
     ProbeSpec,
 )
 from service.errors import ExportFailed
+from service.prepare.corruptions import CORRUPTIONS
 from service.prepare.proof_inputs import proof_pictures
 from service.preprocessing.letterbox import content_tensor, letterbox, plan_letterbox
 
@@ -36,7 +39,16 @@ _FIRST, _SENSITIVE = 2, 3
 _LARGEST_MACS_SHARE = 0.3
 #: More channels of one layer say little more, and the baseline's covariance grows with their square.
 _MOST_FEATURES = 64
-_SEED = 0
+#: Operators that work at any picture size. Others, such as attention's Reshape, hold the size they were traced with.
+_SIZE_FREE = frozenset(
+    (
+        *("Conv", "Sigmoid", "Mul", "Add", "Sub", "Div", "Concat", "Split", "Slice", "Shape", "Gather", "Constant"),
+        *("Cast", "MaxPool", "AveragePool", "Relu", "LeakyRelu", "HardSwish", "HardSigmoid", "Clip", "Identity"),
+    )
+)
+#: Luminance and colour differences from red, green and blue; see ``bundle.probe.PLANES``.
+_TO_PLANES = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+_LAPLACIAN = ((0, 1, 0), (1, -4, 1), (0, 1, 0))
 
 
 @dataclass(frozen=True)
@@ -99,15 +111,31 @@ def _candidates(model: onnx.ModelProto, batchnorm: BatchNormReport, macs: Mappin
     """Convolutions as they run, the first two whatever they cost; only folded ones where there are any."""
     folded = {layer.conv: layer.name for layer in batchnorm.layers if layer.status == "folded"}
     sizes = {initializer.name: initializer.dims[0] for initializer in model.graph.initializer}
+    producers = {output: node for node in model.graph.node for output in node.output}
     total, so_far, found = sum(macs.values()), 0, []
     for node in model.graph.node:
         conv = node.input[1].removeprefix("network.").removesuffix(".weight") if node.op_type == "Conv" else None
         if conv is None or conv not in macs:
             continue
         so_far += macs[conv]
-        if conv in folded or not folded:
+        if (conv in folded or not folded) and _runs_at_any_size(node, producers):
             found.append(_Candidate(node, conv, folded.get(conv), sizes[node.input[1]], so_far / total))
     return [c for i, c in enumerate(found) if i < _FIRST or c.macs_share <= _LARGEST_MACS_SHARE]
+
+
+def _runs_at_any_size(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> bool:
+    """Whether nothing between the picture and this convolution holds a size."""
+    start = next(other for other in producers.values() if other.op_type == "Conv").input[0]
+    seen, pending = set(), [node]
+    while pending:
+        current = pending.pop()
+        if current.output[0] in seen:
+            continue
+        if current.op_type not in _SIZE_FREE:
+            return False
+        seen.add(current.output[0])
+        pending += [producers[name] for name in current.input if name in producers and name != start]
+    return True
 
 
 def _choose(candidates: list[_Candidate], sensitivity: Mapping[str, Mapping[str, float]]) -> list[_Candidate]:
@@ -117,22 +145,29 @@ def _choose(candidates: list[_Candidate], sensitivity: Mapping[str, Mapping[str,
 
 
 def _probe_graph(model: onnx.ModelProto, layers: Sequence[_Candidate]) -> onnx.ModelProto:
-    """The nodes that ``layers`` need, with statistics: float32 tensor (1, 3, H, W) in, two (1, C) out."""
+    """The nodes that ``layers`` need, with statistics: float32 tensor (1, 3, H, W) in, two (1, C) and (1, 12) out."""
     start = next(node for node in model.graph.node if node.op_type == "Conv").input[0]
     extended = onnx.ModelProto()
     extended.CopyFrom(model)
     graph = extended.graph
     for number, layer in enumerate(layers):
-        graph.node.extend(_statistics(layer.node.output[0], number))
-    for result, part in ((PROBE_MEANS, "mean"), (PROBE_VARIANCES, "variance")):
-        parts = [f"probe_{part}_{number}" for number in range(len(layers))]
-        graph.node.append(helper.make_node("Concat", parts, [f"probe_{part}s"], axis=1))
-        graph.node.append(helper.make_node("Flatten", [f"probe_{part}s"], [result], axis=1))
-        shape = [1, sum(layer.channels for layer in layers)]
-        graph.output.append(helper.make_tensor_value_info(result, TensorProto.FLOAT, shape))
+        graph.node.extend(_moments(layer.node.output[0], f"probe_mean_{number}", f"probe_variance_{number}"))
+    graph.node.extend(_figure_nodes(start))
+    graph.initializer.append(numpy_helper.from_array(_weights(_TO_PLANES)[..., None, None], "probe_to_planes"))
+    graph.initializer.append(numpy_helper.from_array(_weights([[_LAPLACIAN]] * len(_TO_PLANES)), "probe_laplacian"))
+    channels = sum(layer.channels for layer in layers)
+    numbers = range(len(layers))
+    for result, parts, width in (
+        (PROBE_MEANS, [f"probe_mean_{number}" for number in numbers], channels),
+        (PROBE_VARIANCES, [f"probe_variance_{number}" for number in numbers], channels),
+        (PROBE_FIGURES, [f"probe_{kind}" for kind in KINDS], len(FIGURES)),
+    ):
+        graph.node.append(helper.make_node("Concat", parts, [f"probe_{result}_joined"], axis=1))
+        graph.node.append(helper.make_node("Flatten", [f"probe_{result}_joined"], [result], axis=1))
+        graph.output.append(helper.make_tensor_value_info(result, TensorProto.FLOAT, [1, width]))
     del graph.value_info[:]
     graph.value_info.append(helper.make_tensor_value_info(start, TensorProto.FLOAT, [1, 3, "height", "width"]))
-    probe = onnx.utils.Extractor(extended).extract_model([start], [PROBE_MEANS, PROBE_VARIANCES])
+    probe = onnx.utils.Extractor(extended).extract_model([start], [PROBE_MEANS, PROBE_VARIANCES, PROBE_FIGURES])
     for node in probe.graph.node:
         node.input[:] = [PROBE_INPUT if name == start else name for name in node.input]
     probe.graph.input[0].name = PROBE_INPUT
@@ -141,14 +176,37 @@ def _probe_graph(model: onnx.ModelProto, layers: Sequence[_Candidate]) -> onnx.M
     return probe
 
 
-def _statistics(output: str, number: int) -> list[onnx.NodeProto]:
+def _weights(values: Sequence[object]) -> NDArray[np.float32]:
+    return np.array(values, np.float32)
+
+
+def _moments(source: str, mean: str, variance: str) -> list[onnx.NodeProto]:
     """Mean and variance over positions, the latter about the mean: a mean of squares would cancel in float32."""
-    mean, offset, square, variance = (f"probe_{part}_{number}" for part in ("mean", "offset", "square", "variance"))
+    offset = f"{variance}_offset"
     return [
-        helper.make_node("ReduceMean", [output], [mean], axes=[2, 3], keepdims=1),
-        helper.make_node("Sub", [output, mean], [offset]),
-        helper.make_node("Mul", [offset, offset], [square]),
-        helper.make_node("ReduceMean", [square], [variance], axes=[2, 3], keepdims=1),
+        _average(source, mean),
+        helper.make_node("Sub", [source, mean], [offset]),
+        *_mean_square(offset, variance),
+    ]
+
+
+def _mean_square(source: str, result: str) -> list[onnx.NodeProto]:
+    return [helper.make_node("Mul", [source, source], [f"{result}_square"]), _average(f"{result}_square", result)]
+
+
+def _average(source: str, result: str) -> onnx.NodeProto:
+    return helper.make_node("ReduceMean", [source], [result], axes=[2, 3], keepdims=1)
+
+
+def _figure_nodes(tensor: str) -> list[onnx.NodeProto]:
+    mean, variance, square, magnitude = (f"probe_{kind}" for kind in KINDS)
+    return [
+        helper.make_node("Conv", [tensor, "probe_to_planes"], ["probe_planes"]),
+        *_moments("probe_planes", mean, variance),
+        helper.make_node("Conv", ["probe_planes", "probe_laplacian"], ["probe_edges"], group=len(_TO_PLANES)),
+        *_mean_square("probe_edges", square),
+        helper.make_node("Abs", ["probe_edges"], ["probe_edges_magnitude"]),
+        _average("probe_edges_magnitude", magnitude),
     ]
 
 
@@ -174,8 +232,8 @@ def _measure_sensitivity(
     varied = spread > 0
     bounds = np.cumsum([0, *(candidate.channels for candidate in candidates)])
     found: dict[str, dict[str, float]] = {candidate.conv: {} for candidate in candidates}
-    for name, pictures in _corrupted(clean).items():
-        moved = (features(pictures) - right).mean(0)
+    for name, corrupt in CORRUPTIONS.items():
+        moved = (features([corrupt(picture) for picture in clean]) - right).mean(0)
         shift = np.divide(moved, spread, out=np.zeros_like(moved), where=varied)
         for candidate, low, high in zip(candidates, bounds[:-1], bounds[1:], strict=True):
             found[candidate.conv][name] = float(np.sqrt((shift[:, low:high] ** 2).mean()))
@@ -201,23 +259,3 @@ def _tensor(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
     height, width = picture.shape[:2]
     plan = plan_letterbox(width, height, max(height, width))
     return content_tensor(letterbox(picture, plan), plan)[None]
-
-
-def _corrupted(pictures: list[NDArray[np.uint8]]) -> dict[str, list[NDArray[np.uint8]]]:
-    """The same pictures out of focus, in the dark, noisy, heavily compressed and with red and blue exchanged."""
-    rng = np.random.default_rng(_SEED)
-
-    def noisy(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return np.clip(picture + rng.normal(0, 12, picture.shape), 0, 255).astype(np.uint8)
-
-    def compressed(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 12])[1]
-        return np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), np.uint8)
-
-    return {
-        "blur": [np.asarray(cv2.GaussianBlur(p, (0, 0), 1.5), np.uint8) for p in pictures],
-        "darkness": [(p * 0.5).astype(np.uint8) for p in pictures],
-        "noise": [noisy(p) for p in pictures],
-        "jpeg": [compressed(p) for p in pictures],
-        "channels_swapped": [np.ascontiguousarray(p[..., ::-1]) for p in pictures],
-    }
