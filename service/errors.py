@@ -154,6 +154,13 @@ class DeadlineExceeded(YolofoldError):
     """The request waited or ran for longer than its time-out."""
 
 
+# --- drift -------------------------------------------------------------------------------------------------
+
+
+class CalibrationUnusable(YolofoldError):
+    """Pictures allow no calibration, or its file is damaged, another bundle's or cannot be written."""
+
+
 # --- evaluation --------------------------------------------------------------------------------------------
 
 

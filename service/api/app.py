@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from service.api import bn_diff, bn_stats, detect, docs, fold, health, latency, model, page
+from service.api import bn_diff, bn_stats, detect, docs, drift, fold, health, latency, model, page
 from service.api.body import UploadBudget
+from service.api.drifting import start_drift_watch
 from service.api.exchange import DrainUnreadBody, HeadLikeGet
 from service.api.measuring import LatencyStation
 from service.api.problems import install_problem_handlers
@@ -73,7 +74,7 @@ def create_app(settings: Settings, bundle: Bundle, service: Service | None = Non
     app.state.settings, app.state.service = settings, None
     install_problem_handlers(app)
     docs.install_openapi(app)
-    for resource in (detect, model, bn_stats, bn_diff, fold, latency, health, docs, page):
+    for resource in (detect, model, bn_stats, bn_diff, fold, drift, latency, health, docs, page):
         app.include_router(resource.router)
     app.mount(page.STATIC_PATH, page.static_files)
     app.add_middleware(HeadLikeGet)
@@ -88,14 +89,17 @@ def start_service(settings: Settings, bundle: Bundle) -> Service:
     Raises:
         EngineError: the network cannot be loaded or run, or (SelfCheckFailed) computes something else here.
         BundleSchemaError: the stored picture or answer cannot be read.
+        CalibrationUnusable: the drift calibration beside the bundle is damaged or another bundle's.
     """
     cores = usable_cores()
     engine = OnnxRuntimeEngine(bundle.deployed_graph, settings.device, settings.threads or cores)
-    detector = Detector(bundle, engine, settings.max_pixels)
     checked = check_engine(bundle, engine)
+    watch = start_drift_watch(bundle, settings.drift_cpu, cores)
+    observe = None if watch.sampler is None else watch.sampler.offer
+    detector = Detector(bundle, engine, settings.max_pixels, observe=observe)
     pool = WorkerPool(settings.workers or min(cores, _MOST_DEFAULT_WORKERS), settings.queue_size)
     log.info("%s ready: %s, %d threads, %d workers", bundle.path, engine.provider, engine.threads, pool.workers)
     uploads = UploadBudget(_HELD_UPLOADS * settings.max_upload_bytes)
     checker = FoldChecker(bundle, detector, engine, settings.device)
     station = LatencyStation(bundle, pool, engine.threads)
-    return Service(settings, bundle, engine, detector, pool, station, uploads, checked, checker)
+    return Service(settings, bundle, engine, detector, pool, station, uploads, checked, checker, watch)
