@@ -1,8 +1,9 @@
 """What windows of ordinary pictures look like, and from where on a window no longer does.
 
-A window is so many successive pictures. Its score is the distance of its mean features from the calibration
-pictures' centre in whitened coordinates (Mahalanobis' distance with the shrunk covariance of ``shrinkage``), per
-feature and in standard errors: near 1 for ordinary pictures. No theory gives a threshold, since features are neither
+A window is so many successive pictures. Each becomes a vector from the calibration pictures' centre in whitened
+coordinates (those of Mahalanobis' distance, with the shrunk covariance of ``shrinkage``) and is shortened to
+``REACH``, so that one black picture is no drift. The window's score is the length of their mean, per feature and in
+standard errors: it is of order 1 for ordinary pictures. No theory gives a threshold, since features are neither
 normal nor independent. It comes from windows of calibration pictures that were left out of the fit.
 """
 
@@ -21,6 +22,9 @@ WINDOW = 32
 LEFT_OUT = 16
 """Pictures left out of a fit to set the threshold, and so the shortest window it holds for. Half a window leaves more
 pictures to fit, and its scores scatter a little more than a full window's: the threshold errs to the safe side."""
+REACH = 1.0
+"""Greatest length of a whitened picture, as the root mean square of its features: what calibration pictures have on
+average if nothing is shrunk. It costs no power on photographs, and bounds a picture's share in a mean by 1 / W."""
 MIN_PICTURES = 64
 """Four windows of ``LEFT_OUT``. With 64, simulated false alarms stay below the rate; but only gross drifts are seen."""
 SPLITS = 200
@@ -53,13 +57,14 @@ class Baseline:
     def score(self, features: NDArray[np.float64]) -> float:
         """The score of one window, ``features`` (W, F) with W from 1 to ``WINDOW``.
 
-        The expectation of its square does not depend on W, but its scatter grows as W falls: a window shorter than
-        ``LEFT_OUT`` exceeds the threshold more often than ``rate`` says.
+        Its mean over ordinary windows hardly depends on W, but its scatter grows as W falls: a window shorter than
+        ``LEFT_OUT`` exceeds the threshold more often than ``rate`` says. It is below sqrt(W) ``REACH``.
 
         Raises:
             ValueError: the shape is another, or a feature is not finite.
         """
-        return _window_score(self.shift(features), self.whitening)
+        standardised = (self._checked(features) - self.center) / self.scale
+        return _window_score(standardised @ self.whitening, self.pictures)
 
     def shift(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         """How far each feature's mean over the window lies above the centre, in standard errors; (F,), with its sign.
@@ -69,10 +74,16 @@ class Baseline:
         Raises:
             ValueError: see :meth:`score`.
         """
+        window = self._checked(features)
+        error = math.sqrt(1 / len(window) + 1 / self.pictures)
+        shift: NDArray[np.float64] = (window.mean(axis=0) - self.center) / self.scale / error
+        return shift
+
+    def _checked(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         features = np.asarray(features, np.float64)
         if features.ndim != 2 or features.shape[1] != len(self.center) or not 1 <= len(features) <= WINDOW:
             raise ValueError(f"expected 1 to {WINDOW} pictures of {len(self.center)} features, not {features.shape}")
-        return _standard_shift(_finite(features), self.center, self.scale, self.pictures)
+        return _finite(features)
 
 
 def fit_baseline(features: NDArray[np.float64], rate: float, rng: np.random.Generator) -> Baseline:
@@ -126,9 +137,10 @@ def _left_out_scores(features: NDArray[np.float64], rng: np.random.Generator) ->
         order = rng.permutation(len(features))
         window, rest = features[order[:LEFT_OUT]], features[order[LEFT_OUT:]]
         center, scale, covariance = _fit(rest)
-        shift = _standard_shift(window, center, scale, len(rest))
-        # The same as _window_score with the inverse root, which takes many times longer to compute.
-        scores[split] = math.sqrt(float(shift @ np.linalg.solve(covariance, shift)) / len(shift))
+        standardised = (window - center) / scale
+        # Any root of the covariance gives the same lengths, and Cholesky's is many times quicker than the symmetric.
+        whitened = np.linalg.solve(np.linalg.cholesky(covariance), standardised.T).T
+        scores[split] = _window_score(whitened, len(rest))
     return scores
 
 
@@ -146,15 +158,11 @@ def _fit(features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np
     return center, scale, shrunk_covariance((features - center) / scale)
 
 
-def _standard_shift(
-    window: NDArray[np.float64], center: NDArray[np.float64], scale: NDArray[np.float64], pictures: int
-) -> NDArray[np.float64]:
-    shift: NDArray[np.float64] = (window.mean(axis=0) - center) / scale / math.sqrt(1 / len(window) + 1 / pictures)
-    return shift
-
-
-def _window_score(shift: NDArray[np.float64], whitening: NDArray[np.float64]) -> float:
-    return float(np.sqrt(np.square(whitening @ shift).mean()))
+def _window_score(whitened: NDArray[np.float64], pictures: int) -> float:
+    """The score of ``whitened`` pictures (W, F) under a fit to so many ``pictures``."""
+    lengths = np.sqrt(np.square(whitened).mean(axis=1, keepdims=True))
+    mean = (whitened * (REACH / np.maximum(lengths, REACH))).mean(axis=0)
+    return math.sqrt(float(np.square(mean).mean()) / (1 / len(whitened) + 1 / pictures))
 
 
 def _inverse_root(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
