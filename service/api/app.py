@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from service.api import bn_diff, bn_stats, detect, docs, drift, fold, health, latency, model, page
+from service.api import bn_diff, bn_stats, detect, docs, drift, fold, health, latency, lint, model, page
 from service.api.body import UploadBudget
 from service.api.drifting import start_drift_watch
 from service.api.exchange import DrainUnreadBody, HeadLikeGet
@@ -74,7 +74,7 @@ def create_app(settings: Settings, bundle: Bundle, service: Service | None = Non
     app.state.settings, app.state.service = settings, None
     install_problem_handlers(app)
     docs.install_openapi(app)
-    for resource in (detect, model, bn_stats, bn_diff, fold, drift, latency, health, docs, page):
+    for resource in (detect, model, bn_stats, bn_diff, fold, drift, lint, latency, health, docs, page):
         app.include_router(resource.router)
     app.mount(page.STATIC_PATH, page.static_files)
     app.add_middleware(HeadLikeGet)

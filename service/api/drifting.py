@@ -8,15 +8,22 @@ from service.drift.layers import WatchedLayers, watch_layers
 from service.drift.monitor import DriftMonitor
 from service.inference.probe import Probe
 from service.inference.sampling import CpuBudget, PictureSampler
+from service.lint.report import FaultWords
+from service.lint.signature_file import load_signatures
+from service.lint.signatures import Signatures
 
 
 @dataclass(frozen=True)
 class DriftWatch:
-    """The probe and what it is held against. ``sampler`` is None where live pictures are not sampled."""
+    """The probe and what it is held against.
+
+    ``signatures`` is None where faults were never learnt, ``sampler`` where live pictures are not sampled.
+    """
 
     probe: Probe
     watched: WatchedLayers
     monitor: DriftMonitor
+    signatures: Signatures | None
     sampler: PictureSampler | None
     cpu_share: float
 
@@ -31,9 +38,10 @@ def start_drift_watch(bundle: Bundle, cpu_share: float, cores: int) -> DriftWatc
 
     Raises:
         EngineError: the probe cannot be loaded.
-        CalibrationUnusable: the calibration beside the bundle is damaged or another bundle's.
+        CalibrationUnusable: the calibration or the learnt faults beside the bundle is damaged or another bundle's.
     """
     probe, watched = Probe(bundle.probe_graph), watch_layers(bundle)
-    monitor = DriftMonitor(watched, load_calibration(bundle))
+    signatures = load_signatures(bundle)
+    monitor = DriftMonitor(watched, load_calibration(bundle), FaultWords(signatures) if signatures else None)
     sampler = PictureSampler(probe, monitor, CpuBudget(cpu_share, cores)) if cpu_share > 0 else None
-    return DriftWatch(probe, watched, monitor, sampler, cpu_share)
+    return DriftWatch(probe, watched, monitor, signatures, sampler, cpu_share)

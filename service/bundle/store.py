@@ -222,6 +222,25 @@ def write_json(path: Path, record: Record) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file in place of an earlier one, so that a kill leaves the old one or the new one.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=_PARTIAL_PREFIX, dir=path.parent)
+    partial = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.chmod(0o644)  # mkstemp makes it private, but the server may run as another user
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def fingerprint_files(folder: Path) -> dict[str, FileRecord]:
     """Record of every file in ``folder``, for the manifest."""
     return {p.name: FileRecord(sha256=sha256_file(p), bytes=p.stat().st_size) for p in sorted(folder.iterdir())}

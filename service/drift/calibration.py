@@ -2,8 +2,6 @@
 
 import io
 import json
-import os
-import tempfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from service.bundle.manifest import Record, Sha256
 from service.bundle.probe import FIGURES
-from service.bundle.store import PROBE_GRAPH, Bundle
+from service.bundle.store import PROBE_GRAPH, Bundle, replace_file
 from service.drift.baseline import MIN_PICTURES, WINDOW, Baseline, fit_baseline
 from service.drift.distances import Normal, pool
 from service.drift.features import Samples
@@ -108,24 +106,10 @@ def save_calibration(calibration: Calibration, bundle: Bundle) -> Path:
     arrays = dict(zip(_ARRAYS, (*values, calibration.trait_law.mean, calibration.trait_law.deviation), strict=True))
     np.savez_compressed(data, allow_pickle=False, spec=np.array(spec.model_dump_json()), **arrays)
     try:
-        _replace(path, data.getvalue())
+        replace_file(path, data.getvalue())
     except OSError as error:
         raise CalibrationUnusable(f"{path} cannot be written: {error.strerror}.") from error
     return path
-
-
-def _replace(path: Path, data: bytes) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
-    partial = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.chmod(0o644)  # mkstemp makes it private, but the server may run as another user
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_calibration(bundle: Bundle) -> Calibration | None:

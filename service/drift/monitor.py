@@ -26,6 +26,12 @@ State = Literal["calibrating", "watching", "drifting"]
 Source = Literal["file", "first_pictures"]
 
 
+class NamesFaults(Protocol):
+    """Says in words what the features (W, F) of a window's pictures show to be wrong with how they were made."""
+
+    def __call__(self, features: NDArray[np.float64]) -> list[str]: ...
+
+
 class Measured(Protocol):
     """One picture's reading, float64: ``means`` and ``variances`` (C,), ``figures`` (12,)."""
 
@@ -92,12 +98,16 @@ class Report:
 class DriftMonitor:
     """Watches one model's pictures. Safe to use from several threads."""
 
-    def __init__(self, watched: WatchedLayers, calibration: Calibration | None) -> None:
+    def __init__(
+        self, watched: WatchedLayers, calibration: Calibration | None, faults: NamesFaults | None = None
+    ) -> None:
         """Start without pictures.
 
         Args:
             calibration: from its file; None makes the first ``FIRST_PICTURES`` pictures the calibration.
+            faults: names what was done to pictures; None where that was never learnt.
         """
+        self._faults = faults
         self._watched, self._calibration = watched, calibration
         self._source: Source = "first_pictures" if calibration is None else "file"
         self._lock = threading.Lock()
@@ -156,6 +166,8 @@ class DriftMonitor:
         problems: list[str] = []
         if calibration is not None and last is not None and windows[-1].alarm:
             problems = _problems(self._watched, last, calibration)
+        if last is not None and self._faults is not None:
+            problems = self._faults(last.features(self._watched.channels)) + problems
         return Report(
             state=state,
             sampled=sampled,

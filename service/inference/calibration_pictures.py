@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service.bundle.store import Bundle
 from service.drift.calibration import LEAST_PICTURES
@@ -28,9 +29,7 @@ def measure_folder(bundle: Bundle, folder: Path, max_pixels: int, progress: Call
         CalibrationUnusable: fewer than ``LEAST_PICTURES`` different pictures, or one that cannot be read.
         EngineError: the probe cannot be loaded or run.
     """
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
-    if len(paths) < LEAST_PICTURES:
-        raise _too_few(folder, len(paths))
+    paths = _picture_files(folder)
     probe, size = Probe(bundle.probe_graph), bundle.manifest.model.input.height
     readings: list[Reading] = []
     for done, (path, data) in enumerate(_different(paths), 1):
@@ -43,6 +42,32 @@ def measure_folder(bundle: Bundle, folder: Path, max_pixels: int, progress: Call
         np.stack([reading.variances for reading in readings]),
         np.stack([reading.figures for reading in readings]),
     )
+
+
+def read_pictures(
+    folder: Path, max_pixels: int, most: int, progress: Callable[[int, int], None]
+) -> Iterator[NDArray[np.uint8]]:
+    """The same pictures decoded, (H, W, 3) uint8 BGR: at most ``most``, evenly chosen in the order of their names.
+
+    Args:
+        progress: told (done, total).
+
+    Raises:
+        CalibrationUnusable: as for ``measure_folder``.
+    """
+    paths = _picture_files(folder)
+    if len(paths) > most:
+        paths = [paths[i] for i in np.linspace(0, len(paths) - 1, most).round().astype(int)]
+    for done, (path, data) in enumerate(_different(paths), 1):
+        yield _decode(path, data, max_pixels)
+        progress(done, len(paths))
+
+
+def _picture_files(folder: Path) -> list[Path]:
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+    if len(paths) < LEAST_PICTURES:
+        raise _too_few(folder, len(paths))
+    return paths
 
 
 def _different(paths: list[Path]) -> Iterator[tuple[Path, bytes]]:
@@ -59,12 +84,16 @@ def _different(paths: list[Path]) -> Iterator[tuple[Path, bytes]]:
 
 
 def _measure(probe: Probe, path: Path, data: bytes, size: int, max_pixels: int) -> Reading:
-    try:
-        image = decode_image(data, max_pixels=max_pixels)
-    except ImageError as error:
-        raise CalibrationUnusable(f"{path} cannot be used: {error}") from error
+    image = _decode(path, data, max_pixels)
     plan = plan_letterbox(image.shape[1], image.shape[0], size)
     return probe.measure(content_tensor(letterbox(image, plan), plan))
+
+
+def _decode(path: Path, data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+    try:
+        return decode_image(data, max_pixels=max_pixels)
+    except ImageError as error:
+        raise CalibrationUnusable(f"{path} cannot be used: {error}") from error
 
 
 def _too_few(folder: Path, count: int) -> CalibrationUnusable:

@@ -5,15 +5,18 @@ A right tensor is RGB, float32, scaled to 0..1, channels first, its picture lett
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from service.preprocessing import corruptions
+
 Tensor = NDArray[np.float32]
+Picture = NDArray[np.uint8]
 
 #: Mean and standard deviation of ImageNet's RGB pixels, as torchvision publishes them for its own networks.
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)[:, None, None]  # ITU-R BT.601, what OpenCV's grey is made of
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,21 +122,40 @@ STRETCHED = Fault(
     "stretched to the square",
     "Letterbox: keep the proportions and fill the rest with grey 114.",
 )
+BLURRED = Fault("blurred", "out of focus or moved", "Look at the lens, its focus and the exposure time.")
+DARK = Fault("dark", "darker than before", "Look at the light and the exposure.")
+NOISY = Fault("noisy", "noisier than before", "More light or a longer exposure lets the camera amplify less.")
+COMPRESSED = Fault("compressed", "heavily compressed", "Raise the JPEG quality; 75 and more does no harm.")
 #: What the statistics can only tell after calibration, in the order of `spoil_picture`.
-PICTURE_FAULTS = (RIGHT_PICTURE, CHANNELS_SWAPPED, INVERTED, GREY, STRETCHED)
+PICTURE_FAULTS = (
+    RIGHT_PICTURE,
+    CHANNELS_SWAPPED,
+    INVERTED,
+    GREY,
+    STRETCHED,
+    BLURRED,
+    DARK,
+    NOISY,
+    COMPRESSED,
+)
 
 
-def spoil_picture(content: Tensor, stretched: Tensor) -> dict[str, Tensor]:
-    """One picture with each of `PICTURE_FAULTS`, by the fault's name.
+def spoil_picture(content: Picture, stretched: Picture) -> dict[str, Picture]:
+    """One picture with each of `PICTURE_FAULTS`, by the fault's name; all (H, W, 3) uint8 BGR.
 
     Args:
-        content: (3, H, W) the picture as it lies inside the letterbox, without the padding.
-        stretched: (3, S, S) the same picture resized to the square without regard to its proportions.
+        content: the picture as it lies inside the letterbox, without the padding.
+        stretched: (S, S, 3) the same picture resized to the square without regard to its proportions.
     """
+    grey = cv2.cvtColor(cv2.cvtColor(content, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
     return {
         RIGHT_PICTURE.name: content,
-        CHANNELS_SWAPPED.name: np.ascontiguousarray(content[::-1]),
-        INVERTED.name: 1 - content,
-        GREY.name: np.repeat((content * _LUMA).sum(0, keepdims=True), 3, 0),
+        CHANNELS_SWAPPED.name: corruptions.swap_channels(content),
+        INVERTED.name: np.asarray(255 - content, np.uint8),
+        GREY.name: np.asarray(grey, np.uint8),
         STRETCHED.name: stretched,
+        BLURRED.name: corruptions.blur(content),
+        DARK.name: corruptions.darken(content),
+        NOISY.name: corruptions.add_noise(content),
+        COMPRESSED.name: corruptions.compress(content),
     }

@@ -99,11 +99,25 @@ def conclude(
     probabilities, group = None, None
     if signatures is not None and scale.scaling is not None:
         features = np.stack([look.features[scale.scaling.name] for look in looks])
-        shares = signatures.probabilities(features)
-        probabilities = dict(zip(signatures.names, shares.tolist(), strict=True))
+        probabilities = signatures.named_probabilities(features)
         group = max(size for size in signatures.confusion if size <= len(looks))
-        findings += _about_picture(probabilities, {finding.fault for finding in findings}, len(looks))
+        findings += picture_findings(probabilities, {finding.fault for finding in findings}, len(looks))
     return LintReport(tuple(findings), scale, probabilities, group)
+
+
+class FaultWords:
+    """Names a window's faults in sentences."""
+
+    def __init__(self, signatures: Signatures) -> None:
+        self._signatures = signatures
+
+    def __call__(self, features: Floats) -> list[str]:
+        """One sentence for each fault that the pictures with these features (W, F) as good as certainly have."""
+        probabilities = self._signatures.named_probabilities(features)
+        return [
+            f"The pictures look {finding.fault.title} (probability {finding.probability:.3f}). {finding.fault.advice}"
+            for finding in picture_findings(probabilities, set(), len(features))
+        ]
 
 
 def _about_scale(scale: ScaleVerdict, possible: Sequence[Scaling]) -> list[Finding]:
@@ -137,7 +151,8 @@ def _about_padding(looks: Sequence[Look], scale: ScaleVerdict, fault: Fault) -> 
     return [Finding(fault, "exact", evidence)]
 
 
-def _about_picture(probabilities: Mapping[str, float], known: set[Fault], pictures: int) -> list[Finding]:
+def picture_findings(probabilities: Mapping[str, float], known: set[Fault], pictures: int) -> list[Finding]:
+    """The picture faults, other than those ``known`` already, that are as good as certain."""
     return [
         Finding(
             fault,

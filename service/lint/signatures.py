@@ -52,6 +52,10 @@ class Signatures:
         """Probability (C,) of each class for pictures (N, F) that share one, all classes alike beforehand."""
         return _softmax(self.log_likelihoods(features).sum(0))
 
+    def named_probabilities(self, features: Floats) -> dict[str, float]:
+        """`probabilities` by class name."""
+        return dict(zip(self.names, self.probabilities(features).tolist(), strict=True))
+
     def _raw(self, features: Floats) -> Floats:
         offsets = (features[:, None] - self.centers) / self.scale
         return np.asarray(-0.5 * np.einsum("ncf,fg,ncg->nc", offsets, self.precision, offsets, optimize=True))
@@ -85,6 +89,19 @@ def fit_signatures(
     confusion = {size: _confusion(held_out / temperature, size, rng) for size in GROUP_SIZES if size <= pictures}
     fitted = _fit(features, names, shrink)
     return Signatures(fitted.names, fitted.centers, fitted.scale, fitted.precision, float(temperature), confusion)
+
+
+def describe_signatures(signatures: Signatures) -> list[str]:
+    """How surely each fault is told, as a table for a terminal."""
+    width = max(map(len, signatures.names))
+    lines = [
+        "Told rightly, of pictures left out of the fit (none: no fault claimed):",
+        " " * width + "".join(f"{f'{size} at once':>14}" for size in signatures.confusion),
+    ]
+    for row, name in enumerate(signatures.names):
+        shares = (table[row, row] if row else 1 - table[row, 1:-1].sum() for table in signatures.confusion.values())
+        lines.append(f"{name:<{width}}" + "".join(f"{share:>14.0%}" for share in shares))
+    return lines
 
 
 def _fit(features: Floats, names: Sequence[str], shrink: Callable[[Floats], Floats]) -> Signatures:

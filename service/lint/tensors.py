@@ -3,6 +3,7 @@
 import io
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ class GivenTensors:
     values: NDArray[np.float32]
     shape: tuple[int, ...]
     dtype: str
-    contract: str
+    contract: Literal["deployed", "network"]
     transposed: bool
 
 

@@ -28,8 +28,8 @@ from service.bundle.probe import (
     ProbeSpec,
 )
 from service.errors import ExportFailed
-from service.prepare.corruptions import CORRUPTIONS
 from service.prepare.proof_inputs import proof_pictures
+from service.preprocessing.corruptions import CORRUPTIONS
 from service.preprocessing.letterbox import content_tensor, letterbox, plan_letterbox
 
 Floats = NDArray[np.float64]
