@@ -21,7 +21,7 @@ from service.lint.report import (
     Look,
     conclude,
 )
-from service.lint.scale import possible_scalings
+from service.lint.scale import confirms_scaling, possible_scalings
 from service.lint.signatures import Signatures
 from service.lint.tensors import MIN_SIDE, GivenTensors
 from service.preprocessing.letterbox import Letterbox, content_tensor
@@ -80,7 +80,7 @@ class Linter:
         return tuple(findings)
 
     def _look(self, tensor: NDArray[np.float32], possible: tuple[Scaling, ...]) -> Look:
-        distances, features, paddings = {}, {}, {}
+        distances, features, paddings, confirmed = {}, {}, {}, set()
         grey = False
         for scaling in possible:
             right = scaling.undo(tensor)
@@ -92,8 +92,10 @@ class Linter:
             distances[scaling.name] = self._distance(reading)
             features[scaling.name] = features_of(reading, self._watched)
             paddings[scaling.name] = padding
+            if confirms_scaling(right, padded_as_expected=padding is not None and padding.expected):
+                confirmed.add(scaling.name)
             grey = bool(np.ptp(content, axis=0).max() <= _SAME)
-        return Look(distances, features, paddings, grey)
+        return Look(distances, features, paddings, frozenset(confirmed), grey)
 
     def _distance(self, reading: Reading) -> float:
         """Nats per channel from the training law; 0 where no layer has one."""

@@ -39,12 +39,14 @@ class Look:
         distances: from the training law, by the name of each possible scaling, that scaling undone.
         features: (F,) by the name of each possible scaling, that scaling undone.
         paddings: by the name of each possible scaling, that scaling undone.
+        confirmed: names of the scalings that the values themselves confirm.
         grey: its three channels are equal everywhere.
     """
 
     distances: Mapping[str, float]
     features: Mapping[str, Floats]
     paddings: Mapping[str, Padding | None]
+    confirmed: frozenset[str]
     grey: bool
 
 
@@ -92,7 +94,8 @@ def conclude(
             `PADDED_PICTURE` for pictures (any is).
     """
     distances = {s.name: float(np.mean([look.distances[s.name] for look in looks])) for s in possible}
-    scale = choose_scaling(possible, distances)
+    confirmed = frozenset.intersection(*(look.confirmed for look in looks))
+    scale = choose_scaling(possible, distances, confirmed)
     findings = [*_about_scale(scale, possible), *_about_padding(looks, scale, padded_by_caller)]
     if all(look.grey for look in looks):
         findings.append(Finding(GREY, "exact", "Red, green and blue are equal in every pixel."))
@@ -127,6 +130,8 @@ def _about_scale(scale: ScaleVerdict, possible: Sequence[Scaling]) -> list[Findi
         return []
     if len(possible) == 1:
         return [Finding(scale.scaling, "exact", "The extreme values fit no other range that the linter knows.")]
+    if scale.confirmed:
+        return [Finding(scale.scaling, "exact", "Undone, the values are those of eight bits, or their padding is.")]
     nearest, second = sorted(scale.distances.values())[:2]
     evidence = (
         f"Undone, the first layers are {nearest:.2f} nats per channel from their training law; "

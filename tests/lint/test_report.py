@@ -26,7 +26,7 @@ GREY_114 = Padding(40, 40, 0, 0, (114 / 255,) * 3)
 
 
 def look(fault: int = 0, distance: float = 1.0, padding: Padding | None = None, *, grey: bool = False) -> Look:
-    return Look({"none": distance}, {"none": CENTERS[fault]}, {"none": padding}, grey)
+    return Look({"none": distance}, {"none": CENTERS[fault]}, {"none": padding}, frozenset(), grey)
 
 
 def codes(report) -> list[str]:
@@ -80,6 +80,7 @@ def test_a_scaling_is_found_and_what_lies_behind_it_too(scaling):
         {scaling.name: 0.5, "none": 4.0},
         {scaling.name: CENTERS[1], "none": CENTERS[0]},
         {scaling.name: None, "none": None},
+        frozenset(),
         grey=False,
     )
     report = conclude([shown] * 8, possible, SIGNATURES, padded_by_caller=PADDING_COLOR)
@@ -89,8 +90,24 @@ def test_a_scaling_is_found_and_what_lies_behind_it_too(scaling):
     assert codes(conclude([unsure], possible, None, padded_by_caller=PADDING_COLOR)) == []
 
 
+def test_values_that_confirm_a_scaling_outweigh_the_law():
+    scaling = SCALINGS[2]
+    shown = Look(
+        {scaling.name: 4.0, "none": 0.5},
+        dict.fromkeys((scaling.name, "none"), CENTERS[0]),
+        dict.fromkeys((scaling.name, "none")),
+        frozenset({scaling.name}),
+        grey=False,
+    )
+    report = conclude([shown], (scaling, SCALINGS[0]), None, padded_by_caller=PADDING_COLOR)
+    assert [(f.fault, f.basis) for f in report.findings] == [(scaling, "exact")]
+    doubted = replace(shown, confirmed=frozenset())
+    both = conclude([shown, doubted], (scaling, SCALINGS[0]), None, padded_by_caller=PADDING_COLOR)
+    assert codes(both) == []
+
+
 def test_values_in_no_known_range_are_said_to_be_so_and_nothing_else_is_guessed():
-    shown = Look({}, {}, {}, grey=False)
+    shown = Look({}, {}, {}, frozenset(), grey=False)
     report = conclude([shown], (), SIGNATURES, padded_by_caller=PADDING_COLOR)
     assert [f.fault for f in report.findings] == [UNKNOWN_SCALE]
     assert report.probabilities is None

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from service.lint.faults import RIGHT_SCALE, SCALINGS
-from service.lint.scale import MARGIN, choose_scaling, possible_scalings
+from service.lint.scale import MARGIN, choose_scaling, confirms_scaling, possible_scalings
 
 PICTURE = np.random.default_rng(5).random((3, 24, 40)).astype(np.float32)
 
@@ -52,6 +52,29 @@ def test_the_nearest_to_the_law_is_chosen_and_called_certain_only_at_a_distance(
     assert (far.scaling, far.certain) == (possible[1], True)
     near = choose_scaling(possible, {"none": 1.0, "divided_twice": 1.0 + MARGIN / 2})
     assert (near.scaling, near.certain) == (RIGHT_SCALE, False)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("scaling", SCALINGS[:3], ids=lambda s: s.name)
+def test_eight_bit_values_confirm_their_scaling_alone(scaling, dtype):
+    picture = (np.rint(PICTURE * 255) / 255).astype(np.float32)
+    # Half precision keeps too few digits of values beyond 0..1 for this, except where they are whole numbers.
+    sent = scaling.apply(picture).astype(dtype).astype(np.float32)
+    others = [s for s in SCALINGS if s is not scaling and s.name in possible_names(sent)]
+    assert confirms_scaling(scaling.undo(sent), padded_as_expected=False)
+    assert not any(confirms_scaling(s.undo(sent), padded_as_expected=False) for s in others)
+
+
+def test_other_values_confirm_nothing_but_padding_does():
+    assert not confirms_scaling(PICTURE, padded_as_expected=False)
+    assert confirms_scaling(PICTURE, padded_as_expected=True)
+    assert not confirms_scaling(np.zeros_like(PICTURE), padded_as_expected=False)
+
+
+def test_a_confirmed_scaling_is_taken_whatever_the_law_says():
+    possible = possible_scalings(0.0, 1 / 255)
+    verdict = choose_scaling(possible, {"none": 1.0, "divided_twice": 9.0}, {"divided_twice"})
+    assert (verdict.scaling, verdict.certain, verdict.confirmed) == (possible[1], True, True)
 
 
 def test_values_that_fit_no_scaling_are_said_to_fit_none():
