@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from service.bundle.store import Bundle
 from service.drift.calibration import load_calibration
 from service.drift.layers import WatchedLayers, watch_layers
 from service.drift.monitor import DriftMonitor
 from service.inference.probe import Probe
 from service.inference.sampling import CpuBudget, PictureSampler
+from service.preprocessing.letterbox import Letterbox, content_tensor
 
 
 @dataclass(frozen=True)
@@ -35,5 +39,9 @@ def start_drift_watch(bundle: Bundle, cpu_share: float, cores: int) -> DriftWatc
     """
     probe, watched = Probe(bundle.probe_graph), watch_layers(bundle)
     monitor = DriftMonitor(watched, load_calibration(bundle))
-    sampler = PictureSampler(probe, monitor, CpuBudget(cpu_share, cores)) if cpu_share > 0 else None
+
+    def look(plan: Letterbox, square: NDArray[np.uint8], when: float) -> None:
+        monitor.add(probe.measure(content_tensor(square, plan)), when)
+
+    sampler = PictureSampler(look, CpuBudget(cpu_share, cores)) if cpu_share > 0 else None
     return DriftWatch(probe, watched, monitor, sampler, cpu_share)
