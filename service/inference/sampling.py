@@ -52,6 +52,11 @@ class PictureSampler:
         self._thread = threading.Thread(target=self._work, name="yolofold-drift", daemon=True)
         self._thread.start()
 
+    @property
+    def open(self) -> bool:
+        """Whether the next picture offered is taken."""
+        return self._open
+
     def offer(self, plan: Letterbox, square: NDArray[np.uint8]) -> None:
         """Offer the letterboxed picture (S, S, 3) uint8 BGR of ``plan``; it is taken if the mailbox is open."""
         if not self._open:

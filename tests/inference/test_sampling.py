@@ -82,7 +82,7 @@ def test_a_picture_that_cannot_be_measured_ends_nothing() -> None:
         viewer.fails = True
         offer_until_taken(sampler, viewer, 10)
         viewer.leave.release()
-        wait_until(lambda: sampler._open)
+        wait_until(lambda: sampler.open)
         viewer.fails = False
         offer_until_taken(sampler, viewer, 30)
         viewer.leave.release()
