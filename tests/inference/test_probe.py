@@ -17,7 +17,7 @@ from service.preprocessing.letterbox import content_tensor, letterbox, plan_lett
 from tests.drift.test_figures import figures_of
 
 #: Standard deviations of training, and natural logarithms: float32 convolutions, summed in another order.
-TOLERANCE = 1e-4
+TOLERANCE = 1e-5
 
 
 def content(path: Path, size: int) -> np.ndarray:
