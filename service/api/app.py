@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from service.api import bn_diff, bn_stats, detect, docs, drift, fold, health, latency, lint, model, page
+from service.api import bn_diff, bn_stats, detect, docs, drift, fold, health, latency, lint, metrics, model, page
 from service.api.body import UploadBudget
 from service.api.drifting import start_drift_watch
 from service.api.exchange import DrainUnreadBody, HeadLikeGet
@@ -39,7 +39,7 @@ Failures are problem documents (RFC 9457, `application/problem+json`); their `ty
 _TAGS = [
     {"name": "detection", "description": "Find objects in an image."},
     {"name": "model", "description": "The network, its BatchNorm statistics and the proof of the fold."},
-    {"name": "health", "description": "Probes."},
+    {"name": "health", "description": "Probes and figures for monitoring."},
 ]
 
 
@@ -74,7 +74,7 @@ def create_app(settings: Settings, bundle: Bundle, service: Service | None = Non
     app.state.settings, app.state.service = settings, None
     install_problem_handlers(app)
     docs.install_openapi(app)
-    for resource in (detect, model, bn_stats, bn_diff, fold, drift, lint, latency, health, docs, page):
+    for resource in (detect, model, bn_stats, bn_diff, fold, drift, lint, latency, metrics, health, docs, page):
         app.include_router(resource.router)
     app.mount(page.STATIC_PATH, page.static_files)
     app.add_middleware(HeadLikeGet)

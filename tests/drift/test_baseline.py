@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.drift.baseline import LEFT_OUT, MIN_PICTURES, REACH, WINDOW, Baseline, fit_baseline
+from service.drift.baseline import LEFT_OUT, MIN_PICTURES, REACH, WINDOW, Baseline, fit_baseline, safe_threshold
 
 WIDTH = 60
 RATE = 0.01
@@ -104,6 +104,14 @@ def test_new_ordinary_windows_alarm_no_more_than_five_times_the_rate(pictures: i
 def test_a_lower_rate_needs_a_higher_threshold(calibration: NDArray[np.float64]) -> None:
     thresholds = [fit_baseline(calibration, rate, np.random.default_rng(2)).threshold for rate in (0.2, 0.05, 0.001)]
     assert thresholds == sorted(set(thresholds))
+
+
+@pytest.mark.parametrize(("pictures", "raised"), [(MIN_PICTURES, 0.25 * math.sqrt(0.5)), (4 * MIN_PICTURES, 0.0884)])
+def test_the_threshold_is_the_normal_quantile_of_the_logarithms_raised(pictures: int, raised: float) -> None:
+    """2.3263 deviations are exceeded by one in a hundred (any table); n windows err by 1 / sqrt(2 n), of which half."""
+    scores = np.exp(np.array([-1.0, 1.0, -1.0, 1.0]) + 0.5)
+    found = math.log(safe_threshold(scores, 0.01, pictures))
+    assert found == pytest.approx(0.5 + 2.3263 * (1 + raised), abs=2e-4)
 
 
 def test_a_lax_rate_is_kept_from_both_sides(calibration: NDArray[np.float64], source: Draw) -> None:
