@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "machine": {"bundle"},
     "nearest": set(),
     "drift": {"bundle", "errors"},
+    "lint": {"errors"},
     "onnxruntime_folding": set(),
     "observatory": {"bundle", "nearest", "errors"},
     "measurement": {"bundle", "machine", "onnxruntime_folding", "errors"},
