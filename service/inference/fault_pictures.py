@@ -32,15 +32,26 @@ def learn_faults(bundle: Bundle, folder: Path, max_pixels: int, progress: Callab
         CalibrationUnusable: too few different pictures, or one that cannot be read.
         EngineError: the probe cannot be loaded or run.
     """
+    features = measure_faults(bundle, folder, max_pixels, MOST_PICTURES, progress)
+    names = [fault.name for fault in PICTURE_FAULTS]
+    return fit_signatures(features, names, shrunk_covariance, np.random.default_rng(_SEED))
+
+
+def measure_faults(
+    bundle: Bundle, folder: Path, max_pixels: int, most: int, progress: Callable[[int, int], None]
+) -> NDArray[np.float64]:
+    """Features (N, C, F) of N pictures with each of C faults, in the order of their names; at most ``most``.
+
+    Raises the same errors as ``learn_faults``.
+    """
     probe, watched = Probe(bundle.probe_graph), watch_layers(bundle)
     size = bundle.manifest.model.input.height
     features = []
-    for image in read_pictures(folder, max_pixels, MOST_PICTURES, progress):
+    for image in read_pictures(folder, max_pixels, most, progress):
         versions = _versions(image, size)
         readings = [probe.measure(picture_tensor(versions[fault.name])) for fault in PICTURE_FAULTS]
         features.append(np.stack([features_of(reading, watched) for reading in readings]))
-    names = [fault.name for fault in PICTURE_FAULTS]
-    return fit_signatures(np.stack(features), names, shrunk_covariance, np.random.default_rng(_SEED))
+    return np.stack(features)
 
 
 def _versions(image: NDArray[np.uint8], size: int) -> dict[str, NDArray[np.uint8]]:
