@@ -130,6 +130,10 @@ class ImageTooLarge(ImageError):
     """The picture has more pixels than the limit. Decided from its header, before decoding."""
 
 
+class BrokenTensor(ImageError):
+    """The bytes are no .npy file of pictures as tensors; the message names the dtype, shape or values at fault."""
+
+
 class EngineError(YolofoldError):
     """The inference runtime could not load or run the graph."""
 
@@ -148,6 +152,13 @@ class Overloaded(YolofoldError):
 
 class DeadlineExceeded(YolofoldError):
     """The request waited or ran for longer than its time-out."""
+
+
+# --- drift -------------------------------------------------------------------------------------------------
+
+
+class CalibrationUnusable(YolofoldError):
+    """Pictures allow no calibration, or its file is damaged, another bundle's or cannot be written."""
 
 
 # --- evaluation --------------------------------------------------------------------------------------------

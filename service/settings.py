@@ -67,6 +67,14 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(20_000_000, ge=1, description="Largest image file accepted, in bytes.")
     max_pixels: int = Field(50_000_000, ge=1, le=1_000_000_000, description="Most pixels an image may decode to.")
 
+    drift_cpu: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Share of every core for watching drift on live pictures; 0 turns it off.",
+    )
+
     @field_validator("weights_sha256", mode="before")
     @classmethod
     def _lower_case(cls, value: str | None) -> str | None:

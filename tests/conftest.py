@@ -1,6 +1,7 @@
 """The real thing, made once per run: a bundle of the embedded checkpoint and a uvicorn that serves it."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -72,6 +73,14 @@ def bundle_path(bundle_root: Path) -> Path:
 def bundle(bundle_path: Path) -> Bundle:
     """The prepared bundle, verified and read."""
     return load_bundle(bundle_path)
+
+
+@pytest.fixture(scope="module")
+def bundle_copy(bundle_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A copy of the bundle, for tests that keep something beside it."""
+    copy = tmp_path_factory.mktemp("copy") / bundle_path.name
+    shutil.copytree(bundle_path, copy)
+    return load_bundle(copy)
 
 
 @pytest.fixture(scope="session")

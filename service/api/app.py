@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from service.api import bn_diff, bn_stats, detect, docs, fold, health, latency, model, page
+from service.api import bn_diff, bn_stats, detect, docs, drift, fold, health, latency, lint, metrics, model, page
 from service.api.body import UploadBudget
+from service.api.drifting import start_drift_watch
 from service.api.exchange import DrainUnreadBody, HeadLikeGet
 from service.api.measuring import LatencyStation
 from service.api.problems import install_problem_handlers
@@ -36,7 +37,7 @@ Failures are problem documents (RFC 9457, `application/problem+json`); their `ty
 _TAGS = [
     {"name": "detection", "description": "Find objects in an image."},
     {"name": "model", "description": "The network, its BatchNorm statistics and the proof of the fold."},
-    {"name": "health", "description": "Probes."},
+    {"name": "health", "description": "Probes and figures for monitoring."},
 ]
 
 
@@ -71,7 +72,7 @@ def create_app(settings: Settings, bundle: Bundle, service: Service | None = Non
     app.state.settings, app.state.service = settings, None
     install_problem_handlers(app)
     docs.install_openapi(app)
-    for resource in (detect, model, bn_stats, bn_diff, fold, latency, health, docs, page):
+    for resource in (detect, model, bn_stats, bn_diff, fold, drift, lint, latency, metrics, health, docs, page):
         app.include_router(resource.router)
     app.mount(page.STATIC_PATH, page.static_files)
     app.add_middleware(HeadLikeGet)
@@ -87,17 +88,20 @@ def start_service(settings: Settings, bundle: Bundle) -> Service:
         SettingsError: the settings of the engine contradict each other.
         EngineError: the network cannot be loaded or run, or (SelfCheckFailed) computes something else here.
         BundleSchemaError: the stored picture or answer cannot be read.
+        CalibrationUnusable: the drift calibration beside the bundle is damaged or another bundle's.
     """
     cores = usable_cores()
     workers = settings.workers_on(cores)
     engine = open_engine(bundle.deployed_graph, settings, cores=cores, workers=workers)
-    detector = Detector(bundle, engine, settings.max_pixels)
     checked = check_engine(bundle, engine)
+    watch = start_drift_watch(bundle, settings.drift_cpu, cores)
+    observe = None if watch.sampler is None else watch.sampler.offer
+    detector = Detector(bundle, engine, settings.max_pixels, observe=observe)
     pool = WorkerPool(workers, settings.queue_size)
     uploads = UploadBudget(_HELD_UPLOADS * settings.max_upload_bytes)
     # Both its graphs on one kind of device: the processor, unless the served one runs elsewhere.
     checker = FoldChecker(bundle, detector, engine, "cpu" if settings.engine == "openvino" else settings.device)
     station = LatencyStation(bundle, pool, engine.threads)
-    service = Service(settings, bundle, engine, detector, pool, station, uploads, checked, checker)
+    service = Service(settings, bundle, engine, detector, pool, station, uploads, checked, checker, watch)
     log.info("%s ready: %s", bundle.path, service.runs_on)
     return service

@@ -60,6 +60,7 @@ def run_server(settings: Settings, bundle: Bundle, announce: Callable[[str, str]
         EngineError: the engine or device asked for is not there, or the network cannot be run or computes something
             else here.
         BundleSchemaError: the stored picture or answer cannot be read.
+        CalibrationUnusable: the drift calibration beside the bundle is damaged or another bundle's.
         SystemExit: the port could not be opened (uvicorn has logged why).
     """
     # Not left to the lifespan: uvicorn would report a failure there as a traceback.

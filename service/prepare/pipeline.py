@@ -19,6 +19,7 @@ import service
 from service.bundle import store
 from service.bundle.health import SCHEMA_VERSION as HEALTH_SCHEMA
 from service.bundle.manifest import BundleManifest, GraphSpec, InputSpec, ModelSpec, Recalibration, WeightsSpec
+from service.bundle.probe import SCHEMA_VERSION as PROBE_SCHEMA
 from service.errors import UnsupportedModel
 from service.measurement.study import Effort, Place
 from service.prepare.bn_stats import BatchNormStats, collect_bn_stats
@@ -38,6 +39,8 @@ from service.prepare.fold import FoldResult, fold_batchnorm
 from service.prepare.health import assess_health, open_ledger
 from service.prepare.latency_arms import Networks, run_latency
 from service.prepare.layer_tree import describe_layers
+from service.prepare.ledger import Ledger
+from service.prepare.probe import write_probe
 from service.prepare.proof_inputs import ProofInput, proof_inputs
 from service.prepare.self_check import make_self_check
 from service.prepare.ultralytics_runtime import ULTRALYTICS_VERSION
@@ -163,9 +166,14 @@ def build_bundle(
     with store.bundle_writer(target.parent, target.name) as folder:
         store.write_json(folder / store.CERTIFICATE, certificate)
         with progress.step("BatchNorm health"):
-            _write_batchnorm(folder, subject, stats, imgsz)
+            ledger = open_ledger(subject.result, subject.head, imgsz)
+            _write_batchnorm(folder, subject, stats, ledger)
         deployed, reference = _export(folder, subject, inputs, imgsz, progress)
         _write_self_check(folder, subject, inputs, progress)
+        with progress.step("Probe"):
+            macs = ledger.macs_of_each()
+            probe = write_probe(folder / store.DEPLOYED, folder / store.PROBE_GRAPH, stats.report, macs, imgsz)
+            store.write_json(folder / store.PROBE, probe)
         place = Place(folder / store.REFERENCE, folder / store.DEPLOYED, imgsz, study.threads, study.callers)
         _measure(folder, subject, place, study.effort, progress)
         if recalibration is not None:
@@ -213,8 +221,7 @@ def _side(network: torch.nn.Module) -> int:
     return 2 * _largest_stride(network)
 
 
-def _write_batchnorm(folder: Path, subject: _Subject, stats: BatchNormStats, imgsz: int) -> None:
-    ledger = open_ledger(subject.result, subject.head, imgsz)
+def _write_batchnorm(folder: Path, subject: _Subject, stats: BatchNormStats, ledger: Ledger) -> None:
     health = assess_health(stats, subject.dataflow.sites, subject.reference, subject.result, ledger)
     store.write_json(folder / store.BN_STATS, stats.report)
     store.write_json(folder / store.HEALTH, health.report)
@@ -277,6 +284,7 @@ def bundle_version(checkpoint: Checkpoint, choices: Choices) -> str:
     """Twelve hexadecimal digits that name the bundle of this checkpoint and these choices."""
     parts: dict[str, str | int | float | None] = {"weights": checkpoint.sha256, "imgsz": choices.imgsz}
     parts |= {"head": choices.head, "default_confidence": choices.default_confidence, "health_schema": HEALTH_SCHEMA}
+    parts |= {"probe_schema": PROBE_SCHEMA}
     return store.content_version(parts | {"precision": "fp32", "opset": OPSET} | _tools())
 
 

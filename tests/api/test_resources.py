@@ -22,6 +22,8 @@ GETS = [
     "/model/layers",
     "/model/bn-stats",
     "/model/fold",
+    "/model/drift",
+    "/metrics",
     "/healthz",
     "/readyz",
     "/openapi.json",
@@ -258,7 +260,12 @@ def test_every_element_the_script_looks_up_is_on_the_page() -> None:
     assert wanted <= present
 
 
-METHODS = {"/detect": {"post"}, "/model/fold/check": {"post"}, "/model/latency": {"get", "post", "delete"}}
+METHODS = {
+    "/detect": {"post"},
+    "/model/fold/check": {"post"},
+    "/model/drift/image": {"post"},
+    "/model/latency": {"get", "post", "delete"},
+}
 
 
 def test_openapi_is_complete(server: Serving) -> None:
@@ -269,6 +276,9 @@ def test_openapi_is_complete(server: Serving) -> None:
         "/model/layers",
         "/model/bn-stats",
         "/model/fold",
+        "/model/drift",
+        "/model/drift/image",
+        "/metrics",
         "/model/fold/check",
         "/model/latency",
         "/model/bn-diff",

@@ -100,6 +100,7 @@ def test_a_manifest_that_does_not_list_a_required_file(copy: Path) -> None:
         store.LATENCY,
         store.CERTIFICATE,
         store.SELF_CHECK,
+        store.PROBE,
     ],
 )
 def test_another_schema_version(copy: Path, file: str) -> None:
@@ -215,6 +216,30 @@ def test_a_bundle_of_a_release_without_the_self_check(copy: Path) -> None:
         (copy / file).unlink()
         rewrite(copy, store.MANIFEST, lambda m, file=file: m["files"].pop(file))
     with pytest.raises(BundleIncomplete, match=r"self_check\.json, self_check\.npz.*Prepare it again"):
+        store.load_bundle(copy)
+
+
+def test_a_bundle_of_a_release_without_the_probe(copy: Path) -> None:
+    for file in (store.PROBE, store.PROBE_GRAPH):
+        (copy / file).unlink()
+        rewrite(copy, store.MANIFEST, lambda m, file=file: m["files"].pop(file))
+    with pytest.raises(BundleIncomplete, match=r"probe\.json, probe\.onnx.*Prepare it again"):
+        store.load_bundle(copy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"batch_norm": "model.0.norm"},
+        {"conv": "model.1.conv"},
+        {"channels": 15},
+        {"feature_channels": [0, 16]},
+        {"feature_channels": [-1]},
+    ],
+)
+def test_a_probe_of_another_network(copy: Path, change: dict) -> None:
+    rewrite(copy, store.PROBE, lambda document: document["layers"][0].update(change))
+    with pytest.raises(BundleSchemaError, match=r"probe\.json.*model\.0"):
         store.load_bundle(copy)
 
 
