@@ -503,7 +503,7 @@ def _print_summary(bundle: Bundle) -> None:
             f"Proof      passed on {len(certificate.end_to_end)} inputs; worst layer {worst.name} at "
             f"{worst.relative_error / worst.tolerance:.0%} of its bound"
         )
-    lines += [f"Latency    {line}" for series in bundle.latency.series for line in series_verdicts(series)]
+    lines += [f"Latency    {line}" for line in series_verdicts(bundle.latency.series[0])]
     if manifest.weights.note:
         lines.append(f"Note       {manifest.weights.note}")
     lines.append(f"Bundle     {bundle.path}")
