@@ -1,4 +1,4 @@
-"""The command on a checkpoint of our own: a bundle beside the served one, what it holds, and that nothing else changed."""
+"""The command as a user runs it: a bundle beside the served one, what it holds, and that nothing else changed."""
 
 import json
 import shutil
