@@ -104,11 +104,12 @@ def test_each_layer_holds_what_its_convolution_gives_in_the_finished_network(
     for name, layer in layers(watched).items():
         layer.register_forward_pre_hook(lambda _, x, name=name: inputs[name].append(x[0].numpy().astype(np.float64)))
     with torch.no_grad():
-        for square in squares:
-            watched(everything([square]))
+        # In batches of other sizes torch rounds otherwise, which random weights make grow from layer to layer.
+        for batch in everything(squares).split(4):
+            watched(batch)
 
-    def of(values: list[np.ndarray]) -> Statistics:
-        each = np.concatenate(values).transpose(1, 0, 2, 3).reshape(values[0].shape[1], -1)
+    def of(values: list[np.ndarray], part: slice = slice(None)) -> Statistics:
+        each = np.concatenate(values)[part].transpose(1, 0, 2, 3).reshape(values[0].shape[1], -1)
         return Statistics(torch.from_numpy(each.mean(1)), torch.from_numpy(each.var(1)))
 
     assert furthest(watched, {name: of(values) for name, values in inputs.items()}) < TOLERANCE
@@ -116,7 +117,7 @@ def test_each_layer_holds_what_its_convolution_gives_in_the_finished_network(
     assert recalibrated.halves.keys() == inputs.keys()
     for name, halves in recalibrated.halves.items():
         for start, half in enumerate(halves):
-            assert distance(half, of(inputs[name][start::2]), 1e-3) < TOLERANCE
+            assert distance(half, of(inputs[name], slice(start, None, 2)), 1e-3) < TOLERANCE
 
 
 class Blended(nn.Module):

@@ -1,4 +1,4 @@
-"""The command on a network of our own: a bundle beside the served one, what it holds, and that nothing else changed."""
+"""The command as a user runs it: a bundle beside the served one, what it holds, and that nothing else changed."""
 
 import json
 import shutil
@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from ultralytics.utils import ASSETS
 
 from service.api.app import create_app
 from service.bundle.store import Bundle, bundle_names, load_bundle, sha256_file
@@ -25,9 +24,8 @@ from service.recalibration.pictures import open_pictures
 from service.recalibration.recalibrate import Request, recalibrate
 from service.settings import Settings, load_settings
 from tests.conftest import ROOT, clean_environ, command
-from tests.networks import calibrated_network, save_checkpoint
 
-IMGSZ, PICTURES, PRIOR = 128, 24, 4.0
+IMGSZ, PICTURES, PRIOR = 320, 24, 4.0
 MAX_PIXELS = 50_000_000
 
 
@@ -48,25 +46,24 @@ def fingerprints(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Dim parts of two photographs, and a file that is no picture."""
+def data(samples: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The samples, dimmed and cut, and a file that is no picture."""
     folder = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
-    whole = [cv2.imread(str(ASSETS / name)) for name in ("bus.jpg", "zidane.jpg")]
+    whole = [cv2.imread(str(path)) for path in samples]
     for number in range(PICTURES):
-        image = whole[number % 2]
-        y, x = rng.integers(0, image.shape[0] - 300), rng.integers(0, image.shape[1] - 400)
-        part = (image[y : y + 300, x : x + 400] * rng.uniform(0.2, 0.6)).astype(np.uint8)
-        cv2.imwrite(str(folder / f"{number:02d}.png"), part)
+        image = whole[number % len(whole)]
+        top, left = rng.integers(0, image.shape[0] // 5), rng.integers(0, image.shape[1] // 5)
+        cv2.imwrite(str(folder / f"{number:02d}.png"), (image[top:, left:] * rng.uniform(0.3, 0.8)).astype(np.uint8))
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0nothing")
     return folder
 
 
 @pytest.fixture(scope="module")
-def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A network prepared and recalibrated, both by command."""
+def run(data: Path, embedded_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A copy of the embedded network prepared and recalibrated, both by command."""
     root = tmp_path_factory.mktemp("recalibration")
-    weights = save_checkpoint(calibrated_network("yolo26n.yaml"), root / "our-own.pt")
+    weights = Path(shutil.copy(embedded_checkpoint, root / "our-own.pt"))
     environ = clean_environ(weights=str(weights), imgsz=str(IMGSZ), bundle_dir=str(root / "bundles"))
     subprocess.run(command("prepare", "--latency-rounds", "12"), cwd=ROOT, env=environ, check=True, timeout=900)
     (served,) = (root / "bundles").iterdir()
