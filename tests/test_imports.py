@@ -136,6 +136,9 @@ with TestClient(create_app(settings, load_bundle(Path({str(bundle.path)!r})))) a
     assert client.post("/detect", content=picture, headers={{"Content-Type": "image/jpeg"}}).status_code == 200
     assert client.get("/model/bn-stats?detail=full").status_code == 200
     assert client.get("/model/fold").status_code == 200
+    assert client.get("/model/drift").status_code == client.get("/metrics").status_code == 200
+    answer = client.post("/model/drift/image", content=picture, headers={{"Content-Type": "image/jpeg"}})
+    assert answer.status_code == 200
     answer = client.post("/model/fold/check", content=picture, headers={{"Content-Type": "image/jpeg"}})
     assert answer.status_code == 200
 print(*sorted({{name.split(".")[0] for name in sys.modules}}))

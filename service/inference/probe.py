@@ -30,7 +30,7 @@ class Probe:
         """Load the graph.
 
         Raises:
-            EngineError: it cannot be loaded.
+            EngineError: it cannot be loaded or is no probe.
         """
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -41,6 +41,9 @@ class Probe:
             self._session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no public base class
             raise EngineError(f"{graph} cannot be loaded: {error}") from error
+        given = [value.name for value in (*self._session.get_inputs(), *self._session.get_outputs())]
+        if given != [PROBE_INPUT, *_OUTPUTS]:
+            raise EngineError(f"{graph} takes and gives {given}, not {[PROBE_INPUT, *_OUTPUTS]}. Prepare it again.")
 
     def measure(self, tensor: NDArray[np.float32]) -> Reading:
         """Measure one tensor (3, H, W) that the network would get.

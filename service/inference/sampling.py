@@ -1,6 +1,8 @@
 """Lets somebody look at a share of the pictures that the detector sees, on a thread of its own, bounded in CPU."""
 
 import logging
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +14,8 @@ from numpy.typing import NDArray
 from service.preprocessing.letterbox import Letterbox
 
 log = logging.getLogger(__name__)
+
+_LOWEST_PRIORITY = 19
 
 
 @dataclass(frozen=True)
@@ -26,10 +30,13 @@ class CpuBudget:
     share: float
     cores: int
 
-    def rest_s(self, cpu_s: float, wall_s: float) -> float:
-        """Seconds to rest after work of so many CPU seconds that took so many seconds by the clock, so that work and
-        rest together stay within the budget."""
-        return max(0.0, cpu_s / (self.share * self.cores) - wall_s)
+    def rest_s(self, worked_s: float) -> float:
+        """Seconds to rest after one thread worked for so many by the clock, so that both together keep the budget.
+
+        By the clock, which is never less than the CPU time: where others crowd the machine, work takes longer, and so
+        does the rest. CPU time alone would let sampling take a larger part of what little is left to this process.
+        """
+        return max(0.0, worked_s / (self.share * self.cores) - worked_s)
 
 
 class PictureSampler:
@@ -74,8 +81,9 @@ class PictureSampler:
         self._thread.join(timeout_s)
 
     def _work(self) -> None:
+        _yield_to_others()
         while (taken := self._next()) is not None:
-            began_s, cpu_began_s = time.monotonic(), time.thread_time()
+            began_s = time.monotonic()
             plan, square, when = taken
             del taken
             try:
@@ -84,7 +92,7 @@ class PictureSampler:
                 # Watching must never end serving; whoever asks sees that the number of pictures stands still.
                 log.exception("A picture could not be measured for drift")
             del square
-            rest_s = self._budget.rest_s(time.thread_time() - cpu_began_s, time.monotonic() - began_s)
+            rest_s = self._budget.rest_s(time.monotonic() - began_s)
             with self._changed:
                 self._changed.wait_for(lambda: self._closed, rest_s)
 
@@ -94,3 +102,9 @@ class PictureSampler:
             self._changed.wait_for(lambda: self._slot is not None or self._closed)
             taken, self._slot = self._slot, None
             return None if self._closed else taken
+
+
+def _yield_to_others() -> None:
+    """Let the network's threads go first, where the system knows priorities of threads."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)

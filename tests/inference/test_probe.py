@@ -101,6 +101,11 @@ def test_a_graph_that_cannot_be_loaded(tmp_path: Path) -> None:
         Probe(tmp_path / "probe.onnx")
 
 
+def test_a_graph_that_is_no_probe(bundle: Bundle) -> None:
+    with pytest.raises(EngineError, match="takes and gives"):
+        Probe(bundle.deployed_graph)
+
+
 def test_a_graph_that_fails_while_it_runs(bundle: Bundle, tmp_path: Path) -> None:
     path = Path(shutil.copy(bundle.probe_graph, tmp_path))
     model = onnx.load(path)

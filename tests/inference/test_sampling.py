@@ -1,5 +1,7 @@
 """Sampling within a CPU budget, by its arithmetic and by what the mailbox takes; never by a clock."""
 
+import os
+import sys
 import threading
 
 import numpy as np
@@ -13,20 +15,13 @@ PLAN = plan_letterbox(64, 64, 64)
 
 
 @pytest.mark.parametrize(
-    ("share", "cores", "cpu_s", "wall_s", "rest_s"),
-    [
-        (0.01, 1, 0.02, 0.02, 1.98),
-        (0.01, 4, 0.02, 0.02, 0.48),
-        (1.0, 1, 0.5, 0.5, 0.0),
-        (0.5, 1, 0.5, 3.0, 0.0),  # it was held up for longer than it must rest
-    ],
+    ("share", "cores", "worked_s", "rest_s"),
+    [(0.01, 1, 0.02, 1.98), (0.01, 4, 0.02, 0.48), (0.5, 1, 0.5, 0.5), (1.0, 1, 0.5, 0.0), (1.0, 8, 0.5, 0.0)],
 )
-def test_work_and_rest_stay_within_the_budget(
-    share: float, cores: int, cpu_s: float, wall_s: float, rest_s: float
-) -> None:
-    found = CpuBudget(share, cores).rest_s(cpu_s, wall_s)
+def test_work_and_rest_stay_within_the_budget(share: float, cores: int, worked_s: float, rest_s: float) -> None:
+    found = CpuBudget(share, cores).rest_s(worked_s)
     assert found == pytest.approx(rest_s)
-    assert cpu_s / (wall_s + found) <= share * cores * (1 + 1e-12)
+    assert worked_s / (worked_s + found) <= share * cores * (1 + 1e-12)
 
 
 class Viewer:
@@ -103,3 +98,24 @@ def test_closing_ends_the_thread_even_while_it_rests() -> None:
     assert not sampler._thread.is_alive()
     sampler.offer(PLAN, picture(20))
     assert len(viewer.seen) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
+def test_only_the_sampling_thread_steps_back() -> None:
+    found = []
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    looked = threading.Event()
+
+    def look(plan: Letterbox, square: np.ndarray, when: float) -> None:
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        looked.set()
+
+    sampler = PictureSampler(look, CpuBudget(1.0, 1))
+    try:
+        wait_until(lambda: sampler.open)
+        sampler.offer(PLAN, picture(1))
+        assert looked.wait(30)
+    finally:
+        sampler.close()
+    assert found == [19]
+    assert os.getpriority(os.PRIO_PROCESS, threading.main_thread().native_id) == before
