@@ -28,6 +28,11 @@ ENV YOLO_CONFIG_DIR=/tmp/ultralytics MPLCONFIGDIR=/tmp/matplotlib
 USER 10001
 CMD ["python", "-m", "service", "prepare"]
 
+FROM serve-packages AS serve-cpu-packages
+# Set to 1, it adds OpenVINO, 180 MB.
+ARG OPENVINO=
+RUN if [ -n "$OPENVINO" ]; then pip install --no-cache-dir -r requirements/serve-openvino.txt; fi
+
 FROM serve-packages AS serve-gpu-packages
 # The CUDA build takes the place of the CPU one: both provide the module onnxruntime.
 RUN pip uninstall -y onnxruntime && pip install --no-cache-dir -r requirements/serve-gpu.txt
@@ -48,4 +53,4 @@ FROM serve-base AS serve-gpu
 COPY --from=serve-gpu-packages /opt/venv /opt/venv
 
 FROM serve-base AS serve
-COPY --from=serve-packages /opt/venv /opt/venv
+COPY --from=serve-cpu-packages /opt/venv /opt/venv

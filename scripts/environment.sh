@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 venv=${VENV:-.venv}
 python=$venv/bin/python
 
-need_environment() { # need_environment serve|prepare|dev
+need_environment() { # need_environment serve|serve-openvino|prepare|dev
   local lock=requirements/$1.txt stamp=$venv/.installed-$1 wanted
   wanted=$(cat requirements/*.txt | sha256sum)
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then return; fi
@@ -16,7 +16,7 @@ need_environment() { # need_environment serve|prepare|dev
     "${PYTHON:-python3}" -m venv "$venv"
   fi
   echo "Installing $lock into $venv ..." >&2
-  if [ "$1" != serve ] && [ -n "${TORCH_INDEX_URL:-}" ]; then
+  if [ "${1%%-*}" != serve ] && [ -n "${TORCH_INDEX_URL:-}" ]; then
     # First and by itself, so that the index serves nothing but torch.
     grep -E '^(torch|torchvision)==' requirements/prepare.txt | xargs "$python" -m pip install -q --index-url "$TORCH_INDEX_URL"
   fi

@@ -12,4 +12,6 @@ lock() { # lock NAME EXTRAS: freeze what the extras install on top of what is th
 }
 lock serve ""
 lock prepare "[prepare]"
-lock dev "[prepare,evaluate,train,dev]"
+lock dev "[prepare,evaluate,train,openvino,dev]"
+# Installed on top of serve.txt where OpenVINO is wanted.
+grep '^openvino' requirements/dev.txt >requirements/serve-openvino.txt

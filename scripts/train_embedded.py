@@ -3,18 +3,24 @@
 python -m scripts.train_embedded                 # the whole run; repeat the command to resume it
 python -m scripts.train_embedded --samples       # only the example pictures
 python -m scripts.train_embedded --confidence    # only choose the default confidence of the shipped weights anew
+python -m scripts.train_embedded --card          # only write the model card anew from metrics.json
 
+Pictures and a run in --work that older or other code made are refused unless --adopt vouches for them.
 Needs the extras prepare, train and evaluate; requirements/dev.txt holds them all.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from scripts.embedded_model.metrics import Provenance
 
 # All three must be set before torch and ultralytics are imported: stay offline, install nothing, and let
 # idle OpenMP threads sleep instead of spinning on the core that another process needs.
@@ -23,81 +29,179 @@ os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-WEIGHTS = REPOSITORY / "service" / "weights"
-SHIPPED = WEIGHTS / "yolo26n-codes.pt"
-METRICS = "metrics.json"
+SHIPPED = REPOSITORY / "service" / "weights"
+CARD = "MODEL_CARD.md"
+FAILURES = "failures.jpg"
 DATA_SEED = 2026
 VAL_PICTURES = 240
 
 
-def _arguments(argv: list[str]) -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", action="store_true", help="only write the example pictures to samples/")
-    parser.add_argument("--confidence", action="store_true", help="only measure and note the default confidence")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--samples", action="store_true", help="only write the example pictures to samples/")
+    only.add_argument("--confidence", action="store_true", help="only measure and note the default confidence")
+    only.add_argument("--card", action="store_true", help="only write the model card from the shipped metrics.json")
     parser.add_argument("--work", type=Path, default=Path("build/embedded-model"), help="pictures and checkpoints")
     parser.add_argument("--hours", type=float, default=1.28, help="length of the training schedule")
     parser.add_argument("--start-from", type=Path, help="checkpoint whose weights a new run begins with")
     parser.add_argument("--pictures", type=int, default=10_000, help="generated training pictures")
     parser.add_argument("--held-out", type=int, default=500, help="generated test pictures")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="processes and torch threads")
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--note",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="say this about the run in its provenance and on the card (repeatable); with --card, of the shipped one",
+    )
+    parser.add_argument(
+        "--adopt",
+        action="store_true",
+        help="take what lies in --work for what this command would have made, whatever made it, and note so there",
+    )
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    given = sys.argv[1:] if argv is None else argv
-    options = _arguments(given)
-    if options.confidence:
-        print(_note_confidence(options))
-        return 0
-    from scripts.embedded_model.samples import write_samples
+    options = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+    from scripts.embedded_model.data_stamp import DataRefused
+    from scripts.embedded_model.run_state import RunRefused
 
-    samples = write_samples(REPOSITORY / "samples")
-    if options.samples:
-        print(*samples, sep="\n")
-        return 0
-    _build(options, " ".join(["python -m scripts.train_embedded", *given]))
+    try:
+        _run(options)
+    except (DataRefused, RunRefused) as error:
+        print(f"train_embedded: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
+def _run(options: argparse.Namespace) -> None:
+    if options.card:
+        _rewrite_card(options.note)
+    elif options.confidence:
+        print(_note_confidence(options))
+    else:
+        from scripts.embedded_model.samples import write_samples
+
+        samples = write_samples(REPOSITORY / "samples")
+        if options.samples:
+            print(*samples, sep="\n")
+        else:
+            _build(options)
+
+
+def _rewrite_card(notes: list[str]) -> None:
+    from scripts.embedded_model.card import write_card
+    from scripts.embedded_model.metrics import read_metrics, write_metrics
+    from scripts.embedded_model.run_state import METRICS
+
+    metrics = read_metrics(SHIPPED / METRICS)
+    made = replace(metrics.provenance, notes=(*metrics.provenance.notes, *notes))
+    metrics = replace(metrics, provenance=made)
+    write_metrics(SHIPPED / METRICS, metrics)
+    write_card(SHIPPED / CARD, metrics)
+
+
 def _note_confidence(options: argparse.Namespace) -> str:
-    from scripts.embedded_model.confidence import measure_confidence, note_confidence
+    from scripts.embedded_model.card import write_card
+    from scripts.embedded_model.confidence import measure_confidence
     from scripts.embedded_model.dataset import write_dataset
+    from scripts.embedded_model.metrics import read_metrics, write_metrics
+    from scripts.embedded_model.run_state import METRICS, WEIGHTS
 
     work = options.work.resolve()
-    data = write_dataset(work / "data", DATA_SEED, {"val": VAL_PICTURES}, options.threads)
-    found = measure_confidence(SHIPPED, data, work)
-    note_confidence(WEIGHTS / METRICS, found)
+    data = write_dataset(work / "data", DATA_SEED, {"val": VAL_PICTURES}, options.threads, options.adopt)
+    found = measure_confidence(SHIPPED / WEIGHTS, data, work)
+    metrics = replace(read_metrics(SHIPPED / METRICS), default_confidence=found)
+    write_metrics(SHIPPED / METRICS, metrics)
+    write_card(SHIPPED / CARD, metrics)
     return f"{found.value:g}: {found.chosen}"
 
 
-def _build(options: argparse.Namespace, command: str) -> None:
-    from scripts.embedded_model.card import Provenance, read_provenance, write_card, write_metrics
+def _build(options: argparse.Namespace) -> None:
+    from scripts.embedded_model.dataset import write_dataset
+    from scripts.embedded_model.run_files import put_in_place
+    from scripts.embedded_model.run_state import HISTORY, METRICS, RELEASE, WEIGHTS, adopt_run, open_run
+    from scripts.embedded_model.training import RUN_NAME, train
+
+    work = options.work.resolve()
+    run = work / RUN_NAME
+    if options.adopt:
+        adopt_run(run, options.start_from, options.hours)
+    open_run(run, options.start_from)  # before the pictures, which take their time
+    data = write_dataset(work / "data", DATA_SEED, _counts(options), options.threads, options.adopt)
+    train(data, work, options.hours, options.threads, options.start_from)
+    _measure(run, data, options)
+    places = {run / RELEASE / name: SHIPPED / name for name in (WEIGHTS, METRICS, CARD, HISTORY)}
+    put_in_place(places | {run / RELEASE / FAILURES: REPOSITORY / "docs" / FAILURES})
+
+
+def _counts(options: argparse.Namespace) -> dict[str, int]:
+    return {"train": options.pictures, "val": VAL_PICTURES, "test": options.held_out}
+
+
+def _measure(run: Path, data: Path, options: argparse.Namespace) -> None:
+    """Export, measure and describe the weights of a finished run, all in the release folder of the run."""
+    from scripts.embedded_model.card import write_card
     from scripts.embedded_model.checkpoint import export_checkpoint
     from scripts.embedded_model.confidence import measure_confidence
-    from scripts.embedded_model.dataset import write_dataset
-    from scripts.embedded_model.evaluation import HEADS, SIZES, evaluate
-    from scripts.embedded_model.training import HISTORY, TRAIN_SEED, seconds_spent, train
+    from scripts.embedded_model.evaluation import CONFIDENCE, HEADS, SIZES, evaluate
+    from scripts.embedded_model.metrics import Metrics, machine, write_metrics
+    from scripts.embedded_model.run_files import sha256_of
+    from scripts.embedded_model.run_state import HISTORY, LAST, METRICS, RELEASE, WEIGHTS
 
-    work, start = options.work.resolve(), options.start_from
-    earlier = None if start is None else read_provenance(start.with_name(METRICS))
-    counts = {"train": options.pictures, "val": VAL_PICTURES, "test": options.held_out}
-    data = write_dataset(work / "data", DATA_SEED, counts, options.threads)
-    last = train(data, work, options.hours, options.threads, start)
-    export_checkpoint(last, SHIPPED)
-    run = last.parent.parent
-    shutil.copyfile(run / HISTORY, WEIGHTS / HISTORY)
-    results = run / "results.csv"
-    minutes, epochs = seconds_spent(results) / 60, _epochs_begun(results)
-    provenance = Provenance(command, DATA_SEED, TRAIN_SEED, counts, epochs, minutes, (), earlier)
-    reports = [evaluate(SHIPPED, data, head, size) for head in HEADS for size in SIZES]
-    confidence = measure_confidence(SHIPPED, data, work)
-    write_metrics(WEIGHTS / METRICS, provenance, reports, confidence)
-    write_card(WEIGHTS / "MODEL_CARD.md", provenance, reports, confidence)
-    _draw_failures(SHIPPED, data.parent)
+    release = run / RELEASE
+    made, weights = _provenance(run, options), release / WEIGHTS
+    export_checkpoint(run / LAST, weights)
+    metrics = Metrics(
+        weights_sha256=sha256_of(weights),
+        machine=machine(),
+        provenance=made,
+        default_confidence=measure_confidence(weights, data, run.parent),
+        confidence_of_counts=CONFIDENCE,
+        reports=tuple(evaluate(weights, data, head, size) for head in HEADS for size in SIZES),
+    )
+    write_metrics(release / METRICS, metrics)
+    write_card(release / CARD, metrics)
+    shutil.copyfile(run / HISTORY, release / HISTORY)
+    _draw_failures(weights, data.parent, release / FAILURES)
 
 
-def _draw_failures(checkpoint: Path, data: Path) -> None:
+def _provenance(run: Path, options: argparse.Namespace) -> Provenance:
+    from scripts.embedded_model.metrics import Provenance
+    from scripts.embedded_model.run_state import epoch_map50, open_run, read_progress
+    from scripts.embedded_model.training import TRAIN_SEED
+
+    start, behind = open_run(run, options.start_from), read_progress(run, None)
+    return Provenance(
+        command=recorded_command(options),
+        data_seed=DATA_SEED,
+        train_seed=TRAIN_SEED,
+        pictures=_counts(options),
+        epochs_begun=behind.epoch,
+        minutes=round(behind.seconds / 60, 1),
+        notes=tuple(options.note),
+        earlier=start.earlier,
+        start_sha256=start.sha256,
+        epoch_map50=epoch_map50(run),
+    )
+
+
+def recorded_command(options: argparse.Namespace) -> str:
+    """The command with what decides the weights, and without where and how fast it ran and what was said of it."""
+    words = ["python -m scripts.train_embedded"]
+    for name in ("hours", "pictures", "held_out"):
+        if getattr(options, name) != _parser().get_default(name):
+            words.append(f"--{name.replace('_', '-')} {getattr(options, name):g}")
+    if options.start_from is not None:
+        given = options.start_from.resolve()
+        words.append(f"--start-from {given.relative_to(REPOSITORY) if given.is_relative_to(REPOSITORY) else given}")
+    return " ".join(words)
+
+
+def _draw_failures(checkpoint: Path, data: Path, target: Path) -> None:
     import cv2
 
     from scripts.embedded_model.evaluation import answer_pictures
@@ -105,15 +209,7 @@ def _draw_failures(checkpoint: Path, data: Path) -> None:
 
     pictures = answer_pictures(checkpoint, data, "one2one", 640)  # as it is served by default
     failures = [failure for path, answered in pictures.items() for failure in find_failures(path, answered)]
-    cv2.imwrite(
-        str(REPOSITORY / "docs" / "failures.jpg"), draw_sheet(failures, pictures), [cv2.IMWRITE_JPEG_QUALITY, 85]
-    )
-
-
-def _epochs_begun(results: Path) -> int:
-    """Epochs that Ultralytics noted for the run, the last of them cut short by the clock."""
-    with results.open() as file:
-        return int(list(csv.DictReader(file))[-1]["epoch"])
+    cv2.imwrite(str(target), draw_sheet(failures, pictures), [cv2.IMWRITE_JPEG_QUALITY, 85])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 """yolofold: YOLO26 with its BatchNorm folded away, served fast, and still able to account for every layer of it."""
 
 import os
+import sys
 
 __version__ = "0.1.0"
 
 # Since 1.29 ONNX Runtime reports each session (model name, weight hashes, machine) to its maker unless this is set
 # before it is loaded. What people serve here is nobody else's business.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+# OpenVINO counts each import with Google Analytics through this package, unasked, and has no switch but its absence.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]

@@ -1,5 +1,6 @@
 """The commands. They read the settings, wire the parts together and print; the work is done elsewhere."""
 
+import math
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -14,17 +15,19 @@ from rich.markup import escape
 
 from service.bundle.batchnorm import FoldStatus, Stage
 from service.bundle.health import SEVERITIES, Severity, WarningCode
-from service.bundle.latency import Comparison
 from service.bundle.store import MANIFEST, Bundle, bundle_key, find_bundle, load_bundle
 from service.errors import (
     BundleError,
     BundleMissing,
     EvaluationError,
+    MeasurementRefused,
+    RecalibrationError,
     SettingsError,
     WeightsHashMismatch,
     WeightsNotFound,
     YolofoldError,
 )
+from service.measurement.terminal import series_verdicts
 from service.observatory.diff import Side, compare_batchnorm, side_of_bundle
 from service.observatory.document import bn_stats_document
 from service.observatory.pruning import PruneRule
@@ -95,6 +98,14 @@ def prepare(
     latency_rounds: Annotated[
         int | None, typer.Option(min=12, help="Measure this many rounds, without the quick run's time limit.")
     ] = None,
+    latency_thorough: Annotated[
+        bool,
+        typer.Option(
+            "--latency-thorough",
+            help="Measure all there is, without a time limit: both heads, preprocessing, batches of 1, 4 and 8, "
+            "throughput, memory.",
+        ),
+    ] = False,
 ) -> None:
     """Read, fold, prove, export and measure a checkpoint, and write the bundle."""
     settings = load_settings(weights=weights, imgsz=imgsz, head=head, default_conf=default_conf, bundle_dir=bundle_dir)
@@ -110,11 +121,13 @@ def prepare(
             console.print("It is prepared again.")
     signal.signal(signal.SIGTERM, _exit_orderly)
     from service.machine import usable_cores
-    from service.prepare.pipeline import LatencyEffort, prepare_bundle  # torch, hence only here
+    from service.measurement.study import ALL_BATCHES, Effort
+    from service.prepare.pipeline import prepare_bundle  # torch, hence only here
 
-    effort = LatencyEffort() if latency_rounds is None else LatencyEffort(latency_rounds, float("inf"))
-    progress = _RichProgress()
-    path = prepare_bundle(settings, progress, effort, settings.threads or usable_cores())
+    effort = Effort() if latency_rounds is None else Effort(latency_rounds, float("inf"))
+    if latency_thorough:
+        effort = Effort(effort.rounds, float("inf"), thorough=True, batches=ALL_BATCHES)
+    path = prepare_bundle(settings, _RichProgress(), effort, usable_cores())
     _print_summary(load_bundle(path))
 
 
@@ -141,7 +154,7 @@ def serve(
     bundle = _load(settings)
     from service.api.server import run_server
 
-    run_server(settings, bundle, announce=lambda address: _announce(address, bundle))
+    run_server(settings, bundle, announce=lambda address, runs_on: _announce(address, runs_on, bundle))
 
 
 @app.command()
@@ -151,40 +164,84 @@ def bench(
     head: Head = None,
     default_conf: DefaultConf = None,
     bundle_dir: BundleDir = None,
-    rounds: Annotated[int, typer.Option(min=12, help="Rounds; in each, every arm runs once.")] = 30,
-    batch: Annotated[int, typer.Option(min=1, help="Images per run.")] = 1,
+    rounds: Annotated[int, typer.Option(min=12, help="Rounds of each series; in each, every arm runs once.")] = 30,
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="Images per run; may be repeated. By default 1, 4 and 8.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the report here.")] = None,
 ) -> None:
     """Measure on this machine what folding gains in the runtime that serves; the bundle is left as it is."""
+    if problem := _missing_folder(json_file):
+        raise MeasurementRefused(problem)
     settings = load_settings(weights=weights, imgsz=imgsz, head=head, default_conf=default_conf, bundle_dir=bundle_dir)
     bundle = _load(settings)
     from service.machine import usable_cores
     from service.measurement.bench import bench_bundle
+    from service.measurement.study import ALL_BATCHES, Effort
+    from service.measurement.terminal import report_lines
 
+    cores = usable_cores()
+    batches = tuple(sorted(set(batch))) if batch else ALL_BATCHES
     with console.status("Measuring ...") as status:
         report = bench_bundle(
             bundle,
-            threads=settings.threads or usable_cores(),
-            batch=batch,
-            rounds=rounds,
-            budget_s=float("inf"),
-            progress=lambda done, wanted: status.update(f"Measuring ... {done}/{wanted}"),
+            Effort(rounds, float("inf"), thorough=True, batches=batches),
+            threads=settings.threads_on(cores),
+            callers=settings.workers_on(cores),
+            progress=lambda stage, done, wanted: status.update(f"Measuring {stage} ... {done}/{wanted}"),
         )
     if json_file is not None:
         json_file.write_text(report.model_dump_json(indent=1) + "\n")
-    machine = report.machine
-    print(f"{machine.cpu}, {report.threads} threads, batch {report.batch}, {report.imgsz} px, {report.rounds} rounds")
-    for arm in report.arms:
-        spread = f"[{arm.p05_ms:.2f}, {arm.p95_ms:.2f}]"
-        print(f"{arm.median_ms:9.2f} ms {spread:<18} loads in {arm.load_ms:5.0f} ms  {arm.title}")
-    print(*_verdict_lines([report.null_control, *report.comparisons]), sep="\n")
+    print(*report_lines(report), sep="\n")
 
 
-def _verdict_lines(comparisons: list[Comparison]) -> list[str]:
-    return [
-        f"{item.speedup:5.2f}x [{item.ci95_low:.2f}, {item.ci95_high:.2f}] {item.verdict:<17} {item.question}"
-        for item in comparisons
-    ]
+def _missing_folder(report: Path | None) -> str | None:
+    """Why a report could not be written, for which nobody should wait until it is done."""
+    if report is None or report.parent.is_dir():
+        return None
+    return f"{report} cannot be written: there is no folder {report.parent.resolve()}."
+
+
+@app.command()
+def calibrate(
+    data: Annotated[Path, typer.Option(help="A folder of clean pictures, as the service should receive them.")],
+    rate: Annotated[
+        float, typer.Option(min=0.0001, max=0.2, help="False alarms wanted, as a share of the windows of 32 pictures.")
+    ] = 0.01,
+    weights: Weights = None,
+    imgsz: Imgsz = None,
+    head: Head = None,
+    default_conf: DefaultConf = None,
+    bundle_dir: BundleDir = None,
+) -> None:
+    """Learn from clean pictures what drift is held against; a server started afterwards uses it."""
+    settings = load_settings(weights=weights, imgsz=imgsz, head=head, default_conf=default_conf, bundle_dir=bundle_dir)
+    bundle = _load(settings)
+    from datetime import UTC, datetime
+
+    from service.drift.calibration import calibrate as learn
+    from service.drift.calibration import save_calibration
+    from service.drift.layers import watch_layers
+    from service.inference.calibration_pictures import measure_folder
+    from service.inference.fault_pictures import learn_faults
+    from service.lint.signature_file import save_signatures
+    from service.lint.signatures import describe_signatures
+
+    progress = _RichProgress()
+    with progress.step("Measure") as advance:
+        samples = measure_folder(bundle, data, settings.max_pixels, advance)
+    with progress.step("Calibrate"):
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        found = learn(samples, watch_layers(bundle).channels, rate, now)
+    with progress.step("Faults") as advance:
+        signatures = learn_faults(bundle, data, settings.max_pixels, advance)
+    path, baseline = save_calibration(found, bundle), found.baseline
+    print(*describe_signatures(signatures), sep="\n")
+    print(
+        f"{baseline.pictures} pictures; the alarm is raised above a score of {baseline.threshold:.3f}, set for "
+        f"{baseline.rate:.2%} false alarms and exceeded by {baseline.measured_rate:.2%} of the windows left out"
+    )
+    print(path, save_signatures(signatures, bundle), sep="\n")
 
 
 @app.command()
@@ -192,6 +249,14 @@ def evaluate(
     data: Annotated[
         Path, typer.Option(help="Labelled pictures: a folder in YOLO or COCO layout, a data.yaml or a COCO .json.")
     ],
+    negatives: Annotated[
+        bool,
+        typer.Option(
+            "--negatives",
+            help="The pictures show no object of the model's classes: report false alarms. --data may be any folder "
+            "of pictures then.",
+        ),
+    ] = False,
     split: Annotated[str | None, typer.Option(help="Part of the data set; by default test, else val.")] = None,
     conf: Annotated[
         float | None, typer.Option(min=0, max=1, help="Report precision and recall above this confidence too.")
@@ -213,8 +278,8 @@ def evaluate(
     """Measure a bundle on labelled pictures, through the path that serves it, by COCO's rules."""
     settings = load_settings(weights=weights, imgsz=imgsz, head=head, default_conf=default_conf, bundle_dir=bundle_dir)
     bundle = _load(settings)
-    if json is not None and not json.parent.is_dir():
-        raise EvaluationError(f"{json} cannot be written: there is no folder {json.parent.resolve()}.")
+    if problem := _missing_folder(json):
+        raise EvaluationError(problem)
     from service.evaluation.advice import adoption_advice
     from service.evaluation.evaluate import Request, Subject
     from service.evaluation.evaluate import evaluate as run_evaluation
@@ -227,11 +292,53 @@ def evaluate(
         other = Subject(bundle, unfolded=True)
     else:
         other = Subject(_load_other(against, bundle, settings))
-    request = Request(data, split, conf, settings.threads or usable_cores())
+    request = Request(data, split, negatives, conf, settings.threads_on(usable_cores()))
     report = run_evaluation(Subject(bundle), other, request, settings, _RichProgress())
     print_report(report)
-    if advice := adoption_advice(report.figures.points, settings):
+    if (points := report.figures.points) and (advice := adoption_advice(points, settings)):
         print(advice)
+    if json is not None:
+        json.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+@app.command()
+def recalibrate(
+    data: Annotated[Path, typer.Option(help="Folder of unlabelled pictures like those that will be served.")],
+    prior: Annotated[
+        float,
+        typer.Option(min=0, help="How many pictures the old statistics count for; 0 takes the new ones alone."),
+    ],
+    hold_back: Annotated[
+        float,
+        typer.Option(min=0, max=0.9, help="Share of the pictures kept apart for the comparison; 0 compares on all."),
+    ] = 0.2,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder that the new bundle becomes; by default one beside the served bundle.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write every figure to this file.")] = None,
+    weights: Weights = None,
+    imgsz: Imgsz = None,
+    head: Head = None,
+    default_conf: DefaultConf = None,
+    bundle_dir: BundleDir = None,
+) -> None:
+    """Estimate BatchNorm's statistics anew on unlabelled pictures, in a bundle beside the served one."""
+    settings = load_settings(weights=weights, imgsz=imgsz, head=head, default_conf=default_conf, bundle_dir=bundle_dir)
+    served = _load(settings)
+    if not math.isfinite(prior):
+        raise RecalibrationError(f"--prior {prior} is not a number of pictures.")
+    if reason := _missing_folder(json):
+        raise RecalibrationError(reason)
+    signal.signal(signal.SIGTERM, _exit_orderly)
+    from service.machine import usable_cores
+    from service.recalibration.recalibrate import Request  # torch, hence only here
+    from service.recalibration.recalibrate import recalibrate as run_recalibration
+    from service.recalibration.table import print_report
+
+    cores = usable_cores()
+    request = Request(data, prior, hold_back, out, settings.threads_on(cores), settings.workers_on(cores))
+    report = run_recalibration(served, request, settings, _RichProgress())
+    print_report(report)
     if json is not None:
         json.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
@@ -342,13 +449,14 @@ def _load_other(name: str, bundle: Bundle, settings: Settings) -> Bundle:
     return load_bundle(path)
 
 
-def _announce(address: str, bundle: Bundle) -> None:
+def _announce(address: str, runs_on: str, bundle: Bundle) -> None:
     manifest = bundle.manifest
     model = manifest.model
     print(
         f"yolofold serves {model.name} {model.version} ({manifest.weights.source} weights, "
         f"{len(model.classes)} classes, {model.input.width} px, "
         f"{bundle.batchnorm.totals.folded} BatchNorm layers folded)\n"
+        f"  on {runs_on}\n"
         f"  {address}            the page; {address}/docs for the API\n"
         f"  curl -F file=@samples/parcel.jpg {address}/detect",
         flush=True,
@@ -395,7 +503,7 @@ def _print_summary(bundle: Bundle) -> None:
             f"Proof      passed on {len(certificate.end_to_end)} inputs; worst layer {worst.name} at "
             f"{worst.relative_error / worst.tolerance:.0%} of its bound"
         )
-    lines += [f"Latency    {line}" for line in _verdict_lines(bundle.latency.comparisons)]
+    lines += [f"Latency    {line}" for line in series_verdicts(bundle.latency.series[0])]
     if manifest.weights.note:
         lines.append(f"Note       {manifest.weights.note}")
     lines.append(f"Bundle     {bundle.path}")

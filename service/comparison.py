@@ -55,13 +55,19 @@ class Difference:
     score: float
 
 
+def pairwise_iou(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """(N, M) intersection over union of boxes (N, 4) and (M, 4), corners in pixels; 0 for boxes without extent."""
+    first, second = a.astype(np.float64)[:, None], b.astype(np.float64)[None]
+    sides = np.clip(np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2]), 0, None)
+    intersection = sides.prod(-1)
+    union = (first[..., 2:] - first[..., :2]).prod(-1) + (second[..., 2:] - second[..., :2]).prod(-1) - intersection
+    overlap: NDArray[np.float64] = np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+    return overlap
+
+
 def iou(box: NDArray[np.floating[Any]], boxes: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Intersection over union of one box (4,) with each of (N, 4), corners in pixels; 0 for empty boxes."""
-    a, b = box.astype(np.float64), boxes.astype(np.float64)
-    sides = np.clip(np.minimum(a[2:], b[:, 2:]) - np.maximum(a[:2], b[:, :2]), 0, None)
-    intersection = sides[:, 0] * sides[:, 1]
-    union = np.prod(a[2:] - a[:2]) + np.prod(b[:, 2:] - b[:, :2], axis=1) - intersection
-    overlap: NDArray[np.float64] = np.divide(intersection, union, out=np.zeros(len(b)), where=union > 0)
+    """(N,) intersection over union of one box (4,) with each of (N, 4), as ``pairwise_iou``."""
+    overlap: NDArray[np.float64] = pairwise_iou(box[None], boxes)[0]
     return overlap
 
 

@@ -130,6 +130,10 @@ class ImageTooLarge(ImageError):
     """The picture has more pixels than the limit. Decided from its header, before decoding."""
 
 
+class BrokenTensor(ImageError):
+    """The bytes are no .npy file of pictures as tensors; the message names the dtype, shape or values at fault."""
+
+
 class EngineError(YolofoldError):
     """The inference runtime could not load or run the graph."""
 
@@ -150,6 +154,13 @@ class DeadlineExceeded(YolofoldError):
     """The request waited or ran for longer than its time-out."""
 
 
+# --- drift -------------------------------------------------------------------------------------------------
+
+
+class CalibrationUnusable(YolofoldError):
+    """Pictures allow no calibration, or its file is damaged, another bundle's or cannot be written."""
+
+
 # --- evaluation --------------------------------------------------------------------------------------------
 
 
@@ -167,3 +178,10 @@ class ClassMismatch(EvaluationError):
 
 class EvaluatorMissing(EvaluationError):
     """The packages that only the evaluation needs are not installed."""
+
+
+# --- recalibration -----------------------------------------------------------------------------------------
+
+
+class RecalibrationError(YolofoldError):
+    """The recalibration stopped; no bundle was written and the served one is as it was."""

@@ -2,7 +2,8 @@
 
 import os
 import platform
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from service.bundle.latency import Machine
@@ -57,6 +58,58 @@ def usable_memory_bytes(proc: Path = PROC, cgroup_root: Path = CGROUP_ROOT) -> i
             if text.isdigit():
                 limits.append(int(text))
     return min(limits)
+
+
+class CpuWatch:
+    """Watches how much of the processor everything but this process takes."""
+
+    def __init__(
+        self,
+        proc: Path = PROC,
+        own_s: Callable[[], float] = time.process_time,
+        wall_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begin to watch.
+
+        Args:
+            proc: where procfs is mounted; need not exist.
+            own_s: processor time of this process, seconds.
+            wall_s: monotonic clock, seconds.
+        """
+        self._proc, self._own_s, self._wall_s = proc, own_s, wall_s
+        self._before = self._look()
+
+    def other_cores(self) -> float | None:
+        """Cores that others kept busy since the start, on average; None where the system does not say.
+
+        Inside a container the others are those of the whole host, and what a hypervisor withheld counts as well.
+        """
+        before, now = self._before, self._look()
+        if before is None or now is None or now[2] <= before[2]:
+            return None
+        busy, own, wall = (after - earlier for after, earlier in zip(now, before, strict=True))
+        return max(0.0, busy - own) / wall
+
+    def _look(self) -> tuple[float, float, float] | None:
+        """Seconds that all cores were busy, that this process was, and of the clock."""
+        first = _read(self._proc / "stat").partition("\n")[0].split()
+        if len(first) < 9 or first[0] != "cpu":
+            return None
+        user, nice, system, _idle, _iowait, irq, softirq, steal = (int(ticks) for ticks in first[1:9])
+        busy = user + nice + system + irq + softirq + steal
+        return busy / os.sysconf("SC_CLK_TCK"), self._own_s(), self._wall_s()
+
+
+def resident_peak_bytes(proc: Path = PROC) -> int | None:
+    """Most memory this process has held so far (VmHWM), None where the system does not say.
+
+    Unlike getrusage's figure it starts anew with each program, so what the parent held does not count.
+    """
+    for line in _read(proc / "self" / "status").splitlines():
+        key, _, value = line.partition(":")
+        if key == "VmHWM":
+            return int(value.split()[0]) * 1024
+    return None
 
 
 def _cgroup_folders(controller: str, proc: Path, root: Path) -> Iterator[Path]:

@@ -13,6 +13,9 @@ from service.errors import SettingsError
 
 ENV_PREFIX = "YOLOFOLD_"
 
+#: More workers only decode more pictures at once: the network's own threads fill the cores already.
+MOST_DEFAULT_WORKERS = 4
+
 # The three strides of a YOLO pyramid give 336 anchors at 128 px: the smallest square that can fill 300 rows.
 MIN_IMGSZ, MAX_IMGSZ, STRIDE = 128, 2048, 32
 
@@ -50,12 +53,27 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the network runs.")
+    engine: Literal["auto", "onnxruntime", "openvino"] = Field(
+        "auto", description="Runtime of the network; auto takes ONNX Runtime."
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="Arithmetic of the network; auto takes fp32. bf16 needs OpenVINO and a processor that has it.",
+    )
     workers: int = Field(0, ge=0, le=256, description="Requests worked on at once; 0 chooses from the cores.")
     threads: int = Field(0, ge=0, le=256, description="Threads of the network itself; 0 takes every usable core.")
     queue_size: int = Field(64, ge=1, le=100_000, description="Requests that may wait; more are answered 503.")
     request_timeout_s: float = Field(30.0, gt=0, le=3600, description="Longest life of one request in seconds.")
     max_upload_bytes: int = Field(20_000_000, ge=1, description="Largest image file accepted, in bytes.")
     max_pixels: int = Field(50_000_000, ge=1, le=1_000_000_000, description="Most pixels an image may decode to.")
+
+    drift_cpu: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Share of every core for watching drift on live pictures; 0 turns it off.",
+    )
 
     @field_validator("weights_sha256", mode="before")
     @classmethod
@@ -68,6 +86,14 @@ class Settings(BaseSettings):
         if value % STRIDE:
             raise ValueError(f"must be a multiple of {STRIDE}")
         return value
+
+    def workers_on(self, cores: int) -> int:
+        """Requests worked on at once by a process that may use ``cores``."""
+        return self.workers or min(cores, MOST_DEFAULT_WORKERS)
+
+    def threads_on(self, cores: int) -> int:
+        """Threads of one run of the network in a process that may use ``cores``."""
+        return self.threads or cores
 
 
 def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:

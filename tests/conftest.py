@@ -1,9 +1,11 @@
 """The real thing, made once per run: a bundle of the embedded checkpoint and a uvicorn that serves it."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +75,14 @@ def bundle(bundle_path: Path) -> Bundle:
     return load_bundle(bundle_path)
 
 
+@pytest.fixture(scope="module")
+def bundle_copy(bundle_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A copy of the bundle, for tests that keep something beside it."""
+    copy = tmp_path_factory.mktemp("copy") / bundle_path.name
+    shutil.copytree(bundle_path, copy)
+    return load_bundle(copy)
+
+
 @pytest.fixture(scope="session")
 def faulty_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a checkpoint whose BatchNorm layers have planted faults, and the bundle prepared from it."""
@@ -95,10 +105,10 @@ def faulty_bundle(faulty_root: Path) -> Bundle:
     return load_bundle(path)
 
 
-@pytest.fixture(scope="session")
-def server(bundle_root: Path) -> Iterator[RunningServer]:
-    """A real uvicorn on an ephemeral port of the loopback interface."""
-    environ = clean_environ(weights="embedded", imgsz=str(IMGSZ), bundle_dir=str(bundle_root), port="0")
+@contextmanager
+def running_server(bundle_root: Path, **settings: str) -> Iterator[RunningServer]:
+    """A real uvicorn on an ephemeral port of the loopback interface, in a process of its own."""
+    environ = clean_environ(weights="embedded", imgsz=str(IMGSZ), bundle_dir=str(bundle_root), port="0", **settings)
     process = subprocess.Popen(command("serve"), cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -112,6 +122,13 @@ def server(bundle_root: Path) -> Iterator[RunningServer]:
     finally:
         process.terminate()
         process.wait(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def server(bundle_root: Path) -> Iterator[RunningServer]:
+    """One with the default settings."""
+    with running_server(bundle_root) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import httpx
@@ -14,11 +15,17 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.api.app import create_app
+from service.bundle.latency import LatencyReport
 from service.bundle.store import find_bundle, load_bundle
+from service.comparison import Tolerance
 from service.errors import BundleMissing
 from service.settings import load_settings
 from tests.bundles import change_bias, rehash
-from tests.conftest import IMGSZ, ROOT, RunningServer, clean_environ, command
+from tests.conftest import IMGSZ, ROOT, RunningServer, clean_environ, command, running_server
+
+RUNTIME = f"OpenVINO {version('openvino')}"
+#: Corners are answered to six significant digits.
+ROUNDED_PX = 0.01
 
 
 def run(*arguments: str, timeout: float = 300, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -40,15 +47,60 @@ def prepared(bundle_root: Path) -> dict[str, str]:
 
 def test_the_banner_says_what_is_served_where_and_how_to_try_it(server: RunningServer) -> None:
     assert re.search(r"yolofold serves yolo26n-codes [0-9a-f]{12} \(embedded weights, 5 classes", server.banner)
+    assert re.search(r"on ONNX Runtime [\d.]+ \(CPUExecutionProvider\) in fp32, threads per run: \d+", server.banner)
     assert f"curl -F file=@samples/parcel.jpg {server.url}/detect" in server.banner
 
 
-def test_a_server_that_has_worked_holds_less_than_400_mb(server: RunningServer, samples: list[Path]) -> None:
-    for picture in samples * 4:
-        httpx.post(f"{server.url}/detect", files={"file": picture.read_bytes()}).raise_for_status()
+def ask(server: RunningServer, picture: Path) -> dict:
+    response = httpx.post(f"{server.url}/detect", files={"file": picture.read_bytes()}, timeout=60)
+    return response.raise_for_status().json()
+
+
+def answers(server: RunningServer, samples: list[Path]) -> list[dict]:
+    """What it finds in every sample; the last of several times."""
+    for picture in samples * 3:
+        ask(server, picture)
+    return [ask(server, picture) for picture in samples]
+
+
+def peak_kb(server: RunningServer) -> int:
     status = Path(f"/proc/{server.pid}/status").read_text()
-    peak_kb = int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1))
-    assert peak_kb < 400_000
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1))
+
+
+def test_a_server_that_has_worked_holds_less_than_400_mb(server: RunningServer, samples: list[Path]) -> None:
+    answers(server, samples)
+    assert peak_kb(server) < 400_000
+
+
+def test_openvino_serves_the_same(server: RunningServer, bundle_root: Path, samples: list[Path]) -> None:
+    with running_server(bundle_root, engine="openvino") as other:
+        assert re.search(r"on OpenVINO [\d.]+ \(CPU\) in fp32, threads per run: \d+, workers: \d+", other.banner)
+        given, held_kb = answers(other, samples), peak_kb(other)
+        engine = httpx.get(f"{other.url}/model").json()["engine"]
+        startup = httpx.get(f"{other.url}/model/fold").json()["startup_check"]
+    tolerance = Tolerance(2 * startup["box_tolerance_px"], 2 * startup["score_tolerance"])
+    compared = 0
+    for wanted, found in zip(answers(server, samples), given, strict=True):
+        assert [d["class"] for d in found["detections"]] == [d["class"] for d in wanted["detections"]]
+        gain = IMGSZ / max(wanted["image"].values())
+        for one, two in zip(wanted["detections"], found["detections"], strict=True):
+            p = one["confidence"]
+            assert two["confidence"] == pytest.approx(p, abs=tolerance.confidence(p) + 1e-6)  # as rounded in the answer
+            apart = max(abs(one["box"][side] - two["box"][side]) for side in one["box"])
+            assert apart <= tolerance.box_px / gain + ROUNDED_PX
+            compared += 1
+    assert compared > 10
+    assert startup["matched"] == startup["boxes"] and startup["box_tolerance_px"] < 0.01
+    assert (startup["engine"], startup["runtime"]) == (engine["provider"], engine["runtime"]) == ("CPU", RUNTIME)
+    assert startup["precision"] == engine["precision"] == "fp32"
+    assert held_kb < 400_000
+
+
+def test_serve_refuses_what_contradicts_itself(prepared: dict[str, str]) -> None:
+    done = run("serve", **prepared, port="0", precision="bf16")
+    assert done.returncode == 1
+    assert done.stderr.startswith("SettingsError: YOLOFOLD_PRECISION=bf16") and "Traceback" not in done.stderr
 
 
 def test_bundle_prints_the_folder(prepared: dict[str, str], bundle_path: Path) -> None:
@@ -165,6 +217,28 @@ def test_a_damaged_bundle_is_prepared_again(prepared: dict[str, str], bundle_pat
     assert run("bundle", **settings).returncode == 0
 
 
+def test_bench_measures_a_bundle_and_leaves_it_alone(
+    prepared: dict[str, str], bundle_path: Path, tmp_path: Path
+) -> None:
+    before = (bundle_path / "latency.json").read_bytes()
+    file = tmp_path / "report.json"
+    arguments = ("bench", "--rounds", "12", "--batch", "1", "--json", str(file))
+    done = run(*arguments, timeout=900, **prepared, workers="3", threads="1")
+    assert done.returncode == 0, done.stderr
+    report = LatencyReport.model_validate_json(file.read_bytes())
+    on_cpu = [series for series in report.series if series.device == "cpu"]
+    assert [(series.batch, series.callers) for series in on_cpu] == [(1, 1), (1, 3)]
+    assert report.threads == 1 and {series.rounds for series in report.series} == {12}
+    assert all(arm.title in done.stdout for series in report.series for arm in series.arms)
+    assert (bundle_path / "latency.json").read_bytes() == before
+    assert load_bundle(bundle_path)
+
+
+def test_bench_refuses_a_batch_of_nothing(prepared: dict[str, str]) -> None:
+    done = run("bench", "--batch", "0", **prepared)
+    assert done.returncode == 2 and "--batch" in done.stderr
+
+
 def test_a_reused_bundle_must_have_the_hash_demanded(prepared: dict[str, str]) -> None:
     done = run("prepare", **prepared, weights_sha256="0" * 64)
     assert done.returncode == 1 and "WeightsHashMismatch" in done.stderr
@@ -239,3 +313,10 @@ def test_a_terminated_prepare_clears_away_what_it_began(tmp_path: Path) -> None:
     process.stderr.read()
     assert process.wait(timeout=60) == 128 + signal.SIGTERM
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bench_looks_for_its_reports_folder_before_anything_else(tmp_path: Path) -> None:
+    report = tmp_path / "no" / "report.json"
+    done = run("bench", "--json", str(report), weights="embedded", bundle_dir=str(tmp_path))
+    assert done.returncode == 1, "3 would say that it has looked for the bundle"
+    assert "MeasurementRefused" in done.stderr and f"there is no folder {report.parent}" in done.stderr

@@ -9,9 +9,11 @@ from service.comparison import (
     SIGMOID_ERROR,
     Difference,
     Tolerance,
+    iou,
     judge_repetition,
     measure_difference,
     pair_rows,
+    pairwise_iou,
 )
 
 TOLERANCE = Tolerance(box_px=0.01, score=1e-3)
@@ -36,6 +38,25 @@ def moved(row: int, **changes: float) -> np.ndarray:
 
 def judge(found: np.ndarray, *, suppressed: bool = False, expected: np.ndarray = ROWS, threshold: float = 0.4):
     return judge_repetition(expected, found, threshold=threshold, tolerance=TOLERANCE, suppressed=suppressed)
+
+
+def overlap_by_hand(a: np.ndarray, b: np.ndarray) -> float:
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    return width * height / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height)
+
+
+def test_overlaps_are_intersection_over_union() -> None:
+    rng = np.random.default_rng(21)
+    corners = rng.uniform(0, 100, (40, 2)).astype(np.float32)
+    boxes = np.concatenate([corners, corners + rng.uniform(5, 90, (40, 2)).astype(np.float32)], axis=1)
+    boxes = np.concatenate([boxes, np.zeros((1, 4), np.float32), boxes[:1]])
+    expected = np.array([[overlap_by_hand(a, b) for b in boxes.astype(np.float64)] for a in boxes.astype(np.float64)])
+    assert ((expected > 0.1) & (expected < 0.9)).sum() > 100
+    assert pairwise_iou(boxes[:7], boxes) == pytest.approx(expected[:7], abs=1e-12)
+    assert iou(boxes[3], boxes) == pytest.approx(expected[3], abs=1e-12)
+    assert pairwise_iou(boxes[:0], boxes).shape == (0, len(boxes))
 
 
 def test_rows_find_their_own_among_neighbours_in_any_order() -> None:

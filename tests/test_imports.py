@@ -19,19 +19,57 @@ MAY_IMPORT: dict[str, set[str]] = {
     "comparison": set(),
     "machine": {"bundle"},
     "nearest": set(),
+    "drift": {"bundle", "errors"},
+    "lint": {"bundle", "preprocessing", "errors"},
     "onnxruntime_folding": set(),
     "observatory": {"bundle", "nearest", "errors"},
     "measurement": {"bundle", "machine", "onnxruntime_folding", "errors"},
     "prepare": {"bundle", "preprocessing", "comparison", "settings", "machine", "measurement", "errors"},
-    "inference": {"bundle", "preprocessing", "comparison", "settings", "onnxruntime_folding", "errors"},
-    "evaluation": {"inference", "bundle", "preprocessing", "settings", "errors"},
-    "api": {"inference", "observatory", "measurement", "bundle", "settings", "machine", "nearest", "errors"},
+    "inference": {
+        "bundle",
+        "preprocessing",
+        "comparison",
+        "drift",
+        "lint",
+        "settings",
+        "onnxruntime_folding",
+        "errors",
+    },
+    "evaluation": {"inference", "bundle", "preprocessing", "comparison", "settings", "errors"},
+    "recalibration": {
+        "prepare",
+        "inference",
+        "evaluation",
+        "observatory",
+        "measurement",
+        "bundle",
+        "preprocessing",
+        "settings",
+        "errors",
+    },
+    "api": {
+        "inference",
+        "observatory",
+        "drift",
+        "lint",
+        "measurement",
+        "bundle",
+        "preprocessing",
+        "settings",
+        "machine",
+        "nearest",
+        "errors",
+    },
     "cli": {
         "api",
+        "inference",
+        "drift",
+        "lint",
         "prepare",
         "observatory",
         "measurement",
         "evaluation",
+        "recalibration",
         "bundle",
         "settings",
         "machine",
@@ -39,6 +77,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "__main__": {"cli"},
 }
+LOADED_WHEN_NEEDED = ("service.prepare", "service.api", "service.evaluation", "service.recalibration")
 NEVER_WHILE_SERVING = ("torch", "torchvision", "ultralytics", "onnx", "dill", "cloudpickle", "pycocotools")
 
 
@@ -71,7 +110,7 @@ def test_imports_follow_the_table(path: Path) -> None:
         name = module.split(".")
         if name[0] == "service" and len(name) > 1 and name[1] != part:
             assert name[1] in MAY_IMPORT[part], f"{path} imports {module}"
-        if part == "cli" and module.startswith(("service.prepare", "service.api", "service.evaluation")):
+        if part == "cli" and module.startswith(LOADED_WHEN_NEEDED):
             assert not at_top, f"{path} imports {module} before it is known to be needed"
         if name[0] in ("torch", "torchvision", "ultralytics"):
             assert part == "prepare", f"{path} imports {module}"
@@ -81,7 +120,8 @@ def test_the_table_knows_every_part() -> None:
     assert {part_of(path) for path in source_files()} - {"__init__"} == set(MAY_IMPORT)
 
 
-def test_the_running_service_never_loads_torch_or_a_model_unpickler(bundle: Bundle) -> None:
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_the_running_service_never_loads_torch_or_a_model_unpickler(bundle: Bundle, engine: str) -> None:
     program = f"""
 import sys
 from pathlib import Path
@@ -89,12 +129,16 @@ from fastapi.testclient import TestClient
 from service.api.app import create_app
 from service.bundle.store import load_bundle
 from service.settings import load_settings
-with TestClient(create_app(load_settings({{}}), load_bundle(Path({str(bundle.path)!r})))) as client:
+settings = load_settings({{}}, engine={engine!r})
+with TestClient(create_app(settings, load_bundle(Path({str(bundle.path)!r})))) as client:
     assert client.get("/readyz").status_code == 200
     picture = Path("samples/parcel.jpg").read_bytes()
     assert client.post("/detect", content=picture, headers={{"Content-Type": "image/jpeg"}}).status_code == 200
     assert client.get("/model/bn-stats?detail=full").status_code == 200
     assert client.get("/model/fold").status_code == 200
+    assert client.get("/model/drift").status_code == client.get("/metrics").status_code == 200
+    answer = client.post("/model/drift/image", content=picture, headers={{"Content-Type": "image/jpeg"}})
+    assert answer.status_code == 200
     answer = client.post("/model/fold/check", content=picture, headers={{"Content-Type": "image/jpeg"}})
     assert answer.status_code == 200
 print(*sorted({{name.split(".")[0] for name in sys.modules}}))
@@ -102,11 +146,20 @@ print(*sorted({{name.split(".")[0] for name in sys.modules}}))
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert "onnxruntime" in loaded
+    assert ("openvino" in loaded) == (engine == "openvino")
     assert loaded.isdisjoint(NEVER_WHILE_SERVING)
 
 
-def test_onnx_runtime_does_not_report_to_its_maker(bundle: Bundle, tmp_path: Path) -> None:
-    """Left to itself it keeps an identifier of the device in the user's cache; with reporting off it keeps none."""
+@pytest.mark.parametrize(
+    "use",
+    [
+        "import onnxruntime as o; o.InferenceSession({graph!r})",
+        "import openvino as o; o.Core().compile_model({graph!r}, 'CPU')",
+    ],
+    ids=["onnxruntime", "openvino"],
+)
+def test_no_runtime_reports_to_its_maker(bundle: Bundle, tmp_path: Path, use: str) -> None:
+    """Left to itself each keeps an identifier of the user under their home; with reporting off it keeps none."""
 
     def files_left_by(first_line: str) -> list[Path]:
         home = tmp_path / str(len(list(tmp_path.iterdir())))
@@ -114,7 +167,8 @@ def test_onnx_runtime_does_not_report_to_its_maker(bundle: Bundle, tmp_path: Pat
         # Set in continuous integration, this alone would switch the reporting off.
         environ = {k: v for k, v in clean_environ().items() if k not in ("CI", "ORT_DISABLE_TELEMETRY")}
         environ |= {"HOME": str(home), "XDG_CACHE_HOME": str(home), "XDG_CONFIG_HOME": str(home)}
-        program = f"{first_line}\nimport onnxruntime as o; o.InferenceSession({str(bundle.deployed_graph)!r})"
+        environ |= {"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}  # nobody: nothing leaves
+        program = f"{first_line}\n{use.format(graph=str(bundle.deployed_graph))}"
         subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environ, check=True)
         return [path for path in home.rglob("*") if path.is_file()]
 

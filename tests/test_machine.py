@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from service.machine import cpu_model, describe_machine, usable_cores, usable_memory_bytes
+from service.machine import (
+    CpuWatch,
+    cpu_model,
+    describe_machine,
+    resident_peak_bytes,
+    usable_cores,
+    usable_memory_bytes,
+)
 
 GIB = 1 << 30
 UNLIMITED_V1 = str((1 << 63) - 4096)
@@ -15,7 +22,7 @@ UNLIMITED_V1 = str((1 << 63) - 4096)
 @pytest.fixture(autouse=True)
 def host(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host of 8 cores and 16 GiB."""
-    pages = {"SC_PHYS_PAGES": 16 * GIB // 4096, "SC_PAGE_SIZE": 4096}
+    pages = {"SC_PHYS_PAGES": 16 * GIB // 4096, "SC_PAGE_SIZE": 4096, "SC_CLK_TCK": 100}
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     monkeypatch.setattr(os, "sysconf", pages.__getitem__)
 
@@ -110,3 +117,37 @@ def test_the_description_names_no_host(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.python == platform.python_version()
     assert machine.cores >= 1
     assert platform.node() not in machine.system.split("-")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "own_s", "cores"),
+    [
+        # 800 ticks of user, 100 of system, 100 of steal in 5 s are 2 cores; this process was 0.5 of them.
+        ("1000 0 500 9000 40 0 0 0", "1800 0 600 9500 90 0 0 100", 2.5, 1.5),
+        ("1000 0 500 9000 40 0 0 0 70 70", "1000 200 500 9000 40 30 20 0 90 90", 0.0, 0.5),
+        ("0 0 0 0 0 0 0 0", "0 0 0 100 900 0 0 0", 0.0, 0.0),  # idle and waiting for a disk
+        ("0 0 0 0 0 0 0 0", "100 0 0 0 0 0 0 0", 1.1, 0.0),  # two clocks that do not quite agree
+    ],
+)
+def test_other_work_is_what_the_machine_did_less_what_this_process_did(
+    before: str, after: str, own_s: float, cores: float, tmp_path: Path
+) -> None:
+    proc, _ = tree(tmp_path, {"proc/stat": f"cpu  {before}\ncpu0 1 2 3"})
+    own, wall = iter([7.0, 7.0 + own_s]), iter([100.0, 105.0])
+    watch = CpuWatch(proc, lambda: next(own), lambda: next(wall))
+    tree(tmp_path, {"proc/stat": f"cpu  {after}\ncpu0 1 2 3"})
+    assert watch.other_cores() == pytest.approx(cores)
+
+
+@pytest.mark.parametrize("text", ["", "cpu  1 2 3", "intr 1 2 3 4 5 6 7 8"])
+def test_other_work_is_unknown_where_the_system_does_not_say(text: str, tmp_path: Path) -> None:
+    proc, _ = tree(tmp_path, {"proc/stat": text})
+    assert CpuWatch(proc).other_cores() is None
+    assert CpuWatch(tmp_path / "nowhere").other_cores() is None
+
+
+def test_the_peak_of_a_process_is_its_high_water_mark(tmp_path: Path) -> None:
+    status = "Name:\tpython\nVmPeak:\t  900000 kB\nVmHWM:\t   83000 kB\nVmRSS:\t   70000 kB"
+    proc, _ = tree(tmp_path, {"proc/self/status": status})
+    assert resident_peak_bytes(proc) == 83_000 * 1024
+    assert resident_peak_bytes(tmp_path / "nowhere") is None

@@ -13,7 +13,7 @@ from ultralytics import YOLO
 from service.api.app import create_app
 from service.bundle.store import find_bundle, load_bundle
 from service.comparison import iou
-from service.settings import load_settings
+from service.settings import Settings, load_settings
 from tests.conftest import IMGSZ, ROOT, clean_environ, command
 from tests.networks import ASSETS, calibrated_network, save_checkpoint
 
@@ -95,20 +95,28 @@ def test_any_detection_checkpoint(architecture: str, head: str, classes: int, tm
     checkpoint = save_checkpoint(calibrated_network(architecture, classes), tmp_path / "best.pt")
     environ = clean_environ(weights=str(checkpoint), imgsz=str(SMALL), head=head, bundle_dir=str(tmp_path / "bundles"))
     subprocess.run(command("prepare", "--latency-rounds", "12"), cwd=ROOT, env=environ, check=True, timeout=600)
-    settings = load_settings({k: v for k, v in environ.items() if k.startswith("YOLOFOLD_")})
+    given = {k: v for k, v in environ.items() if k.startswith("YOLOFOLD_")}
+    settings = load_settings(given)
     (path,) = (tmp_path / "bundles").glob("best*")
     assert find_bundle(settings.bundle_dir, path.name.rsplit("-", 1)[0]) == path
+    for engine in ("onnxruntime", "openvino"):
+        clear, matched, extra = answers_like_predict(load_settings(given, engine=engine), path, checkpoint)
+        assert clear >= 5
+        assert matched >= SHARE * clear and extra == 0, engine
+    model = load_bundle(path).manifest.model
+    one2one = model.head.kind == "one2one"
+    assert model.head.nms == ("none" if one2one else "graph")
+    assert one2one == (architecture in ("yolo26s.yaml", "yolov10n.yaml"))
+    assert len(model.classes) == classes
+
+
+def answers_like_predict(settings: Settings, bundle: Path, checkpoint: Path) -> tuple[int, int, int]:
+    """Serve a bundle and compare its answers with Ultralytics': clear boxes, those matched, and extra ones."""
     clear = matched = extra = 0
-    with TestClient(create_app(settings, load_bundle(path))) as client:
-        described = client.get("/model").json()
-        model, arguments = described["model"], described["ultralytics_predict"]
-        one2one = model["head"]["kind"] == "one2one"
-        assert model["head"]["nms"] == ("none" if one2one else "graph")
-        assert one2one == (architecture in ("yolo26s.yaml", "yolov10n.yaml"))
-        assert len(model["classes"]) == classes
+    with TestClient(create_app(settings, load_bundle(bundle))) as client:
+        arguments = client.get("/model").json()["ultralytics_predict"]
         for picture in sorted(ASSETS.glob("*.jpg")):
             answer = client.post("/detect", params={"conf": 0.25}, files={"file": picture.read_bytes()}).json()
             counts = compare(predict(checkpoint, picture, arguments), answered(answer))
             clear, matched, extra = clear + counts[0], matched + counts[1], extra + counts[2]
-    assert clear >= 5
-    assert matched >= SHARE * clear and extra == 0
+    return clear, matched, extra

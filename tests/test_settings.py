@@ -45,6 +45,8 @@ def test_an_unknown_variable_names_the_nearest() -> None:
         ("PORT", "70000"),
         ("PORT", "http"),
         ("DEVICE", "tpu"),
+        ("ENGINE", "tensorrt"),
+        ("PRECISION", "int8"),
         ("HEAD", "both"),
         ("DEFAULT_CONF", "1.01"),
         ("DEFAULT_CONF", "-0.1"),
@@ -55,6 +57,9 @@ def test_an_unknown_variable_names_the_nearest() -> None:
         ("MAX_PIXELS", "0"),
         ("REQUEST_TIMEOUT_S", "0"),
         ("WEIGHTS_SHA256", "abc"),
+        ("DRIFT_CPU", "-0.1"),
+        ("DRIFT_CPU", "1.01"),
+        ("DRIFT_CPU", "nan"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(name: str, value: str) -> None:

@@ -13,7 +13,7 @@ SIZE = 32
 
 
 class TinyNet(nn.Module):
-    """uint8 (1, S, S, 3) in, two Conv + BatchNorm pairs, float32 (1, 4, S, S) out."""
+    """uint8 (B, S, S, 3) BGR in, two Conv + BatchNorm pairs, float32 (B, 4, S, S) out."""
 
     threads_seen: ClassVar[set[int]] = set()  # shared with the copies that the arms make
 
@@ -24,7 +24,7 @@ class TinyNet(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         self.threads_seen.add(torch.get_num_threads())
-        x = image.permute(0, 3, 1, 2).float() / 255
+        x = image.permute(0, 3, 1, 2)[:, [2, 1, 0]].float() / 255
         x = nn.functional.silu(self.bn1(self.conv1(x)))
         return nn.functional.silu(self.bn2(self.conv2(x)))
 

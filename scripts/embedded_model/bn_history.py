@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
+
+from scripts.embedded_model.run_files import append_line, read_lines, write_lines
 
 
 def stage_of(name: str) -> int:
@@ -44,21 +44,24 @@ def _summary(stage: int, row: dict[str, list[torch.Tensor]]) -> dict[str, float]
 class BatchNormHistory:
     """Appends samples, evenly spaced over the schedule, to a JSON-lines file; a resumed run goes on there."""
 
-    def __init__(self, target: Path, samples: int) -> None:
-        """At most about `samples` lines for the whole schedule."""
+    def __init__(self, target: Path, samples: int, step: int = 0) -> None:
+        """At most about `samples` lines for the whole schedule.
+
+        `step` is that of the checkpoint which the run goes on from: lines of later steps, lost with an
+        interrupted run, are dropped.
+        """
         self._target = target
         self._samples = samples
-        self._next_share, self._step = 0.0, 0
-        if target.exists() and (lines := target.read_text().splitlines()):
-            last = json.loads(lines[-1])
-            self._next_share, self._step = float(last["share"]) + 1 / samples, int(last["step"])
+        self._next_share, self.step = 0.0, step
+        kept = [line for line in read_lines(target) if line["step"] <= step]
+        write_lines(target, kept)
+        if kept:
+            self._next_share = float(kept[-1]["share"]) + 1 / samples
 
     def count_step(self, share: float, model: nn.Module) -> None:
         """Count a training step; write a line if `share` (0..1) of the schedule has passed the next point."""
-        self._step += 1
+        self.step += 1
         if share < self._next_share:
             return
         self._next_share = share + 1 / self._samples
-        line: dict[str, Any] = {"share": round(share, 4), "step": self._step, "stages": sample_stages(model)}
-        with self._target.open("a") as file:
-            file.write(json.dumps(line, separators=(",", ":")) + "\n")
+        append_line(self._target, {"share": round(share, 4), "step": self.step, "stages": sample_stages(model)})

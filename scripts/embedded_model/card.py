@@ -1,86 +1,34 @@
-"""Model card and machine-readable figures, written from what was measured."""
+"""The model card, written from the figures alone."""
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from ultralytics import __version__ as ultralytics_version
+from textwrap import wrap
 
 from scripts.embedded_model.confidence import DefaultConfidence
-from scripts.embedded_model.evaluation import CONFIDENCE, Report
+from scripts.embedded_model.evaluation import Report
+from scripts.embedded_model.metrics import Metrics, Provenance
+from scripts.embedded_model.run_files import write_whole
 from scripts.embedded_model.symbols import CLASS_NAMES, SYMBOLOGIES
+from scripts.embedded_model.training import BASE_SIZE
+
+_LINE = 118
 
 
-@dataclass(frozen=True)
-class Provenance:
-    """How the shipped weights came about. ``earlier`` is the run whose weights this one started from."""
-
-    command: str
-    data_seed: int
-    train_seed: int
-    pictures: dict[str, int]
-    epochs_begun: int
-    minutes: float
-    notes: tuple[str, ...] = ()
-    earlier: Provenance | None = None
-
-
-def read_provenance(metrics: Path) -> Provenance:
-    """The provenance that ``write_metrics`` stored.
-
-    Raises:
-        OSError, ValueError, KeyError: the file is missing or is not one of ours.
-    """
-    return _provenance(json.loads(metrics.read_text())["provenance"])
-
-
-def _provenance(stored: dict[str, Any]) -> Provenance:
-    earlier = stored.get("earlier")
-    notes = tuple(stored.get("notes", ()))
-    return Provenance(**stored | {"notes": notes, "earlier": _provenance(earlier) if earlier else None})
-
-
-def _runs(made: Provenance) -> list[Provenance]:
-    """All runs behind the weights, first to last."""
-    return ([] if made.earlier is None else _runs(made.earlier)) + [made]
-
-
-def machine() -> str:
-    """CPU, cores and library versions of this machine in one line."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}, ultralytics {ultralytics_version}"
-    return f"{model}, {os.cpu_count()} cores, no GPU; {versions}"
-
-
-def write_metrics(
-    target: Path, provenance: Provenance, reports: list[Report], default_confidence: DefaultConfidence
-) -> None:
-    """Write `metrics.json`: provenance, machine, the default confidence and one report per head and input size."""
-    document: dict[str, Any] = {
-        "classes": list(CLASS_NAMES),
-        "machine": machine(),
-        "provenance": asdict(provenance),
-        "default_confidence": asdict(default_confidence),
-        "confidence_of_counts": CONFIDENCE,
-        "held_out": [report.as_dict() for report in reports],
-    }
-    target.write_text(json.dumps(document, indent=2) + "\n")
-
-
-def write_card(target: Path, provenance: Provenance, reports: list[Report], confidence: DefaultConfidence) -> None:
+def write_card(target: Path, metrics: Metrics) -> None:
     """Write the Markdown model card with the measured tables."""
-    sections = [_introduction(), _origin(provenance), _accuracy(reports), _limits(reports, confidence)]
-    target.write_text("\n".join(sections))
+    write_whole(target, render_card(metrics))
+
+
+def render_card(metrics: Metrics) -> str:
+    """The card's text: the prose of this module and those figures, nothing measured anew."""
+    sections = [
+        _introduction(),
+        _origin(metrics.provenance, metrics.machine),
+        _accuracy(metrics.reports, metrics.confidence_of_counts),
+        _limits(metrics.reports, metrics.default_confidence),
+    ]
+    return "\n".join(sections)
 
 
 def _introduction() -> str:
@@ -105,7 +53,7 @@ def _symbologies(class_id: int) -> str:
     return ", ".join(s.name for s in SYMBOLOGIES if s.class_id == class_id)
 
 
-def _origin(made: Provenance) -> str:
+def _origin(made: Provenance, machine: str) -> str:
     runs = _runs(made)
     commands = "\n".join(run.command for run in runs)
     minutes = sum(run.minutes for run in runs)
@@ -120,7 +68,7 @@ Runs: {len(runs)}, {minutes:.0f} minutes in all; a later one starts from the wei
 ```
 
 {chr(10).join(_run_lines(number, run) for number, run in enumerate(runs, 1))}
-- Machine: {machine()}.
+- Machine: {machine}.
   It was shared with other work. The schedule follows the clock, so a repetition draws the same
   pictures byte for byte but ends in other weights.
 - Forward passes in bfloat16; loss and BatchNorm statistics in float32.
@@ -131,18 +79,30 @@ Runs: {len(runs)}, {minutes:.0f} minutes in all; a later one starts from the wei
 """
 
 
+def _runs(made: Provenance) -> list[Provenance]:
+    """All runs behind the weights, first to last."""
+    return ([] if made.earlier is None else _runs(made.earlier)) + [made]
+
+
 def _run_lines(number: int, run: Provenance) -> str:
     counts = ", ".join(f"{count} {split}" for split, count in run.pictures.items())
     lines = [
         f"- Run {number}: {counts} pictures (data seed {run.data_seed}; each split has its own random stream);",
         f"  seed {run.train_seed}, {run.epochs_begun} epochs begun (the clock ends the last one early), "
         f"{run.minutes:.0f} minutes, input sizes 224 to 640 px.",
-        *(f"  {note}" for note in run.notes),
     ]
+    said = list(run.notes)
+    if run.epoch_map50:
+        values = ", ".join(f"{value:.2f}" for value in run.epoch_map50)
+        said.append(f"Validation mAP50 after its epochs (one2many head, {BASE_SIZE} px): {values}.")
+    if run.start_sha256:
+        said.append(f"It started from weights with SHA-256 {run.start_sha256}.")
+    for note in said:
+        lines += wrap(note, _LINE, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
     return "\n".join(lines)
 
 
-def _accuracy(reports: list[Report]) -> str:
+def _accuracy(reports: tuple[Report, ...], confidence: float) -> str:
     extents = list(reports[0].recall_by_extent)
     return f"""## Measured accuracy
 
@@ -151,7 +111,7 @@ generated pictures was learnt; they are no promise for photographs. The one2one 
 non-maximum suppression; the one2many head is followed by it (IoU 0.7).
 
 {chr(10).join(_size_table(report) for report in reports)}
-Share of true boxes found (confidence {CONFIDENCE}, IoU 0.5, right class), by the longer side of
+Share of true boxes found (confidence {confidence:g}, IoU 0.5, right class), by the longer side of
 the box relative to the longer side of the picture:
 
 | head and input | {" | ".join(extents)} |
@@ -197,7 +157,7 @@ def _alarm_line(report: Report) -> str:
     return f"- {_name(report)}: {alarms.boxes} boxes, in {alarms.pictures_with_boxes} of {alarms.pictures} pictures"
 
 
-def _limits(reports: list[Report], confidence: DefaultConfidence) -> str:
+def _limits(reports: tuple[Report, ...], confidence: DefaultConfidence) -> str:
     best = max(reports, key=lambda report: report.map50_95)
     return f"""## Limits
 

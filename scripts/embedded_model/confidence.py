@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import pycocotools  # noqa: F401  the evaluation needs it: to be missed before hours of training, not after
@@ -55,13 +55,6 @@ def best_confidence(bundle: Path, data: Path, work: Path) -> DefaultConfidence:
         f"highest F1 ({best['f1']:.3f}) over all boxes of the {report['data']['pictures']} generated val pictures, "
         f"{model['head']['kind']} head, {model['input']['width']} px, right from IoU 0.5",
     )
-
-
-def note_confidence(metrics: Path, found: DefaultConfidence) -> None:
-    """Put a default confidence into `metrics.json` and leave the rest as it is."""
-    document = json.loads(metrics.read_text())
-    document["default_confidence"] = asdict(found)
-    metrics.write_text(json.dumps(document, indent=2) + "\n")
 
 
 def _service(*arguments: str) -> None:

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from scripts.embedded_model.camera.devices import encode_jpeg
+from scripts.embedded_model.data_stamp import claim_folder, refuse_surplus
 from scripts.embedded_model.scenes import Scene, compose
 from scripts.embedded_model.symbols import CLASS_NAMES, Rng
 
@@ -58,8 +59,18 @@ def _single_threaded() -> None:
     cv2.setNumThreads(1)
 
 
-def write_dataset(root: Path, seed: int, counts: dict[str, int], processes: int) -> Path:
-    """Write the missing pictures of every split and `data.yaml`; returns the path of the latter."""
+def write_dataset(root: Path, seed: int, counts: dict[str, int], processes: int, adopt: bool = False) -> Path:
+    """Write the missing pictures of every split and `data.yaml`; returns the path of the latter.
+
+    Args:
+        adopt: take pictures that lie there for this generator's, whatever drew them.
+
+    Raises:
+        DataRefused: the folder holds pictures of another generator or seed, or more than `counts` says.
+    """
+    for split, count in counts.items():
+        refuse_surplus(root / "images" / split, count)
+    claim_folder(root, seed, adopt)
     for split, count in counts.items():
         for kind in ("images", "labels"):
             (root / kind / split).mkdir(parents=True, exist_ok=True)

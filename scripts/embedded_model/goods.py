@@ -79,16 +79,16 @@ def parcel(rng: Rng, width: int, height: int) -> Surface:
 
 def shelf_edge(rng: Rng, width: int, height: int) -> Surface:
     """Rail of a shop shelf with price labels, goods above."""
-    rail = max(40, int(height * rng.uniform(0.25, 0.6)))
+    rail = min(max(40, int(height * rng.uniform(0.25, 0.6))), height)
     image = _artwork(rng, height, width)
     image[height - rail :] = surface_color(rng, 90, 240)
     codes: list[PlacedCode] = []
     left = int(rng.integers(3, 30))
     while left < width - 40:
-        wide = int(rail * rng.uniform(0.9, 1.8))
+        wide = max(int(rail * rng.uniform(0.9, 1.8)), 1)
         if left + wide > width:
             break
-        spot = shelf_ticket(rng, wide, int(rail * 0.85))
+        spot = shelf_ticket(rng, wide, max(int(rail * 0.85), 1))
         top = height - rail + int(rail * 0.07)
         image[top : top + spot.size[1], left : left + wide] = spot.texture
         codes += shifted(spot.codes, left, top)

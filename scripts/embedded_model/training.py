@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import random
 import time
@@ -13,15 +12,18 @@ import torch
 from torch import nn
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils.patches import torch_load
 
 from scripts.embedded_model.bn_history import BatchNormHistory
+from scripts.embedded_model.run_state import HISTORY, LAST, Progress, RunRefused, note_progress, open_run, read_progress
 
 BASE_SIZE = 512
 RUN_NAME = "yolo26n-codes"
-HISTORY = "bn-history.jsonl"
 TRAIN_SEED = 26
 
 _MANY_EPOCHS = 1000
+# A warm start keeps more of what the first run learnt when the rate does not go back to its height.
+_FRESH_RATE, _WARM_RATE = 0.01, 0.005
 _WARMUP_SHARE = 0.02
 _FIRST_MANY_WEIGHT, _LAST_MANY_WEIGHT = 0.8, 0.3
 _MOSAIC_SHARE = 0.3
@@ -84,19 +86,28 @@ class CodesTrainer(DetectionTrainer):
     mosaic and the weight of the one-to-one head go from their first to their last values.
     """
 
-    def __init__(self, overrides: dict[str, Any], hours: float, spent_seconds: float, history: Path) -> None:
-        """`spent_seconds` is what an interrupted run of the same `hours` has used already."""
-        self._history = BatchNormHistory(history, _HISTORY_SAMPLES)
+    def __init__(self, overrides: dict[str, Any], hours: float, run: Path, behind: Progress) -> None:
+        """`behind` is what an interrupted run of the same `hours` has behind it."""
+        self._run = run
+        self._history = BatchNormHistory(run / HISTORY, _HISTORY_SAMPLES, behind.step)
         self._total_seconds = hours * 3600
-        self._spent_seconds = spent_seconds
+        self._spent_seconds = behind.seconds
         self._mosaic_open = True
-        left = max(self._total_seconds - spent_seconds, 1.0) / 3600
+        left = max(self._total_seconds - behind.seconds, 1.0) / 3600
         super().__init__(overrides=overrides | {"time": left})
 
     def elapsed_share(self) -> float:
         """Share of the schedule's time that is over, 0..1."""
-        seconds = self._spent_seconds + time.time() - self.train_time_start
-        return min(seconds / self._total_seconds, 1.0)
+        return min(self._seconds() / self._total_seconds, 1.0)
+
+    def _seconds(self) -> float:
+        return self._spent_seconds + time.time() - self.train_time_start
+
+    def save_model(self) -> bool:
+        """Note what lies behind the checkpoint, then write it."""
+        note_progress(self._run, Progress(self.epoch + 1, self._seconds(), self._history.step))
+        written: bool = super().save_model()  # type: ignore[no-untyped-call]
+        return written
 
     def get_model(self, *args: Any, **kwargs: Any) -> nn.Module:
         """Fresh or resumed model, ready for mixed precision."""
@@ -134,6 +145,8 @@ class CodesTrainer(DetectionTrainer):
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * (self.args.lrf + (1 - self.args.lrf) * fade)
         model: Any = self.model
+        if getattr(model, "criterion", None) is None:  # it is made with the first loss, which may be late on the clock
+            model.criterion = model.init_criterion()
         criterion = model.criterion
         criterion.o2m = _FIRST_MANY_WEIGHT + (_LAST_MANY_WEIGHT - _FIRST_MANY_WEIGHT) * share
         criterion.o2o = criterion.total - criterion.o2m
@@ -172,14 +185,19 @@ def cut_window(batch: dict[str, Any], size: int, across: float, down: float) -> 
     }
 
 
-def seconds_spent(results: Path) -> float:
-    """Seconds of an interrupted run's finished epochs; the noted clock restarts with each resumption."""
-    if not results.exists():
-        return 0.0
-    with results.open() as file:
-        times = [float(row["time"]) for row in csv.DictReader(file)]
-    ends = [now for now, after in zip(times, [*times[1:], 0.0], strict=True) if after < now]
-    return sum(ends)
+def _behind(run: Path, hours: float) -> tuple[Progress, bool]:
+    """What lies behind the last checkpoint of a run, and whether nothing is left to do."""
+    if not (run / LAST).exists():
+        return Progress(0, 0.0, 0), False
+    # Ultralytics writes -1 into the checkpoint of a run that came to its end.
+    saved = int(torch_load(run / LAST, map_location="cpu", weights_only=False)["epoch"])
+    behind = read_progress(run, None if saved < 0 else saved + 1)
+    if saved < 0 and behind.seconds < hours * 3600:
+        raise RunRefused(
+            f"The run in {run} has ended after {behind.seconds / 3600:.3f} hours; it cannot be made longer. Give "
+            f"--hours {behind.seconds / 3600:.3f} or less to measure it, or another --work with --start-from to go on."
+        )
+    return behind, behind.seconds >= hours * 3600
 
 
 def train(data: Path, work: Path, hours: float, threads: int, start_from: Path | None = None) -> Path:
@@ -187,9 +205,17 @@ def train(data: Path, work: Path, hours: float, threads: int, start_from: Path |
 
     The first weights are random, or those of the checkpoint `start_from`. Returns at once if the run has used
     its time already.
+
+    Raises:
+        RunRefused: a run in `work` began with something else, or cannot be resumed.
     """
     run = work / RUN_NAME
-    last = run / "weights" / "last.pt"
+    last = run / LAST
+    open_run(run, start_from)
+    behind, is_over = _behind(run, hours)
+    if is_over:
+        print(f"The run in {run} has had its {hours:g} hours: it is not trained any further.")
+        return last
     overrides: dict[str, Any] = {
         "model": "yolo26n.yaml",
         "data": str(data),
@@ -200,7 +226,7 @@ def train(data: Path, work: Path, hours: float, threads: int, start_from: Path |
         "batch": 16,
         "nbs": 16,
         "optimizer": "MuSGD",
-        "lr0": 0.01,
+        "lr0": _FRESH_RATE if start_from is None else _WARM_RATE,
         "lrf": 0.02,
         "cos_lr": True,
         "warmup_epochs": 0.2,
@@ -225,10 +251,7 @@ def train(data: Path, work: Path, hours: float, threads: int, start_from: Path |
     }
     if last.exists():
         overrides |= {"model": str(last), "resume": str(last)}
-    spent = seconds_spent(run / "results.csv")
-    if last.exists() and spent >= hours * 3600:
-        return last
-    trainer = CodesTrainer(overrides, hours, spent, run / HISTORY)
+    trainer = CodesTrainer(overrides, hours, run, behind)
     # Ultralytics leaves one core idle on the CPU; on two cores that halves the speed.
     trainer.add_callback("on_train_start", lambda _trainer: torch.set_num_threads(threads))
     trainer.train()  # type: ignore[no-untyped-call]

@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from service.api import bn_diff, bn_stats, detect, docs, fold, health, latency, metrics, model, page
+from service.api import bn_diff, bn_stats, detect, docs, drift, fold, health, latency, lint, metrics, model, page
 from service.api.body import UploadBudget
+from service.api.drifting import start_drift_watch
 from service.api.exchange import DrainUnreadBody, HeadLikeGet
 from service.api.measuring import LatencyStation
 from service.api.problems import install_problem_handlers
@@ -16,7 +17,7 @@ from service.api.response_headers import ResponseHeaders
 from service.api.state import Service
 from service.bundle.store import Bundle
 from service.inference.detector import Detector
-from service.inference.engine import OnnxRuntimeEngine
+from service.inference.engine_choice import open_engine
 from service.inference.fold_check import FoldChecker
 from service.inference.pool import WorkerPool
 from service.inference.self_check import check_engine
@@ -25,8 +26,6 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-#: More workers only decode more pictures at once: the network's own threads fill the cores already.
-_MOST_DEFAULT_WORKERS = 4
 #: Bodies of the largest size that may be held at once.
 _HELD_UPLOADS = 8
 
@@ -74,7 +73,7 @@ def create_app(settings: Settings, bundle: Bundle, service: Service | None = Non
     metrics.install_metrics(app, bundle.manifest.model, page.STATIC_PATH)
     install_problem_handlers(app)
     docs.install_openapi(app)
-    for resource in (detect, model, bn_stats, bn_diff, fold, latency, health, metrics, docs, page):
+    for resource in (detect, model, bn_stats, bn_diff, fold, drift, lint, latency, metrics, health, docs, page):
         app.include_router(resource.router)
     app.mount(page.STATIC_PATH, page.static_files)
     app.add_middleware(HeadLikeGet)
@@ -87,16 +86,23 @@ def start_service(settings: Settings, bundle: Bundle) -> Service:
     """Load the network, check its answer to the stored picture and start the workers.
 
     Raises:
+        SettingsError: the settings of the engine contradict each other.
         EngineError: the network cannot be loaded or run, or (SelfCheckFailed) computes something else here.
         BundleSchemaError: the stored picture or answer cannot be read.
+        CalibrationUnusable: the drift calibration beside the bundle is damaged or another bundle's.
     """
     cores = usable_cores()
-    engine = OnnxRuntimeEngine(bundle.deployed_graph, settings.device, settings.threads or cores)
-    detector = Detector(bundle, engine, settings.max_pixels)
+    workers = settings.workers_on(cores)
+    engine = open_engine(bundle.deployed_graph, settings, cores=cores, workers=workers)
     checked = check_engine(bundle, engine)
-    pool = WorkerPool(settings.workers or min(cores, _MOST_DEFAULT_WORKERS), settings.queue_size)
-    log.info("%s ready: %s, %d threads, %d workers", bundle.path, engine.provider, engine.threads, pool.workers)
+    watch = start_drift_watch(bundle, settings.drift_cpu, cores)
+    observe = None if watch.sampler is None else watch.sampler.offer
+    detector = Detector(bundle, engine, settings.max_pixels, observe=observe)
+    pool = WorkerPool(workers, settings.queue_size)
     uploads = UploadBudget(_HELD_UPLOADS * settings.max_upload_bytes)
-    checker = FoldChecker(bundle, detector, engine, settings.device)
+    # Both its graphs on one kind of device: the processor, unless the served one runs elsewhere.
+    checker = FoldChecker(bundle, detector, engine, "cpu" if settings.engine == "openvino" else settings.device)
     station = LatencyStation(bundle, pool, engine.threads)
-    return Service(settings, bundle, engine, detector, pool, station, uploads, checked, checker)
+    service = Service(settings, bundle, engine, detector, pool, station, uploads, checked, checker, watch)
+    log.info("%s ready: %s", bundle.path, service.runs_on)
+    return service

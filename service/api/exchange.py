@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import suppress
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _MOST_DRAINED_BYTES = 32_000_000
@@ -55,8 +55,10 @@ class DrainUnreadBody:
 
         async def send_then_drain(message: Message) -> None:
             is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
-            # A client that waits for permission to send has not sent anything.
-            if is_last and not ended and (begun or not _waits_for_permission(scope)):
+            if message["type"] == "http.response.start" and not begun and _waits_for_permission(scope):
+                # Whether the body follows is the client's choice: what comes next could be either.
+                MutableHeaders(scope=message)["Connection"] = "close"
+            if is_last and not ended:
                 await send({**message, "more_body": True})
                 with suppress(TimeoutError):
                     await asyncio.wait_for(drain(), _MOST_DRAINED_S)

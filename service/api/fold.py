@@ -79,7 +79,8 @@ def get_fold(
 )
 async def check_fold(request: Request, service: ServiceDep, conf: Confidence = None) -> Response:
     """Send the image as to `/detect`. It goes through the graph that kept its BatchNorm, which ONNX Runtime is kept
-    from folding by itself, and through the graph that is served.
+    from folding by itself, and through the graph that is served, by the engine that serves it. In bf16, whose rounding
+    would hide what folding changes, the latter is loaded in ONNX Runtime as well; the answer says what ran what.
 
     The reference graph is loaded for this request and its memory given back at the end, so one check runs at a time:
     another is answered 503 with `Retry-After`. Each inference takes its turn among live requests. The times are
@@ -164,6 +165,7 @@ def _startup_check(service: Service) -> StartupCheckAnswer:
         duration_ms=round(check.duration_ms, 3),
         engine=engine.provider,
         runtime=engine.runtime,
+        precision=engine.precision,
         threads=engine.threads,
     )
 
@@ -190,12 +192,15 @@ def _check_answer(found: FoldCheckResult, bundle: Bundle, conf: float) -> FoldCh
         GraphRun(
             file=graph.file,
             batch_normalization_nodes=graph.batch_normalization_nodes,
+            engine=engine.provider,
+            runtime=engine.runtime,
+            precision=engine.precision,
             median_ms=round(median_ms, 3),
             detections=describe_detections(detections, manifest.model),
         )
-        for graph, median_ms, detections in (
-            (manifest.reference, found.reference_ms, found.reference),
-            (manifest.deployed, found.deployed_ms, found.deployed),
+        for graph, engine, median_ms, detections in (
+            (manifest.reference, found.reference_engine, found.reference_ms, found.reference),
+            (manifest.deployed, found.deployed_engine, found.deployed_ms, found.deployed),
         )
     )
     return FoldCheckAnswer(

@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 from service.api.schemas import Detection, ImageSize, ModelRef
 from service.bundle.certificate import EndToEndProof, LayerProof
 from service.bundle.manifest import GraphSpec, WeightsSpec
+from service.inference.engine import Precision
 
 
 class CertifiedGraph(GraphSpec):
@@ -72,7 +73,7 @@ class StartupCheckAnswer(BaseModel):
     )
     box_tolerance_px: float = Field(
         description="Ten times the worst rounding of float32 seen in preparation; 1024 times as much on CUDA, which "
-        "multiplies in TF32.",
+        "multiplies in TF32, and 8192 times as much in bf16.",
         examples=[0.001],
     )
     score_tolerance: float = Field(
@@ -82,6 +83,7 @@ class StartupCheckAnswer(BaseModel):
     duration_ms: float = Field(description="The process's first inference and the comparison.", examples=[70.1])
     engine: str = Field(examples=["CPUExecutionProvider"])
     runtime: str = Field(examples=["ONNX Runtime 1.32.0"])
+    precision: Precision
     threads: int = Field(examples=[2])
 
 
@@ -115,6 +117,9 @@ class GraphRun(BaseModel):
 
     file: str = Field(examples=["reference.onnx"])
     batch_normalization_nodes: int = Field(examples=[96])
+    engine: str = Field(description="What executed it, as its runtime names it.", examples=["CPUExecutionProvider"])
+    runtime: str = Field(examples=["ONNX Runtime 1.32.0"])
+    precision: Precision
     median_ms: float = Field(description="Median of the timed runs of the network alone.", examples=[55.2])
     detections: list[Detection] = Field(description="By falling confidence.")
 
@@ -139,6 +144,9 @@ class FoldCheckAnswer(BaseModel):
     runs: int = Field(
         description="Timed runs of each graph, taken in turns after one of each that is not timed.", examples=[5]
     )
-    load_ms: float = Field(description="Time it took to load the reference graph for this request.", examples=[180.0])
+    load_ms: float = Field(
+        description="Time it took to load the reference graph, and in bf16 the deployed one, for this request.",
+        examples=[180.0],
+    )
     reference: GraphRun
     deployed: GraphRun

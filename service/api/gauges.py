@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterator
 
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from service import __version__
+from service.api.drift_gauges import drift_metrics
 from service.api.state import Service
 
 
@@ -25,6 +26,7 @@ class ServiceGauges(Collector):
         yield _identity(service)
         yield from _queue(service)
         yield from _uploads(service)
+        yield from drift_metrics(service.drift.monitor.report())
 
 
 def _readiness(service: Service | None) -> Metric:
@@ -48,6 +50,7 @@ def _queue(service: Service) -> Iterator[Metric]:
     pool = service.pool
     yield GaugeMetricFamily("yolofold_queue_waiting", "Jobs that no worker has begun.", value=pool.waiting)
     yield GaugeMetricFamily("yolofold_queue_running", "Jobs being worked on.", value=pool.running)
+    yield CounterMetricFamily("yolofold_jobs_begun", "Jobs that a worker has begun since the start.", value=pool.begun)
     yield GaugeMetricFamily("yolofold_workers", "Worker threads.", value=pool.workers)
 
 

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
+from pydantic import Field
 
 from service.api import problems
 from service.api.answers import json_answer
@@ -44,18 +45,22 @@ async def get_latency(service: ServiceDep) -> Response:
         problems.OVERLOADED,
         problems.NOT_READY,
     ),
-    dependencies=[Depends(KnownQuery("rounds", "batch"))],
+    dependencies=[Depends(KnownQuery("rounds", repeatable=("batch",)))],
 )
 async def start_latency(
     service: ServiceDep,
     rounds: Annotated[
         int, Query(ge=MIN_ROUNDS, le=MAX_ROUNDS, description="Rounds; in each, every arm runs once.")
     ] = DEFAULT_ROUNDS,
-    batch: Annotated[int, Query(ge=1, le=MAX_BATCH, description="Images per run.")] = 1,
+    batch: Annotated[
+        list[Annotated[int, Field(ge=1, le=MAX_BATCH)]],
+        Query(max_length=MAX_BATCH, description="Images per run; repeat it to measure several, such as 1, 4 and 8."),
+    ] = [1],  # noqa: B006 (FastAPI copies it)
 ) -> Response:
-    """Returns at once; GET shows progress. The measurement waits while requests are worked on and repeats rounds
-    that one fell into. It runs on the processor, whatever the service uses, and holds five loaded graphs until it
-    ends, each with the activations of a whole batch. Only one runs at a time."""
+    """Returns at once; GET shows progress. Latency, throughput with as many callers as the service has workers, and
+    the peak memory of each arm are measured, in ONNX Runtime on the processor and, where it is installed, on CUDA.
+    The measurement waits while requests are worked on and repeats rounds that one fell into. It holds seven loaded
+    graphs until it ends, each with the activations of a whole batch. Only one runs at a time."""
     service.latency.start(rounds, batch)
     return json_answer(_answer(service), status_code=202, headers={"Location": PATH})
 
@@ -68,7 +73,7 @@ async def start_latency(
     dependencies=[Depends(KnownQuery())],
 )
 async def cancel_latency(service: ServiceDep) -> Response:
-    """It ends after the round it is in; GET then shows it as cancelled."""
+    """It ends after the round or memory measurement it is in; GET then shows it as cancelled."""
     if not service.latency.cancel():
         raise problems.RequestRefused(problems.NO_MEASUREMENT, "No measurement is running.")
     return json_answer(_answer(service))

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -13,6 +14,7 @@ from service.bundle.store import Bundle
 from service.errors import MeasurementCancelled, MeasurementRefused, MeasurementRunning, Overloaded, YolofoldError
 from service.inference.pool import WorkerPool
 from service.measurement.bench import bench_bundle
+from service.measurement.study import Effort
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +30,10 @@ class Measurement(BaseModel):
 
     state: State
     started_at: str = Field(description="UTC, ISO 8601.")
+    stage: str | None = Field(description="What is being measured; null before anything is.")
     rounds_done: int
-    rounds_wanted: int
-    batch: int
+    rounds_wanted: int = Field(description="Over all stages; that of peak memory has none.")
+    batches: list[int]
     reason: str | None = Field(None, description="Why it failed or was cancelled.")
     report: LatencyReport | None = Field(None, description="Present when done.")
 
@@ -52,8 +55,8 @@ class LatencyStation:
         with self._lock:
             return self._latest
 
-    def start(self, rounds: int, batch: int) -> Measurement:
-        """Begin a measurement.
+    def start(self, rounds: int, batches: Sequence[int]) -> Measurement:
+        """Begin a measurement of ``rounds`` for each size of batch.
 
         Raises:
             MeasurementRunning: one is running already.
@@ -65,11 +68,13 @@ class LatencyStation:
             self._latest = Measurement(
                 state="running",
                 started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+                stage=None,
                 rounds_done=0,
                 rounds_wanted=rounds,
-                batch=batch,
+                batches=sorted(set(batches)),
             )
-            arguments = (rounds, batch, _LiveTraffic(self._pool, self._cancel))
+            effort = Effort(rounds, thorough=True, batches=tuple(self._latest.batches))
+            arguments = (effort, _LiveTraffic(self._pool, self._cancel))
             self._thread = threading.Thread(target=self._run, args=arguments, name="yolofold-latency", daemon=True)
             try:
                 self._thread.start()
@@ -79,7 +84,8 @@ class LatencyStation:
             return self._latest
 
     def cancel(self) -> bool:
-        """Ask the running measurement to end; False when there is none. It ends after the round it is in."""
+        """Ask the running measurement to end; False when there is none. It ends after the round or the program
+        it is in."""
         with self._lock:
             self._cancel.set()
             return self._latest is not None and self._latest.state == "running"
@@ -90,14 +96,14 @@ class LatencyStation:
         if self._thread is not None:
             self._thread.join(timeout_s)
 
-    def _run(self, rounds: int, batch: int, traffic: "_LiveTraffic") -> None:
+    def _run(self, effort: Effort, traffic: "_LiveTraffic") -> None:
         try:
             report = bench_bundle(
                 self._bundle,
+                effort,
                 threads=self._threads,
-                batch=batch,
-                rounds=rounds,
-                progress=lambda done, wanted: self._update(rounds_done=done, rounds_wanted=wanted),
+                callers=self._pool.workers,
+                progress=lambda stage, done, wanted: self._update(stage=stage, rounds_done=done, rounds_wanted=wanted),
                 traffic=traffic,
             )
         except MeasurementCancelled as error:
@@ -108,7 +114,7 @@ class LatencyStation:
             log.exception("The latency measurement failed")
             self._update(state="failed", reason="The reason is in the service's log.")
         else:
-            self._update(state="done", report=report, rounds_done=report.rounds)
+            self._update(state="done", report=report, rounds_done=sum(series.rounds for series in report.series))
 
     def _update(self, **changes: object) -> None:
         with self._lock:

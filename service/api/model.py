@@ -21,7 +21,7 @@ async def get_model(service: ServiceDep) -> Response:
     """Its classes, input and head, where its weights came from, what folding did and what runs it.
 
     `source` is `official`, `local` or `embedded`; `note` says why the embedded weights are served when others
-    were looked for first.
+    were looked for first, or that the weights were recalibrated, and on what.
     """
     return json_answer(_model_answer(service))
 
@@ -43,7 +43,11 @@ def _model_answer(service: Service) -> ModelAnswer:
         graphs=Graphs(deployed=manifest.deployed, reference=manifest.reference),
         fold=_fold_summary(service.bundle),
         engine=EngineInfo(
-            provider=service.engine.provider, threads=service.engine.threads, workers=service.pool.workers
+            runtime=service.engine.runtime,
+            provider=service.engine.provider,
+            precision=service.engine.precision,
+            threads=service.engine.threads,
+            workers=service.pool.workers,
         ),
         ultralytics_predict=_equivalent_arguments(manifest.model),
         tools=manifest.tools,

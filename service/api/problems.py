@@ -59,6 +59,7 @@ UNSUPPORTED_MEDIA_TYPE = Kind(415, "unsupported-media-type", "The Content-Type i
 UNSUPPORTED_IMAGE = Kind(415, "unsupported-image", "The content is not an accepted image format")
 HEAD_TOO_LARGE = Kind(431, "head-too-large", "The request's head has too many bytes")
 BROKEN_IMAGE = Kind(422, "broken-image", "The image is truncated or damaged")
+BROKEN_TENSOR = Kind(422, "broken-tensor", "The tensor cannot be used")
 INVALID_PARAMETER = Kind(422, "invalid-parameter", "A parameter has a value that is not allowed")
 UNKNOWN_PARAMETER = Kind(422, "unknown-parameter", "There is no such parameter")
 INTERNAL_ERROR = Kind(500, "internal-error", "The service failed")
@@ -75,6 +76,7 @@ ERROR_KINDS: dict[type[errors.YolofoldError], Kind] = {
     errors.UnsupportedImage: UNSUPPORTED_IMAGE,
     errors.BrokenImage: BROKEN_IMAGE,
     errors.ImageTooLarge: IMAGE_TOO_LARGE,
+    errors.BrokenTensor: BROKEN_TENSOR,
     errors.LayerNotFound: LAYER_NOT_FOUND,
     errors.MeasurementRunning: MEASUREMENT_RUNNING,
     errors.Overloaded: OVERLOADED,

@@ -9,6 +9,7 @@ from service.bundle.batchnorm import BatchNormLayer, BatchNormTotals
 from service.bundle.health import BatchNormWarning, DeadChannel, LayerHealth, NetworkHealth
 from service.bundle.latency import LatencyReport
 from service.bundle.manifest import GraphSpec, ModelSpec, WeightsSource, WeightsSpec
+from service.inference.engine import Precision
 
 
 class ModelRef(BaseModel):
@@ -80,7 +81,9 @@ class FoldSummary(BaseModel):
 class EngineInfo(BaseModel):
     """What runs the network here."""
 
-    provider: str = Field(examples=["CPUExecutionProvider"])
+    runtime: str = Field(description="The runtime and its release.", examples=["ONNX Runtime 1.32.0"])
+    provider: str = Field(description="What executes the graph, as the runtime names it.", examples=["CPU"])
+    precision: Precision = Field(description="What the convolutions multiply in. CUDA multiplies float32 as TF32.")
     threads: int = Field(description="Threads one inference may use.")
     workers: int = Field(description="Requests worked on at once.")
 
@@ -96,7 +99,9 @@ class ModelAnswer(BaseModel):
     """The model being served, where it came from and what runs it."""
 
     source: WeightsSource = Field(description="Where the weights came from.")
-    note: str | None = Field(description="Why the embedded weights are served instead of official ones, if so.")
+    note: str | None = Field(
+        description="Why the embedded weights are served instead of official ones, or that they were recalibrated."
+    )
     created_at: str = Field(description="When the bundle was prepared, UTC, ISO 8601.")
     model: ModelSpec
     weights: WeightsSpec
@@ -167,7 +172,7 @@ class PrunableAnswer(BaseModel):
 class BatchNormAnswer(BaseModel):
     """BatchNorm statistics read before folding, what they mean, and what folding them gained."""
 
-    schema_version: Literal[2] = Field(description="Rises with every change that could break a reader.")
+    schema_version: Literal[3] = Field(description="Rises with every change that could break a reader.")
     model: ModelRef
     thresholds: dict[str, Threshold]
     totals: BatchNormTotals

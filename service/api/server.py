@@ -15,6 +15,7 @@ from service.settings import Settings
 _SHUTDOWN_GRACE_S = 10
 _KEEP_ALIVE_S = 15
 _HEAD_TIMEOUT_S = 10.0
+_WRITE_STALL_S = 30.0
 
 
 class _AnnouncingServer(uvicorn.Server):
@@ -36,7 +37,9 @@ def server_config(settings: Settings, bundle: Bundle, service: Service | None = 
         create_app(settings, bundle, service),
         host=settings.host,
         port=settings.port,
-        http=guarded_connection(min(_HEAD_TIMEOUT_S, settings.request_timeout_s)),
+        http=guarded_connection(
+            min(_HEAD_TIMEOUT_S, settings.request_timeout_s), min(_WRITE_STALL_S, settings.request_timeout_s)
+        ),
         ws="none",
         log_level="warning",
         timeout_keep_alive=_KEEP_ALIVE_S,
@@ -45,20 +48,25 @@ def server_config(settings: Settings, bundle: Bundle, service: Service | None = 
     )
 
 
-def run_server(settings: Settings, bundle: Bundle, announce: Callable[[str], None]) -> None:
+def run_server(settings: Settings, bundle: Bundle, announce: Callable[[str, str], None]) -> None:
     """Serve until SIGINT or SIGTERM.
 
     Args:
-        announce: called once with the address, when the network has passed its check and the port is open.
+        announce: called once with the address and what runs the network, when the network has passed its check and
+            the port is open.
 
     Raises:
-        EngineError: the device asked for is not there, or the network cannot be run or computes something else here.
+        SettingsError: the settings of the engine contradict each other.
+        EngineError: the engine or device asked for is not there, or the network cannot be run or computes something
+            else here.
         BundleSchemaError: the stored picture or answer cannot be read.
+        CalibrationUnusable: the drift calibration beside the bundle is damaged or another bundle's.
         SystemExit: the port could not be opened (uvicorn has logged why).
     """
     # Not left to the lifespan: uvicorn would report a failure there as a traceback.
     service = start_service(settings, bundle)
-    server = _AnnouncingServer(server_config(settings, bundle, service), announce)
+    config = server_config(settings, bundle, service)
+    server = _AnnouncingServer(config, lambda address: announce(address, service.runs_on))
     server.run()
     if not server.started:
         raise SystemExit(1)

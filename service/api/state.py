@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from service.api.body import UploadBudget
+from service.api.drifting import DriftWatch
 from service.api.measuring import LatencyStation
 from service.api.problems import NOT_READY, RequestRefused
 from service.bundle.store import Bundle
@@ -30,10 +31,21 @@ class Service:
     uploads: UploadBudget
     startup_check: StartupCheck
     fold_checker: FoldChecker
+    drift: DriftWatch
+
+    @property
+    def runs_on(self) -> str:
+        """What runs the network, in one line."""
+        engine = self.engine
+        return (
+            f"{engine.runtime} ({engine.provider}) in {engine.precision}, threads per run: {engine.threads}, "
+            f"workers: {self.pool.workers}"
+        )
 
     def close(self) -> None:
         """End what runs in the background and let the workers finish."""
         self.latency.close()
+        self.drift.close()
         self.pool.close()
 
 

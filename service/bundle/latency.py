@@ -7,19 +7,32 @@ from pydantic import Field
 from service.bundle.manifest import Record
 
 Verdict = Literal["gain", "loss", "indistinguishable"]
+Engine = Literal["torch", "onnxruntime"]
+Device = Literal["cpu", "cuda"]
+Precision = Literal["fp32"]
+SeriesKind = Literal["latency", "throughput"]
 
 
 class Arm(Record):
     """One way to run the same network on the same input."""
 
     name: str = Field(examples=["ort_deployed"])
-    title: str = Field(examples=["ONNX Runtime, folded (as served)"])
-    runtime: Literal["torch", "onnxruntime"]
+    title: str = Field(examples=["ONNX Runtime, folded"])
+    engine: Engine
+    device: Device
+    precision: Precision
+    nodes: int | None = Field(
+        description="Nodes that the engine executes after its own optimisation; null for eager PyTorch, which has no "
+        "graph."
+    )
+    batch_normalizations: int = Field(description="BatchNorm layers that are executed as such.")
+    bytes: int = Field(description="Size of the file that is loaded; for PyTorch of all parameters and buffers.")
+    load_ms: float = Field(description="Median time of loading it: the graph, or a copy of the module in memory.")
     samples: int
-    median_ms: float
+    median_ms: float = Field(description="Of one run; in a throughput series, of one burst of all callers.")
     p05_ms: float
     p95_ms: float
-    load_ms: float = Field(description="Median time of loading it: the graph, or a copy of the module in memory.")
+    images_per_second: float = Field(description="Images of one run or burst over its median time.")
 
 
 class Comparison(Record):
@@ -37,6 +50,48 @@ class Comparison(Record):
     verdict: Verdict
 
 
+class Series(Record):
+    """Arms that took turns on one kind of work, and what follows from it."""
+
+    kind: SeriesKind = Field(description="latency: one caller; throughput: as many as the service has workers.")
+    device: Device = Field(description="Where ONNX Runtime ran.")
+    batch: int = Field(description="Images per run.")
+    callers: int = Field(description="Threads that run the network at the same time.")
+    runs_per_caller: int = Field(description="Runs of each caller in one timed burst.")
+    sessions: int = Field(description="Times that every arm was loaded anew, so that the luck of a load shows.")
+    rounds: int = Field(description="Over all sessions; in each, every arm ran once.")
+    dropped_rounds: int = Field(description="Rounds that requests to this process fell into; they were repeated.")
+    duration_s: float = Field(description="Loading, warm-up and rounds.")
+    load_average_before: float | None = Field(description="1-minute load before the warm-up, None if unknown.")
+    other_cores: float | None = Field(
+        description="Cores that everything else on the machine kept busy meanwhile, on average; None if unknown."
+    )
+    arms: list[Arm]
+    null_control: Comparison = Field(
+        description="A second copy of the deployed arm against the first: the noise floor."
+    )
+    comparisons: list[Comparison]
+
+
+class PeakMemory(Record):
+    """Most memory that a process of its own held while it loaded and ran one arm."""
+
+    arm: str
+    batch: int
+    baseline_bytes: int = Field(
+        description="Most that it held until then, with the engine imported and the images made."
+    )
+    peak_bytes: int = Field(description="Most that it held until the end (VmHWM); the baseline is part of it.")
+
+
+class NotMeasured(Record):
+    """Something that this report leaves open."""
+
+    name: str = Field(examples=["dropping_head_unfolded"])
+    question: str
+    reason: str
+
+
 class Machine(Record):
     """Where the times were taken; a figure without it means nothing."""
 
@@ -50,19 +105,12 @@ class Machine(Record):
 class LatencyReport(Record):
     """The whole of ``latency.json``."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     measured_at: str = Field(description="UTC, ISO 8601.")
-    sessions: int = Field(description="Times that every arm was loaded anew, so that the luck of a load shows.")
-    rounds: int = Field(description="Over all sessions; in each, every arm ran once.")
-    dropped_rounds: int = Field(description="Rounds that other work fell into; they were repeated.")
-    threads: int
-    batch: int
     imgsz: int
-    duration_s: float = Field(description="Loading, warm-up and rounds.")
-    load_average_before: float | None = Field(description="1-minute load before the warm-up, None if unknown.")
+    threads: int = Field(description="Of each run on the processor.")
+    duration_s: float
     machine: Machine
-    arms: list[Arm]
-    null_control: Comparison = Field(
-        description="A second copy of the deployed arm against the first: the noise floor."
-    )
-    comparisons: list[Comparison]
+    series: list[Series] = Field(description="The first is latency on the processor, one image at a time if asked for.")
+    memory: list[PeakMemory]
+    not_measured: list[NotMeasured]

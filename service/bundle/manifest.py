@@ -60,7 +60,41 @@ class WeightsSpec(Record):
     file: str = Field(description="The file's name, without its folder.")
     sha256: Sha256
     bytes: int
-    note: str | None = Field(None, description="Why auto fell back to the embedded weights, if it did.")
+    note: str | None = Field(
+        None, description="Why auto fell back to the embedded weights, or that these were recalibrated; else None."
+    )
+
+
+class LayerShift(Record):
+    """How far recalibration moved the running law of one BatchNorm, and how much of that chance alone would."""
+
+    name: str
+    divergence_mean: float = Field(
+        description="Symmetric Kullback-Leibler divergence from the old law, mean over the channels, in nats."
+    )
+    divergence_max: float
+    halves_divergence_mean: float | None = Field(
+        description="The same between the two halves of the pictures: what chance does. None where it never runs."
+    )
+
+
+class Recalibration(Record):
+    """Where the running statistics of a recalibrated bundle come from."""
+
+    bundle_version: str = Field(description="The bundle that was recalibrated.")
+    checkpoint_file: str = Field(description="Its checkpoint, without the folder.")
+    checkpoint_sha256: Sha256
+    pictures: int = Field(description="Pictures the statistics were estimated on.")
+    pictures_sha256: Sha256 = Field(
+        description="SHA-256 of the ascending SHA-256 sums of their files, hexadecimal, each followed by a newline."
+    )
+    prior: float = Field(description="How many pictures the old statistics count for.")
+    residual: float = Field(
+        description="What layers hold and what they see in the finished network, on these pictures, differ by at most "
+        "this: means in standard deviations, variances in their logarithm."
+    )
+    tolerance: float = Field(description="Bound on the residual.")
+    layers: list[LayerShift]
 
 
 class GraphSpec(Record):
@@ -90,4 +124,5 @@ class BundleManifest(Record):
     deployed: GraphSpec
     reference: GraphSpec
     tools: dict[str, str] = Field(description="Versions of the tools that made the bundle.")
+    recalibration: Recalibration | None = Field(None, description="None when the checkpoint is as it was trained.")
     files: dict[str, FileRecord] = Field(description="Every other file of the bundle.")

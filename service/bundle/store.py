@@ -24,6 +24,7 @@ from service.bundle.certificate import FoldCertificate
 from service.bundle.health import BatchNormHealth
 from service.bundle.latency import LatencyReport
 from service.bundle.manifest import BundleManifest, FileRecord, Record
+from service.bundle.probe import ProbeSpec
 from service.bundle.self_check import IMAGE, ROWS, SelfCheckSpec
 from service.errors import (
     BundleCorrupt,
@@ -45,13 +46,29 @@ BN_STATS, BN_ARRAYS, LAYERS, CERTIFICATE, LATENCY = (
 )
 HEALTH = "bn_health.json"
 SELF_CHECK, SELF_CHECK_ARRAYS = "self_check.json", "self_check.npz"
+PROBE, PROBE_GRAPH = "probe.json", "probe.onnx"
 REQUIRED = frozenset(
-    {DEPLOYED, REFERENCE, BN_STATS, BN_ARRAYS, HEALTH, LAYERS, CERTIFICATE, LATENCY, SELF_CHECK, SELF_CHECK_ARRAYS}
+    {
+        DEPLOYED,
+        REFERENCE,
+        BN_STATS,
+        BN_ARRAYS,
+        HEALTH,
+        LAYERS,
+        CERTIFICATE,
+        LATENCY,
+        SELF_CHECK,
+        SELF_CHECK_ARRAYS,
+        PROBE,
+        PROBE_GRAPH,
+    }
 )
 #: All that numpy raises over a file that is no archive, or one whose entries are missing, damaged or pickled.
 _UNREADABLE_ARRAYS = (OSError, EOFError, ValueError, TypeError, KeyError, BadZipFile, zlib.error)
 _PARTIAL_PREFIX = ".partial-"
 _LEFTOVER_AGE_S = 86_400
+#: How names made of ``bundle_key`` and a version begin.
+_SETTINGS_NAME = re.compile(r"[A-Za-z0-9._]*-\d+-(auto|one2one|one2many)[-_]")
 T = TypeVar("T", bound=Record)
 
 
@@ -67,6 +84,7 @@ class Bundle:
     certificate: FoldCertificate
     latency: LatencyReport
     self_check: SelfCheckSpec
+    probe: ProbeSpec
 
     @property
     def deployed_graph(self) -> Path:
@@ -77,6 +95,11 @@ class Bundle:
     def reference_graph(self) -> Path:
         """The ONNX file that kept its BatchNorm."""
         return self.path / REFERENCE
+
+    @property
+    def probe_graph(self) -> Path:
+        """The ONNX file that measures the first layers."""
+        return self.path / PROBE_GRAPH
 
     def batchnorm_arrays(self, layer: str, names: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
         """Read per-channel float32 arrays (channels,) of one layer, by array name.
@@ -131,6 +154,11 @@ def bundle_key(weights: str, imgsz: int, head: str, default_conf: float | None =
     return f"{slug}-{imgsz}-{head}" + ("" if default_conf is None else f"_conf{default_conf!r}")
 
 
+def is_settings_name(name: str) -> bool:
+    """Whether serving might find a bundle's folder of this name by its settings, without being given its path."""
+    return _SETTINGS_NAME.match(name) is not None
+
+
 def _absolute(path: str) -> str:
     # Links are not followed: the server may not see the target that the preparation saw.
     return os.path.abspath(path)  # noqa: PTH100
@@ -158,6 +186,16 @@ def bundle_writer(root: Path, name: str) -> Iterator[Path]:
         _flush(root)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def scratch_folder(root: Path) -> Iterator[Path]:
+    """A folder beside the bundles, on their disk, for what a preparation needs for a while."""
+    folder = Path(tempfile.mkdtemp(prefix=_PARTIAL_PREFIX, dir=root))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def require_writable(root: Path) -> None:
@@ -199,6 +237,25 @@ def write_json(path: Path, record: Record) -> None:
     """
     text = json.dumps(record.model_dump(mode="json"), indent=1, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file in place of an earlier one, so that a kill leaves the old one or the new one.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=_PARTIAL_PREFIX, dir=path.parent)
+    partial = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.chmod(0o644)  # mkstemp makes it private, but the server may run as another user
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def fingerprint_files(folder: Path) -> dict[str, FileRecord]:
@@ -246,7 +303,10 @@ def load_bundle(path: Path) -> Bundle:
         certificate=_read(path / CERTIFICATE, FoldCertificate),
         latency=_read(path / LATENCY, LatencyReport),
         self_check=_read(path / SELF_CHECK, SelfCheckSpec),
+        probe=_read(path / PROBE, ProbeSpec),
     )
+    if stranger := _stranger_among_probed(bundle):
+        raise BundleSchemaError(f"{path / PROBE} does not fit {BN_STATS} at {stranger}. Prepare it again.")
     if flaw := _flaw_of_certificate(bundle):
         raise BundleUncertified(f"{path / CERTIFICATE} does not certify this bundle: {flaw}. Prepare it again.")
     return bundle
@@ -270,6 +330,19 @@ def _flaw_of_certificate(bundle: Bundle) -> str | None:
         return "the layers it proves are not the layers that were folded"
     if not certificate.end_to_end:
         return "it holds no end-to-end proof"
+    return None
+
+
+def _stranger_among_probed(bundle: Bundle) -> str | None:
+    """A probed layer that the BatchNorm statistics describe otherwise or not at all, by its BatchNorm's name."""
+    known = {layer.name: layer for layer in bundle.batchnorm.layers}
+    for probed in bundle.probe.layers:
+        if not all(0 <= channel < probed.channels for channel in probed.feature_channels):
+            return probed.batch_norm or probed.conv
+        if probed.batch_norm is not None:
+            layer = known.get(probed.batch_norm)
+            if layer is None or (layer.conv, layer.channels) != (probed.conv, probed.channels):
+                return probed.batch_norm
     return None
 
 

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from service.comparison import PAIR_IOU, pairwise_iou
 from service.inference.detections import Detections
-
-#: Boxes of one class that overlap at least so may stand for the same thing.
-PAIR_IOU = 0.5
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ def compare_boxes(first: Sequence[Detections], second: Sequence[Detections], con
     largest_confidence = largest_corner = 0.0
     for a, b in zip(first, second, strict=True):
         clear_a, clear_b = a.confidence > confidence, b.confidence > confidence
-        partners = _pair(a, b, clear_a, clear_b)
+        partners = pair_boxes(a, b, confidence)
         i, j = partners[:, 0], partners[:, 1]
         boxes = boxes[0] + int(clear_a.sum()), boxes[1] + int(clear_b.sum())
         unpaired = (
@@ -66,8 +64,14 @@ def _largest(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     return float(np.abs(a.astype(np.float64) - b).max(initial=0))
 
 
-def _pair(a: Detections, b: Detections, clear_a: NDArray[np.bool_], clear_b: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(pairs, 2) positions in ``a`` and in ``b``; each pair has at least one clear box, each box one partner."""
+def pair_boxes(a: Detections, b: Detections, confidence: float) -> NDArray[np.int64]:
+    """Pair the boxes of two networks in one picture, class by class, best overlap first.
+
+    Returns:
+        (pairs, 2) positions in ``a`` and in ``b``; each pair has at least one box strictly above ``confidence``, each
+        box at most one partner.
+    """
+    clear_a, clear_b = a.confidence > confidence, b.confidence > confidence
     overlap = pairwise_iou(a.xyxy, b.xyxy)
     overlap[a.class_id[:, None] != b.class_id] = 0
     overlap[~(clear_a[:, None] | clear_b)] = 0
@@ -82,13 +86,3 @@ def _pair(a: Detections, b: Detections, clear_a: NDArray[np.bool_], clear_b: NDA
             free_a[i] = free_b[j] = False
             pairs.append((i, j))
     return np.array(pairs, np.int64).reshape(-1, 2)
-
-
-def pairwise_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(N, M) intersection over union of boxes (N, 4) and (M, 4), corners in pixels; 0 for boxes without extent."""
-    first, second = a.astype(np.float64)[:, None], b.astype(np.float64)[None]
-    sides = np.clip(np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2]), 0, None)
-    intersection = sides.prod(-1)
-    union = (first[..., 2:] - first[..., :2]).prod(-1) + (second[..., 2:] - second[..., :2]).prod(-1) - intersection
-    result: NDArray[np.float64] = np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
-    return result

@@ -81,10 +81,11 @@ def _load_json(path: Path) -> dict[str, Any]:
         raise DataSetError(f"{path}:{error.lineno}: not JSON: {error.msg}.") from error
     except UnicodeDecodeError as error:
         raise DataSetError(f"{path}: not UTF-8 text.") from error
-    if not isinstance(content, dict) or any(
-        not isinstance(content.get(key), list) or not content[key] for key in ("images", "categories", "annotations")
-    ):
-        raise DataSetError(f"{path}: must hold the lists images, categories and annotations, none of them empty.")
+    kinds = ("images", "categories", "annotations")
+    if not isinstance(content, dict) or not all(isinstance(content.get(kind), list) for kind in kinds):
+        raise DataSetError(f"{path}: must hold the lists images, categories and annotations.")
+    if not content["images"] or not content["categories"]:
+        raise DataSetError(f"{path}: neither images nor categories may be empty.")
     return content
 
 

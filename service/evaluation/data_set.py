@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from service.errors import DataSetError, ImageError
 from service.inference.images import inspect_image
 
-Layout = Literal["YOLO", "COCO"]
+Layout = Literal["YOLO", "COCO", "pictures"]
 
 #: File names that end so are taken for pictures. Some of these formats are not served: they stop the evaluation
 #: instead of being left out in silence.
@@ -83,6 +83,18 @@ class DataSet:
     pictures: list[Picture]
     class_ids: list[int]
     notes: list[str]
+
+
+def pictures_below(folder: Path) -> list[Path]:
+    """Every picture in a folder and the folders in it, sorted.
+
+    Raises:
+        DataSetError: there is none.
+    """
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+    if not found:
+        raise DataSetError(f"{folder} holds no pictures.")
+    return found
 
 
 def picture_size(path: Path, max_pixels: int) -> tuple[tuple[int, int], bool]:

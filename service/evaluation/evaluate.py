@@ -5,14 +5,21 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from service.bundle.store import Bundle
 from service.errors import ClassMismatch, DataSetError, EvaluationError, ImageError
 from service.evaluation.agreement import compare_boxes
 from service.evaluation.bootstrap import RESAMPLES, draw_weights, interval, resampled_precision
 from service.evaluation.data_set import DataSet
-from service.evaluation.figures import Judged, judge_boxes, make_figures, pictures_without_objects
+from service.evaluation.false_alarms import boxes_above, mean_interval
+from service.evaluation.figures import (
+    Judged,
+    empty_pictures,
+    judge_boxes,
+    make_figures,
+    pictures_without_objects,
+)
 from service.evaluation.layouts import open_data_set
 from service.evaluation.matches import require_evaluator
 from service.evaluation.report import (
@@ -26,7 +33,9 @@ from service.evaluation.report import (
 )
 from service.inference.detections import Detections
 from service.inference.detector import Detector, Selection
-from service.inference.engine import InferenceEngine, OnnxRuntimeEngine, UnfoldedEngine
+from service.inference.engine import InferenceEngine
+from service.inference.engine_choice import open_engine
+from service.inference.onnxruntime_engine import UnfoldedEngine
 from service.settings import Settings
 
 
@@ -53,12 +62,14 @@ class Request:
     Attributes:
         data: folder or description of the data set.
         split: which part of it; None takes test if there is one, else val.
+        negatives: whoever asks vouches that the pictures show no object of the model's classes.
         confidence: report precision and recall at this confidence too, or None.
         threads: threads of the network.
     """
 
     data: Path
     split: str | None
+    negatives: bool
     confidence: float | None
     threads: int
 
@@ -75,24 +86,25 @@ def evaluate(
         EvaluatorMissing: the extra ``evaluate`` is not installed.
         DataSetError: the data set cannot be read.
         ClassMismatch: the data set's or the other bundle's classes are not the bundle's.
-        EngineError: the runtime failed.
+        SettingsError: the settings of the engine contradict each other.
+        EngineError: the engine asked for is not there, or failed.
     """
     require_evaluator()
     model = subject.bundle.manifest.model
     if other is not None:
         _require_same_classes(subject.bundle, other.bundle)
     with progress.step("Labels"):
-        data = open_data_set(request.data, request.split, model.classes, settings.max_pixels)
+        data = open_data_set(request.data, request.split, model.classes, settings.max_pixels, request.negatives)
     judged, figures = _run(subject, data, request, settings, progress)
     comparison = None
     if other is not None:
         judged_other, figures_other = _run(other, data, request, settings, progress)
         confidence = model.default_confidence if request.confidence is None else request.confidence
         with progress.step("Comparison"):
-            comparison = _compare(judged, judged_other, figures, figures_other, confidence)
+            comparison = _compare(judged, judged_other, figures, figures_other, data, confidence)
     return EvaluationReport(
         data=_describe(data),
-        evaluator=f"pycocotools {version('pycocotools')}",
+        evaluator=None if figures.absent else f"pycocotools {version('pycocotools')}",
         figures=figures,
         comparison=comparison,
     )
@@ -114,29 +126,31 @@ def _run(
     subject: Subject, data: DataSet, request: Request, settings: Settings, progress: Progress
 ) -> tuple[Judged, Figures]:
     model = subject.bundle.manifest.model
-    engine = _open_engine(subject, settings.device, request.threads)
+    engine = _open_engine(subject, settings, request.threads)
     network = Network(
         bundle=str(subject.bundle.path),
         name=model.name,
         version=model.version,
         graph="unfolded" if subject.unfolded else "folded",
+        runtime=engine.runtime,
         provider=engine.provider,
+        arithmetic=engine.precision,
         default_confidence=model.default_confidence,
         lowest_confidence=model.head.min_confidence,
         max_det=model.head.max_det,
     )
     with progress.step(f"Boxes of {model.version}{' unfolded' if subject.unfolded else ''}") as advance:
         found = find_boxes(Detector(subject.bundle, engine, settings.max_pixels), subject.bundle, data, advance)
-    with progress.step("Average precision"):
+    with progress.step("Figures"):
         judged = judge_boxes(data, found, model.head.max_det)
         return judged, make_figures(network, judged, data, model.classes, request.confidence)
 
 
-def _open_engine(subject: Subject, device: Literal["auto", "cpu", "cuda"], threads: int) -> InferenceEngine:
+def _open_engine(subject: Subject, settings: Settings, threads: int) -> InferenceEngine:
     bundle = subject.bundle
     if not subject.unfolded:
-        return OnnxRuntimeEngine(bundle.deployed_graph, device, threads)
-    engine = UnfoldedEngine(bundle.reference_graph, device, threads)
+        return open_engine(bundle.deployed_graph, settings, cores=threads, workers=1)
+    engine = UnfoldedEngine(bundle.reference_graph, settings.device, threads)
     wanted = bundle.manifest.reference.batch_normalization_nodes
     if engine.batch_normalizations != wanted:
         raise EvaluationError(
@@ -167,21 +181,16 @@ def find_boxes(
     return found
 
 
-def _compare(first: Judged, second: Judged, figures: Figures, other: Figures, confidence: float) -> Comparison:
-    weights = draw_weights(len(first.found))
-    resampled = resampled_precision(first.matches, weights) - resampled_precision(second.matches, weights)
-    ends = interval(resampled.mean(1)), interval(resampled[:, 0])
-    ours, theirs = figures.sizes["all"], other.sizes["all"]
-    pairs = ((ours.ap50_95, theirs.ap50_95), (ours.ap50, theirs.ap50))
-    map50_95, map50 = (
-        Difference(estimate=(a or 0.0) - (b or 0.0), low=end.low, high=end.high)
-        for (a, b), end in zip(pairs, ends, strict=True)
-    )
+def _compare(
+    first: Judged, second: Judged, figures: Figures, other: Figures, data: DataSet, confidence: float
+) -> Comparison:
+    map50_95, map50 = _precision_differences(first, second, figures, other)
     found = compare_boxes(first.found, second.found, confidence)
     return Comparison(
         other=other,
         map50_95=map50_95,
         map50=map50,
+        false_boxes_per_picture=_alarm_difference(first, second, data, confidence),
         resamples=RESAMPLES,
         boxes=BoxAgreement(
             confidence=confidence,
@@ -193,6 +202,31 @@ def _compare(first: Judged, second: Judged, figures: Figures, other: Figures, co
             largest_corner_difference_px=found.corner_px,
         ),
     )
+
+
+def _precision_differences(
+    first: Judged, second: Judged, figures: Figures, other: Figures
+) -> tuple[Difference | None, Difference | None]:
+    if figures.sizes is None or other.sizes is None:
+        return None, None
+    weights = draw_weights(len(first.found))
+    resampled = resampled_precision(first.matches, weights) - resampled_precision(second.matches, weights)
+    ends = interval(resampled.mean(1)), interval(resampled[:, 0])
+    ours, theirs = figures.sizes["all"], other.sizes["all"]
+    pairs = ((ours.ap50_95, theirs.ap50_95), (ours.ap50, theirs.ap50))
+    map50_95, map50 = (
+        Difference(estimate=(a or 0.0) - (b or 0.0), low=end.low, high=end.high)
+        for (a, b), end in zip(pairs, ends, strict=True)
+    )
+    return map50_95, map50
+
+
+def _alarm_difference(first: Judged, second: Judged, data: DataSet, confidence: float) -> Difference | None:
+    ours, theirs = (boxes_above(empty_pictures(one.found, data), confidence) for one in (first, second))
+    if not len(ours):
+        return None
+    ends = mean_interval(ours - theirs)
+    return Difference(estimate=float((ours - theirs).mean()), low=ends.low, high=ends.high)
 
 
 def _describe(data: DataSet) -> DataDescription:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.evaluation.data_set import DataSet
+from service.evaluation.false_alarms import EmptyPicture, count_alarms
 from service.evaluation.matches import SIZES, ClassMatches, ClassResult, match_class
 from service.evaluation.report import ClassFigures, Figures, Network, OperatingPoint, OperatingPoints, Precision
 from service.evaluation.thresholds import best_confidence, count_above
@@ -27,7 +28,9 @@ class Judged:
 
 
 def judge_boxes(data: DataSet, found: list[Detections], max_det: int) -> Judged:
-    """Pair the boxes of every labelled class with the truth."""
+    """Pair the boxes of every labelled class with the truth; no class is judged where no object is labelled."""
+    if pictures_without_objects(data).all():
+        return Judged(found, [])
     return Judged(found, [match_class(class_id, data.pictures, found, max_det) for class_id in data.class_ids])
 
 
@@ -42,8 +45,15 @@ def make_figures(
     """
     empty = pictures_without_objects(data)
     confidences = (network.default_confidence, requested)
+    labelled = {class_id: names[class_id] for class_id in data.class_ids}
+    alarms = count_alarms(empty_pictures(judged.found, data), labelled, confidences) if empty.any() else None
+    if empty.all():
+        reason = f"No object is labelled in the {len(empty)} pictures: there is nothing to be precise about or to find."
+        return Figures(network=network, absent=reason, sizes=None, points=None, classes=None, false_alarms=alarms)
     return Figures(
         network=network,
+        absent=None,
+        false_alarms=alarms,
         sizes={size: _mean_precision(judged.classes, size) for size in SIZES},
         points=_points(judged.matches, confidences, empty),
         classes=[
@@ -60,6 +70,13 @@ def make_figures(
 def pictures_without_objects(data: DataSet) -> NDArray[np.bool_]:
     """(pictures,) where nothing is labelled, not even a crowd."""
     return np.array([len(picture.objects) == 0 for picture in data.pictures])
+
+
+def empty_pictures(found: Sequence[Detections], data: DataSet) -> list[EmptyPicture]:
+    """The pictures without objects, with what was found in each."""
+    empty = pictures_without_objects(data)
+    pairs = zip(data.pictures, found, empty, strict=True)
+    return [EmptyPicture(picture.path, boxes) for picture, boxes, is_empty in pairs if is_empty]
 
 
 def _precision(result: ClassResult, size: str) -> Precision:

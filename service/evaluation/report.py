@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.inference.engine import Precision as Arithmetic
+
 Graph = Literal["folded", "unfolded"]
 
 
@@ -17,7 +19,7 @@ class DataDescription(Part):
     """The pictures the figures were made with."""
 
     source: str
-    layout: Literal["YOLO", "COCO"]
+    layout: Literal["YOLO", "COCO", "pictures"] = Field(description="pictures: a plain folder, taken with --negatives.")
     split: str | None
     pictures: int
     pictures_without_objects: int
@@ -32,7 +34,9 @@ class Network(Part):
     name: str
     version: str
     graph: Graph = Field(description="unfolded: reference.onnx, its BatchNorm kept and executed.")
-    provider: str
+    runtime: str = Field(description="The runtime and its release.")
+    provider: str = Field(description="What executed the graph, as the runtime names it.")
+    arithmetic: Arithmetic = Field(description="What the network's convolutions multiplied in.")
     default_confidence: float
     lowest_confidence: float = Field(description="Boxes above this entered the average precision.")
     max_det: int = Field(description="Most boxes judged in one picture.")
@@ -82,23 +86,68 @@ class ClassFigures(Part):
     points: OperatingPoints
 
 
-class Figures(Part):
-    """All figures of one network."""
-
-    network: Network
-    sizes: dict[str, Precision] = Field(
-        description="Means over the classes that have objects of the size (mAP); sizes as for the classes."
-    )
-    points: OperatingPoints = Field(description="All boxes of all classes counted together.")
-    classes: list[ClassFigures]
-
-
-class Difference(Part):
-    """A figure of the first network minus that of the second."""
+class Estimate(Part):
+    """A figure and its 95 % interval."""
 
     estimate: float
     low: float = Field(description="Lower end of the 95 % interval.")
     high: float = Field(description="Upper end of the 95 % interval.")
+
+
+class AlarmsAbove(Part):
+    """False boxes strictly above a confidence."""
+
+    confidence: float
+    boxes: int
+    boxes_per_picture: Estimate = Field(
+        description="Bootstrap over the pictures. Without any box it has no extent: go by the share then."
+    )
+    pictures_with_boxes: int
+    share_of_pictures: Estimate = Field(description="Pictures with boxes; Wilson's score interval.")
+
+
+class ClassAlarms(Part):
+    """False boxes of one class."""
+
+    name: str
+    boxes: int = Field(description="Above the default confidence.")
+    requested: int | None = Field(description="Above the confidence asked for with --conf.")
+    highest_confidence: float | None = Field(description="Of any box of the class; None where there is none at all.")
+
+
+class FalseBox(Part):
+    """One box where there is nothing."""
+
+    picture: str
+    name: str
+    confidence: float
+
+
+class FalseAlarms(Part):
+    """Boxes in pictures without objects: all of them are wrong."""
+
+    pictures: int
+    default: AlarmsAbove = Field(description="At the model's default confidence.")
+    requested: AlarmsAbove | None = Field(description="At the confidence asked for with --conf.")
+    classes: list[ClassAlarms]
+    highest: list[FalseBox] = Field(description="The most confident boxes of all, whatever the threshold.")
+
+
+class Figures(Part):
+    """All figures of one network."""
+
+    network: Network
+    absent: str | None = Field(description="Why sizes, points and classes are None, or None where they are not.")
+    sizes: dict[str, Precision] | None = Field(
+        description="Means over the classes that have objects of the size (mAP); sizes as for the classes."
+    )
+    points: OperatingPoints | None = Field(description="All boxes of all classes counted together.")
+    classes: list[ClassFigures] | None
+    false_alarms: FalseAlarms | None = Field(description="None where every picture has objects.")
+
+
+class Difference(Estimate):
+    """A figure of the first network minus that of the second."""
 
 
 class BoxAgreement(Part):
@@ -119,8 +168,11 @@ class Comparison(Part):
     """Two networks on the same pictures."""
 
     other: Figures
-    map50_95: Difference
-    map50: Difference
+    map50_95: Difference | None = Field(description="None where no object is labelled.")
+    map50: Difference | None = Field(description="None where no object is labelled.")
+    false_boxes_per_picture: Difference | None = Field(
+        description="In pictures without objects, above the confidence of `boxes`; None where there are none."
+    )
     resamples: int = Field(description="Resamples of the pictures, the same for both networks (paired bootstrap).")
     boxes: BoxAgreement
 
@@ -129,6 +181,8 @@ class EvaluationReport(Part):
     """The whole of an evaluation."""
 
     data: DataDescription
-    evaluator: str = Field(description="Name and version of the COCO evaluator.")
+    evaluator: str | None = Field(
+        description="Name and version of the COCO evaluator; None where there was no object for it to judge by."
+    )
     figures: Figures
     comparison: Comparison | None

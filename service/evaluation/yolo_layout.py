@@ -8,7 +8,7 @@ from typing import Any
 
 from service.errors import DataSetError
 from service.evaluation.class_names import match_classes
-from service.evaluation.data_set import PICTURE_SUFFIXES, DataSet, Picture, objects_of, picture_size
+from service.evaluation.data_set import DataSet, Picture, objects_of, picture_size, pictures_below
 
 DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 #: Ultralytics' own tolerance for coordinates outside 0..1; the box is cut at the picture's border.
@@ -33,13 +33,17 @@ class _Label:
     xyxy: tuple[float, float, float, float]
 
 
-def read_described(description: Path, split: str | None, classes: Sequence[str], max_pixels: int) -> DataSet:
+def read_described(
+    description: Path, split: str | None, classes: Sequence[str], max_pixels: int, negatives: bool
+) -> DataSet:
     """Read the data set that a ``data.yaml`` describes.
 
     Args:
         split: key of the file whose pictures are read; None takes ``test`` if there is one, else ``val``.
         classes: names of the model's classes.
         max_pixels: pictures of more pixels are refused.
+        negatives: somebody vouches for pictures without a label file; else one object must be labelled, or every
+            picture have a label file.
 
     Raises:
         DataSetError: the file, a picture or a label is missing or broken.
@@ -52,10 +56,10 @@ def read_described(description: Path, split: str | None, classes: Sequence[str],
     listings = [_list_pictures(root, str(entry), description, chosen) for entry in entries]
     listing = _Listing([p for one in listings for p in one.pictures], all(one.complete for one in listings))
     ids, notes = _class_ids(content, classes, description)
-    return _read(description, chosen, listing, ids, notes, max_pixels)
+    return _read(description, chosen, listing, ids, notes, max_pixels, negatives)
 
 
-def read_plain(folder: Path, split: str | None, classes: Sequence[str], max_pixels: int) -> DataSet:
+def read_plain(folder: Path, split: str | None, classes: Sequence[str], max_pixels: int, negatives: bool) -> DataSet:
     """Read a folder that holds ``images`` and ``labels`` and says nothing about its classes.
 
     With no names to match, the ids in the labels are taken as the model's. Arguments and errors are those of
@@ -66,10 +70,10 @@ def read_plain(folder: Path, split: str | None, classes: Sequence[str], max_pixe
         split = next((name for name in ("test", "val") if (images / name).is_dir()), None)
     elif not (images / split).is_dir():
         raise DataSetError(f"{folder} has no split {split!r}: there is no folder {images / split}.")
-    pictures = _pictures_below(images / split if split else images)
+    pictures = pictures_below(images / split if split else images)
     note = f"{folder} does not name its classes; the ids in its labels were taken as the model's."
     ids = {number: number for number in range(len(classes))}
-    return _read(folder, split, _Listing(pictures, complete=True), ids, [note], max_pixels)
+    return _read(folder, split, _Listing(pictures, complete=True), ids, [note], max_pixels, negatives)
 
 
 def _load_yaml(path: Path) -> dict[str, Any]:
@@ -114,17 +118,10 @@ def _list_pictures(root: Path, entry: str, description: Path, split: str) -> _Li
     if not place.exists() and entry.startswith("../"):  # as Roboflow writes it, one folder too high
         place = root / entry.removeprefix("../")
     if place.is_dir():
-        return _Listing(_pictures_below(place), complete=True)
+        return _Listing(pictures_below(place), complete=True)
     if place.is_file() and place.suffix == ".txt":
         return _Listing(_listed_pictures(place), complete=False)
     raise DataSetError(f"{description}: {split}: {place} is neither a folder nor a .txt list of pictures.")
-
-
-def _pictures_below(folder: Path) -> list[Path]:
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
-    if not found:
-        raise DataSetError(f"{folder} holds no pictures.")
-    return found
 
 
 def _listed_pictures(listing: Path) -> list[Path]:
@@ -157,18 +154,27 @@ def _class_ids(content: Mapping[str, Any], classes: Sequence[str], source: Path)
 
 
 def _read(
-    source: Path, split: str | None, listing: _Listing, ids: Mapping[int, int], notes: list[str], max_pixels: int
+    source: Path,
+    split: str | None,
+    listing: _Listing,
+    ids: Mapping[int, int],
+    notes: list[str],
+    max_pixels: int,
+    negatives: bool,
 ) -> DataSet:
     label_files = [label_file(picture) for picture in listing.pictures]
     if listing.complete:
         _refuse_orphans(label_files)
     labels = [_read_labels(file, ids) if file.is_file() else None for file in label_files]
-    if not any(labels):
+    unlabelled = sum(lines is None for lines in labels)
+    if not any(labels) and unlabelled and not negatives:
+        first = labels.index(None)
         raise DataSetError(
-            f"{source}: not one object is labelled in {len(labels)} pictures. Labels of "
-            f"{listing.pictures[0]} were looked for in {label_files[0]}."
+            f"{source}: not one object is labelled in {len(labels)} pictures, and {unlabelled} of them have no label "
+            f"file: that of {listing.pictures[first]} was looked for in {label_files[first]}. If they show no objects, "
+            "say so with --negatives."
         )
-    if unlabelled := sum(lines is None for lines in labels):
+    if unlabelled:
         notes = [*notes, f"{unlabelled} pictures have no label file and count as pictures without objects."]
     pictures = [
         _picture(path, lines or [], ids, max_pixels) for path, lines in zip(listing.pictures, labels, strict=True)

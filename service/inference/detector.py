@@ -1,7 +1,7 @@
 """The whole path from an image file to detections, with the time each step took."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,17 +80,23 @@ class Detector:
     """Finds objects in image files. Safe to use from several threads."""
 
     def __init__(
-        self, bundle: Bundle, engine: InferenceEngine, max_pixels: int, decode_bytes: int = DECODE_BUDGET_BYTES
+        self,
+        bundle: Bundle,
+        engine: InferenceEngine,
+        max_pixels: int,
+        decode_bytes: int = DECODE_BUDGET_BYTES,
+        observe: Callable[[Letterbox, NDArray[np.uint8]], None] | None = None,
     ) -> None:
         """Serve ``bundle`` with ``engine``.
 
         Args:
             max_pixels: pictures of more pixels are refused.
             decode_bytes: memory of all pictures being decoded at once; one that needs more by itself is decoded alone.
+            observe: shown each letterboxed picture (S, S, 3) that was looked at; it must return at once.
         """
         self._model = bundle.manifest.model
         self._engine, self._max_pixels = engine, max_pixels
-        self._budget = DecodeBudget(decode_bytes)
+        self._budget, self._observe = DecodeBudget(decode_bytes), observe
 
     def detect(self, data: bytes, selection: Selection) -> DetectionResult:
         """Find objects in one image file.
@@ -140,6 +146,8 @@ class Detector:
         rows = self._engine.run(fitted.square[None])[0]
         inferred = time.perf_counter()
         plan = fitted.plan
+        if self._observe is not None:
+            self._observe(plan, fitted.square)
         found = select_detections(rows, plan, conf=selection.conf, max_det=selection.max_det, classes=selection.classes)
         timings = Timings(
             memory_wait=fitted.memory_wait_s * 1e3,

@@ -1,22 +1,18 @@
-"""Runs the deployed graph. The only module that knows ONNX Runtime."""
+"""What the detector asks of whatever runs the network. Each runtime has a module of its own."""
 
-import json
-import tempfile
-from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from service.errors import EngineError
-from service.onnxruntime_folding import FOLDING_OPTIMISERS
 
 INPUT, OUTPUT = "images", "detections"
 COLUMNS = 6  # x1, y1, x2, y2, confidence, class id
 
 Device = Literal["auto", "cpu", "cuda"]
-_CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+#: Significant bits of what is multiplied: 24, 11 and 8. Sums are kept in float32.
+Precision = Literal["fp32", "tf32", "bf16"]
 
 
 class InferenceEngine(Protocol):
@@ -33,6 +29,11 @@ class InferenceEngine(Protocol):
         ...
 
     @property
+    def precision(self) -> Precision:
+        """What the network's convolutions multiply in; the rows are float32 in any case."""
+        ...
+
+    @property
     def threads(self) -> int:
         """Threads one run may use on the processor."""
         ...
@@ -44,7 +45,7 @@ class InferenceEngine(Protocol):
             images: (B, H, W, 3) uint8, BGR, letterboxed to the graph's input.
 
         Returns:
-            (B, 300, 6) float32: x1, y1, x2, y2 in pixels of the input, confidence, class id.
+            (B, 300, 6) float32: x1, y1, x2, y2 in pixels of the input, confidence, class id. It belongs to the caller.
 
         Raises:
             EngineError: the runtime failed.
@@ -52,130 +53,11 @@ class InferenceEngine(Protocol):
         ...
 
 
-class OnnxRuntimeEngine:
-    """The deployed graph in ONNX Runtime."""
-
-    def __init__(self, model_path: Path, device: Device, threads: int) -> None:
-        """Load the graph and check that it takes and gives what the contract says.
-
-        Args:
-            model_path: ``model.onnx`` of a verified bundle.
-            device: auto takes CUDA where the installed runtime has it.
-            threads: intra-op threads, at least 1.
-
-        Raises:
-            EngineError: CUDA was demanded but is absent, or the graph cannot be loaded or is of another kind.
-        """
-        self._threads = threads
-        self._session = self._open(model_path, choose_providers(device), threads)
-        self._provider: str = self._session.get_providers()[0]
-        if device == "cuda" and self._provider != _CUDA:
-            raise EngineError("ONNX Runtime could not start CUDA; its driver or libraries are missing or do not fit.")
-        _check_signature(self._session, model_path)
-
-    def _open(self, model_path: Path, providers: list[str], threads: int) -> ort.InferenceSession:
-        return _open_session(model_path, providers, _session_options(threads))
-
-    @property
-    def provider(self) -> str:
-        """ONNX Runtime's name of the execution provider in use."""
-        return self._provider
-
-    @property
-    def runtime(self) -> str:
-        """ONNX Runtime and its release."""
-        return f"ONNX Runtime {ort.__version__}"
-
-    @property
-    def threads(self) -> int:
-        """Intra-op threads of the session."""
-        return self._threads
-
-    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See ``InferenceEngine.run``."""
-        try:
-            (rows,) = self._session.run([OUTPUT], {INPUT: images})
-        except Exception as error:  # its exceptions share no public base class
-            raise EngineError(f"ONNX Runtime failed: {error}") from error
-        if rows.dtype != np.float32 or rows.ndim != 3 or rows.shape[::2] != (len(images), COLUMNS):
-            raise EngineError(f"The graph answered {rows.dtype} {rows.shape}, not float32 (B, N, {COLUMNS}).")
-        return rows  # type: ignore[no-any-return]
-
-
-class UnfoldedEngine(OnnxRuntimeEngine):
-    """A graph that kept its BatchNorm, run so that ONNX Runtime does not fold it either."""
-
-    def __init__(self, model_path: Path, device: Device, threads: int) -> None:
-        """Load the graph and run it once on black. Arguments and errors as for ``OnnxRuntimeEngine``."""
-        with tempfile.TemporaryDirectory(prefix="yolofold-") as folder:
-            self._profile_prefix = str(Path(folder) / "profile")
-            super().__init__(model_path, device, threads)
-            height, width = self._session.get_inputs()[0].shape[1:3]
-            self.run(np.zeros((1, height, width, 3), np.uint8))
-            # What was executed is the one sure sign of what was not folded.
-            events = json.loads(Path(self._session.end_profiling()).read_text(encoding="utf-8"))
-        kept = {event["name"] for event in events if event.get("args", {}).get("op_name") == "BatchNormalization"}
-        self._batch_normalizations = len(kept)
-
-    @property
-    def batch_normalizations(self) -> int:
-        """BatchNormalization nodes that a run was seen to execute."""
-        return self._batch_normalizations
-
-    def _open(self, model_path: Path, providers: list[str], threads: int) -> ort.InferenceSession:
-        options = _session_options(threads)
-        # One level higher a BatchNormalization becomes a 1x1 convolution in the blocked (NCHWc) layout.
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        options.enable_profiling, options.profile_file_prefix = True, self._profile_prefix
-        return _open_session(model_path, providers, options, FOLDING_OPTIMISERS)
-
-
-def choose_providers(device: Device) -> list[str]:
-    """ONNX Runtime's execution providers for a device, in order of preference.
+def require_rows(rows: NDArray[np.float32], batch: int) -> None:
+    """Check what a graph answered to ``batch`` pictures.
 
     Raises:
-        EngineError: CUDA was demanded, but the installed runtime has none.
+        EngineError: it is not float32 (batch, N, 6).
     """
-    has_cuda = _CUDA in ort.get_available_providers()
-    if device == "cuda" and not has_cuda:
-        raise EngineError(
-            "YOLOFOLD_DEVICE=cuda, but the installed ONNX Runtime has no CUDA provider. "
-            "Install onnxruntime-gpu instead of onnxruntime, or set YOLOFOLD_DEVICE=cpu."
-        )
-    if device == "cpu" or not has_cuda:
-        return [_CPU]
-    ort.preload_dlls()  # finds the CUDA libraries that pip installed, which are on no library path
-    return [_CUDA, _CPU]
-
-
-def _session_options(threads: int) -> ort.SessionOptions:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # Spinning threads would take the cores that decode the next picture.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    return options
-
-
-def _open_session(
-    model_path: Path, providers: list[str], options: ort.SessionOptions, disabled: tuple[str, ...] = ()
-) -> ort.InferenceSession:
-    # The doubling arena never gives its surplus back; growing by what was asked keeps memory flat.
-    arena = {"arena_extend_strategy": "kSameAsRequested"}
-    with_options = [(name, arena if name == _CUDA else {}) for name in providers]
-    try:
-        return ort.InferenceSession(
-            str(model_path), options, providers=with_options, disabled_optimizers=list(disabled)
-        )
-    except Exception as error:
-        raise EngineError(f"ONNX Runtime cannot load {model_path}: {error}") from error
-
-
-def _check_signature(session: ort.InferenceSession, model_path: Path) -> None:
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    found = [(t.name, t.type, len(t.shape)) for t in (*inputs, *outputs)]
-    if found != [(INPUT, "tensor(uint8)", 4), (OUTPUT, "tensor(float)", 3)]:
-        raise EngineError(f"{model_path} maps {found}, not uint8 {INPUT!r} (B, H, W, 3) to float {OUTPUT!r} (B, N, 6).")
-    if inputs[0].shape[3] != 3:
-        raise EngineError(f"{model_path} takes {inputs[0].shape}, not (B, H, W, 3).")
+    if rows.dtype != np.float32 or rows.ndim != 3 or rows.shape[::2] != (batch, COLUMNS):
+        raise EngineError(f"The graph answered {rows.dtype} {rows.shape}, not float32 (B, N, {COLUMNS}).")

@@ -15,7 +15,8 @@ from service.comparison import Difference, Tolerance, measure_difference, pair_r
 from service.errors import Overloaded
 from service.inference.detections import Detections, select_detections
 from service.inference.detector import Detector
-from service.inference.engine import Device, InferenceEngine, UnfoldedEngine
+from service.inference.engine import Device, InferenceEngine, Precision
+from service.inference.onnxruntime_engine import OnnxRuntimeEngine, UnfoldedEngine
 from service.inference.self_check import engine_tolerance
 from service.preprocessing.letterbox import Letterbox
 
@@ -25,12 +26,23 @@ _RETRY_AFTER_S = 2
 
 
 @dataclass(frozen=True)
+class EngineName:
+    """What ran a graph; see ``InferenceEngine``."""
+
+    provider: str
+    runtime: str
+    precision: Precision
+
+
+@dataclass(frozen=True)
 class FoldCheckResult:
     """What both graphs answer to one picture of ``width`` x ``height`` upright pixels.
 
     Attributes:
         reference: detections of the graph that kept its BatchNorm.
         deployed: detections of the graph that is served.
+        reference_engine: what ran the former.
+        deployed_engine: what ran the latter.
         matched: how many belong together.
         only_in_reference: reference detections without a partner.
         only_in_deployed: deployed detections without a partner.
@@ -39,13 +51,15 @@ class FoldCheckResult:
         tolerance: what rounding may amount to between two runs of this engine; boxes in pixels of the picture.
         reference_ms: median time of one run, milliseconds.
         deployed_ms: the same.
-        load_ms: time it took to load the reference graph.
+        load_ms: time it took to load what did not run already.
     """
 
     width: int
     height: int
     reference: Detections
     deployed: Detections
+    reference_engine: EngineName
+    deployed_engine: EngineName
     matched: int
     only_in_reference: int
     only_in_deployed: int
@@ -70,10 +84,10 @@ class FoldChecker:
     """Lets one check at a time load the reference graph, whose memory is given back when the check ends."""
 
     def __init__(self, bundle: Bundle, detector: Detector, engine: InferenceEngine, device: Device) -> None:
-        """Compare ``bundle``'s reference graph with its deployed graph in ``engine``.
+        """Compare ``bundle``'s reference graph, in ONNX Runtime, with its deployed graph in ``engine``.
 
         Args:
-            device: where the reference graph runs; the same as the engine's.
+            device: where ONNX Runtime runs; the same as the engine's.
         """
         self._bundle, self._detector, self._engine, self._device = bundle, detector, engine, device
         self._turn = threading.Lock()
@@ -96,15 +110,19 @@ class FoldChecker:
         """
         if not self._turn.acquire(blocking=False):
             raise _occupied()
-        check = FoldCheck(self._bundle, self._detector, self._engine, self._open_reference, self._turn.release)
+        check = FoldCheck(self._bundle, self._detector, self._open_graphs, self._turn.release)
         try:
             yield check
         finally:
             check.close()
 
-    def _open_reference(self) -> InferenceEngine:
-        path = self._bundle.reference_graph
-        return UnfoldedEngine(path, self._device, self._engine.threads)
+    def _open_graphs(self) -> tuple[InferenceEngine, InferenceEngine]:
+        """Reference and deployed graph, the latter as it is served unless bf16 would hide what folding changes."""
+        threads = self._engine.threads
+        reference = UnfoldedEngine(self._bundle.reference_graph, self._device, threads)
+        if self._engine.precision != "bf16":
+            return reference, self._engine
+        return reference, OnnxRuntimeEngine(self._bundle.deployed_graph, self._device, threads)
 
 
 class FoldCheck:
@@ -119,27 +137,29 @@ class FoldCheck:
         self,
         bundle: Bundle,
         detector: Detector,
-        engine: InferenceEngine,
-        open_reference: Callable[[], InferenceEngine],
+        open_graphs: Callable[[], tuple[InferenceEngine, InferenceEngine]],
         on_end: Callable[[], None],
     ) -> None:
         """Made by ``FoldChecker.turn``; ``on_end`` is called once, when nothing runs any more."""
-        self._bundle, self._detector, self._deployed, self._open_reference = bundle, detector, engine, open_reference
+        self._bundle, self._detector, self._open_graphs = bundle, detector, open_graphs
         self._on_end: Callable[[], None] | None = on_end
         self._step_runs = threading.Lock()
         self._is_closed = False
         self._reference: InferenceEngine | None = None
+        self._deployed: InferenceEngine | None = None
+        self._names: tuple[EngineName, EngineName] | None = None
+        self._tolerance = Tolerance(0.0, 0.0)
         self._picture: tuple[Letterbox, NDArray[np.uint8]] | None = None
         self._rows: dict[str, NDArray[np.float32]] = {}
         self._seconds: dict[str, list[float]] = {"reference": [], "deployed": []}
         self._load_s = 0.0
 
     def load(self, data: bytes) -> None:
-        """Decode one image file and load the reference graph.
+        """Decode one image file and load what does not run yet.
 
         Raises:
             ImageError: the bytes are not an acceptable picture; the subclass says why.
-            EngineError: the graph cannot be loaded.
+            EngineError: a graph cannot be loaded.
         """
         self._step(lambda: self._load(data))
 
@@ -152,20 +172,22 @@ class FoldCheck:
         self._step(self._run_round)
 
     def result(self, conf: float) -> FoldCheckResult:
-        """Compare the detections above ``conf``. The reference graph is not needed any more and freed here."""
-        assert self._picture is not None
-        self._reference = None
+        """Compare the detections above ``conf``. What was loaded is not needed any more and freed here."""
+        assert self._picture is not None and self._names is not None
+        self._reference = self._deployed = None
         plan, _ = self._picture
         reference, deployed = (self._select(name, plan, conf) for name in ("reference", "deployed"))
         expected, found = _as_rows(reference), _as_rows(deployed)
         pairing = pair_rows(expected, found)
-        tolerance = _in_picture(engine_tolerance(self._bundle, self._deployed), plan)
+        tolerance = _in_picture(self._tolerance, plan)
         alone = np.concatenate([expected[pairing.only_expected], found[pairing.only_found]])[:, 4]
         cut = self._cut(conf, reference, deployed)
         return FoldCheckResult(
             *plan.source_wh,
             reference=reference,
             deployed=deployed,
+            reference_engine=self._names[0],
+            deployed_engine=self._names[1],
             matched=len(pairing),
             only_in_reference=len(pairing.only_expected),
             only_in_deployed=len(pairing.only_found),
@@ -178,7 +200,7 @@ class FoldCheck:
         )
 
     def close(self) -> None:
-        """Give the reference graph's memory back, now or at the end of the step that runs. Never waits."""
+        """Give the memory of what was loaded back, now or at the end of the step that runs. Never waits."""
         self._is_closed = True
         self._give_back()
 
@@ -195,7 +217,7 @@ class FoldCheck:
         if not self._step_runs.acquire(blocking=False):
             return  # the step that holds it comes here itself
         try:
-            self._reference = None
+            self._reference = self._deployed = None
             if self._on_end is not None:
                 self._on_end()
                 self._on_end = None
@@ -206,11 +228,13 @@ class FoldCheck:
         # The picture first: one that is refused should not cost loading a graph.
         self._picture = self._detector.fit(data)
         started = time.perf_counter()
-        self._reference = self._open_reference()
+        self._reference, self._deployed = self._open_graphs()
         self._load_s = time.perf_counter() - started
+        self._names = _name(self._reference), _name(self._deployed)
+        self._tolerance = engine_tolerance(self._bundle, self._deployed)
 
     def _run_round(self) -> None:
-        assert self._picture is not None and self._reference is not None
+        assert self._picture is not None and self._reference is not None and self._deployed is not None
         engines = [("reference", self._reference), ("deployed", self._deployed)]
         is_first = not self._rows
         if len(self._seconds["deployed"]) % 2:
@@ -228,6 +252,10 @@ class FoldCheck:
         """The confidence that decides what is answered: a full answer was cut off at its weakest."""
         full = [f for f in found if len(f) == self._bundle.manifest.model.head.max_det]
         return max([conf, *(float(f.confidence.min()) for f in full)])
+
+
+def _name(engine: InferenceEngine) -> EngineName:
+    return EngineName(engine.provider, engine.runtime, engine.precision)
 
 
 def _occupied() -> Overloaded:

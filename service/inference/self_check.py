@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from service.bundle.store import Bundle
 from service.comparison import Difference, Tolerance, judge_repetition
 from service.errors import SelfCheckFailed
-from service.inference.engine import InferenceEngine
+from service.inference.engine import InferenceEngine, Precision
 
 #: CUDA multiplies float32 as TF32, with 10 bits after the point for 23. Emulated, that made the embedded YOLO26n stray
 #: up to 0.15 px and 0.026 in the score, where the float32 tolerances are 0.001 px and 0.0002. This leaves it about
 #: seven times that.
 _TF32_FACTOR = 1024.0
-_FACTORS = {"CUDAExecutionProvider": _TF32_FACTOR}
+#: bf16 has 7 bits after the point, so it rounds 8 times as coarsely as TF32, and the first-order effect of rounding is
+#: as many times as large. On OpenVINO, AVX512_BF16, the embedded YOLO26n's fifty surest boxes strayed up to 1.1 px and
+#: 0.34 in the score, worst of eight photographs. This allows 7 and 5 times that.
+_BF16_FACTOR = 8 * _TF32_FACTOR
+_FACTORS: dict[Precision, float] = {"fp32": 1.0, "tf32": _TF32_FACTOR, "bf16": _BF16_FACTOR}
 
 
 @dataclass(frozen=True)
@@ -61,17 +65,18 @@ def check_engine(bundle: Bundle, engine: InferenceEngine) -> StartupCheck:
     duration_ms = (time.perf_counter() - started) * 1e3
     apart = repeated.difference
     if not repeated.passed:
+        retreat = "set YOLOFOLD_PRECISION=fp32, " if engine.precision == "bf16" else ""
         raise SelfCheckFailed(
-            f"{engine.provider} of {engine.runtime} does not compute what {bundle.path} was certified for: of the "
-            f"{spec.rows} boxes stored for {spec.input} it finds {repeated.matched} and {repeated.extra} others, "
-            f"{apart.box_px:.3g} px off at most ({tolerance.box_px:.3g} allowed) and {apart.score:.3g} in the score "
-            f"({tolerance.score:.3g} allowed). Nothing is served. Install the runtime afresh, or prepare the bundle "
-            "again with --force."
+            f"{engine.provider} of {engine.runtime} in {engine.precision} does not compute what {bundle.path} was "
+            f"certified for: of the {spec.rows} boxes stored for {spec.input} it finds {repeated.matched} and "
+            f"{repeated.extra} others, {apart.box_px:.3g} px off at most ({tolerance.box_px:.3g} allowed) and "
+            f"{apart.score:.3g} in the score ({tolerance.score:.3g} allowed). Nothing is served. Install the runtime "
+            f"afresh, {retreat}or prepare the bundle again with --force."
         )
     return StartupCheck(spec.rows, repeated.matched, repeated.extra, apart, tolerance, duration_ms)
 
 
 def engine_tolerance(bundle: Bundle, engine: InferenceEngine) -> Tolerance:
-    """What this engine's arithmetic may stray from float64: what was measured in float32, or wider in TF32."""
-    factor = _FACTORS.get(engine.provider, 1.0)
+    """What this engine's arithmetic may stray from float64: what was measured in float32, or wider in TF32 and bf16."""
+    factor = _FACTORS[engine.precision]
     return Tolerance(bundle.self_check.box_tolerance_px * factor, bundle.self_check.score_tolerance * factor)

@@ -1,43 +1,42 @@
 """The measurement that a server or the command line takes of a prepared bundle's two graphs."""
 
-from service.bundle.latency import LatencyReport, Machine
+from service.bundle.latency import LatencyReport, Machine, NotMeasured
 from service.bundle.store import Bundle
-from service.measurement.runner import DEFAULT_BUDGET_S, DEFAULT_ROUNDS, Progress, Traffic, Workload, measure_latency
-from service.measurement.runtime_arms import NULL_CONTROL, RUNTIME_QUESTIONS, random_images, runtime_arms
+from service.measurement.runner import Traffic
+from service.measurement.study import Effort, NoMoreArms, Place, Progress, run_study
+
+#: What only a preparation can measure, since it alone has PyTorch.
+NEEDS_TORCH = (
+    NotMeasured(
+        name="torch",
+        question="What does folding BatchNorm, and what does dropping the unused head, save in eager PyTorch?",
+        reason="Serving has no PyTorch. `python -m service prepare --force --latency-thorough` measures it.",
+    ),
+)
 
 
 def bench_bundle(
     bundle: Bundle,
+    effort: Effort,
     *,
     threads: int,
-    batch: int = 1,
-    rounds: int = DEFAULT_ROUNDS,
-    budget_s: float = DEFAULT_BUDGET_S,
+    callers: int,
     progress: Progress | None = None,
     traffic: Traffic | None = None,
 ) -> LatencyReport:
-    """Time the reference and the deployed graph on this machine's processor; the bundle keeps its own report.
+    """Time the reference and the deployed graph on this machine; the bundle keeps its own report.
 
     Args:
         threads: threads of each run, at least 1.
-        batch: images per run.
-        rounds, budget_s, progress, traffic: as in ``measure_latency``.
+        callers: concurrent callers whose throughput is measured, at least 1.
+        progress, traffic: as in ``run_study``.
 
     Raises:
         MeasurementRefused: there is nothing to compare, too few rounds are asked for, or ``traffic`` ended it.
     """
     imgsz = bundle.manifest.model.input.height
-    images = random_images(imgsz, batch)
-    return measure_latency(
-        runtime_arms(bundle.reference_graph, bundle.deployed_graph, images, threads),
-        workload=Workload(imgsz=imgsz, threads=threads, batch=batch),
-        null_control=NULL_CONTROL,
-        questions=RUNTIME_QUESTIONS,
-        rounds=rounds,
-        budget_s=budget_s,
-        progress=progress,
-        traffic=traffic,
-    )
+    place = Place(bundle.reference_graph, bundle.deployed_graph, imgsz, threads, callers)
+    return run_study(place, effort, more=NoMoreArms(NEEDS_TORCH), progress=progress, traffic=traffic)
 
 
 def staleness(report: LatencyReport, here: Machine) -> list[str]:

@@ -6,16 +6,15 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Literal, Protocol
+from dataclasses import asdict, dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle.latency import Arm, Comparison, LatencyReport
+from service.bundle.latency import Arm, Comparison, Device, Engine, Precision, Series, SeriesKind
 from service.errors import MeasurementRefused
-from service.machine import describe_machine
+from service.machine import CpuWatch
 from service.measurement.statistics import MIN_SESSIONS, Speedup, estimate_speedup, judge, noise_floor
 
 ROUNDS_PER_SESSION = 3
@@ -28,6 +27,8 @@ WARMUP_TOLERANCE = 0.02
 MAX_DROPPED_IN_A_ROW = 20
 MAX_WARMUP_RUNS = 8 * WARMUP_WINDOW
 WARMUP_SHARE = 0.3
+#: Of one arm in one session, whatever the budget: on a busy machine medians may never agree.
+MAX_WARMUP_S = 2.0
 
 Clock = Callable[[], int]
 Progress = Callable[[int, int], None]
@@ -35,12 +36,24 @@ Run = Callable[[], object]
 
 
 @dataclass(frozen=True)
+class ArmFacts:
+    """What is known of an arm before it is timed; meanings as in ``service.bundle.latency.Arm``."""
+
+    engine: Engine
+    nodes: int | None
+    batch_normalizations: int
+    bytes: int
+    device: Device = "cpu"
+    precision: Precision = "fp32"
+
+
+@dataclass(frozen=True)
 class TimedArm:
-    """One thing to time. ``open`` loads it anew; what it returns does the whole work of one inference."""
+    """One thing to time. ``open`` loads it anew; what it returns does the whole work of one run or burst."""
 
     name: str
     title: str
-    runtime: Literal["torch", "onnxruntime"]
+    facts: ArmFacts
     open: Callable[[], Run]
 
 
@@ -93,14 +106,21 @@ class _Sessions:
 
 @dataclass(frozen=True)
 class Workload:
-    """What every arm is given: ``batch`` square images of ``imgsz`` pixels, and ``threads`` to run on."""
+    """What every arm is given: each of ``callers`` threads runs ``batch`` images ``runs_per_caller`` times."""
 
-    imgsz: int
-    threads: int
+    kind: SeriesKind = "latency"
+    device: Device = "cpu"
     batch: int = 1
+    callers: int = 1
+    runs_per_caller: int = 1
+
+    @property
+    def images(self) -> int:
+        """Images of one timed run or burst."""
+        return self.batch * self.callers * self.runs_per_caller
 
 
-def measure_latency(
+def measure_series(
     arms: Sequence[TimedArm],
     *,
     workload: Workload,
@@ -111,7 +131,7 @@ def measure_latency(
     progress: Progress | None = None,
     traffic: Traffic | None = None,
     clock_ns: Clock = time.perf_counter_ns,
-) -> LatencyReport:
+) -> Series:
     """Load every arm anew for each session of three rounds, run all of them once per round, judge the ratios.
 
     Loading anew puts the luck of a load into the interval (see ``estimate_speedup``). The order of the arms is
@@ -135,27 +155,28 @@ def measure_latency(
     Raises:
         MeasurementRefused: fewer than 12 rounds were asked for, or ``traffic`` ended it.
     """
-    if rounds < MIN_ROUNDS:
-        raise MeasurementRefused(f"A latency run needs at least {MIN_ROUNDS} rounds, not {rounds}.")
-    load, started = _load_average(), clock_ns()
+    require_rounds(rounds)
+    load, others, started = _load_average(), CpuWatch(), clock_ns()
     station = _Station(arms, traffic or NoTraffic(), np.random.default_rng(SEED), clock_ns)
-    measured = station.run(math.ceil(rounds / ROUNDS_PER_SESSION), budget_s * 1e9, progress)
+    measured = station.run(whole_sessions(rounds) // ROUNDS_PER_SESSION, budget_s * 1e9, progress)
     duration_s, times_ms = (clock_ns() - started) / 1e9, measured.times_ms
     by_arm = {arm.name: times_ms[:, :, column] for column, arm in enumerate(arms)}
     null = _speedup(null_control, by_arm)
     floor = noise_floor(null)
-    return LatencyReport(
-        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    other_cores = others.other_cores()
+    return Series(
+        kind=workload.kind,
+        device=workload.device,
+        batch=workload.batch,
+        callers=workload.callers,
+        runs_per_caller=workload.runs_per_caller,
         sessions=times_ms.shape[0],
         rounds=times_ms.shape[0] * times_ms.shape[1],
         dropped_rounds=measured.dropped,
-        threads=workload.threads,
-        batch=workload.batch,
-        imgsz=workload.imgsz,
         duration_s=round(duration_s, 3),
         load_average_before=load,
-        machine=describe_machine(),
-        arms=[_summarise(arm, by_arm[arm.name], measured.load_ms[:, i]) for i, arm in enumerate(arms)],
+        other_cores=None if other_cores is None else round(other_cores, 3),
+        arms=[_summarise(arm, by_arm[arm.name], measured.load_ms[:, i], workload) for i, arm in enumerate(arms)],
         null_control=_compare(null_control, null, floor=0.0),
         comparisons=[_compare(question, _speedup(question, by_arm), floor) for question in questions],
     )
@@ -178,6 +199,21 @@ def warm_up(run: Run, budget_ns: float, clock_ns: Clock = time.perf_counter_ns) 
                 return
 
 
+def require_rounds(rounds: int) -> None:
+    """Check that so many rounds allow a verdict.
+
+    Raises:
+        MeasurementRefused: they do not.
+    """
+    if rounds < MIN_ROUNDS:
+        raise MeasurementRefused(f"A measurement needs at least {MIN_ROUNDS} rounds, not {rounds}.")
+
+
+def whole_sessions(rounds: int) -> int:
+    """Rounds made up to whole sessions of three."""
+    return math.ceil(rounds / ROUNDS_PER_SESSION) * ROUNDS_PER_SESSION
+
+
 class _Station:
     """Runs the sessions of one measurement."""
 
@@ -188,7 +224,7 @@ class _Station:
     def run(self, wanted: int, budget_ns: float, progress: Progress | None) -> _Sessions:
         """At most ``wanted`` sessions, and at least four whatever they take."""
         started = self._clock_ns()
-        warmup_ns = WARMUP_SHARE * budget_ns / (wanted * len(self._arms))
+        warmup_ns = min(MAX_WARMUP_S * 1e9, WARMUP_SHARE * budget_ns / (wanted * len(self._arms)))
         times: list[NDArray[np.float64]] = []
         loads: list[NDArray[np.float64]] = []
         while len(times) < wanted:
@@ -256,17 +292,18 @@ def _time_once(run: Run, clock_ns: Clock) -> int:
     return clock_ns() - started
 
 
-def _summarise(arm: TimedArm, times_ms: NDArray[np.float64], load_ms: NDArray[np.float64]) -> Arm:
+def _summarise(arm: TimedArm, times_ms: NDArray[np.float64], load_ms: NDArray[np.float64], workload: Workload) -> Arm:
     p05, median, p95 = (float(value) for value in np.percentile(times_ms, [5, 50, 95]))
     return Arm(
         name=arm.name,
         title=arm.title,
-        runtime=arm.runtime,
+        **asdict(arm.facts),
         samples=times_ms.size,
         median_ms=median,
         p05_ms=p05,
         p95_ms=p95,
         load_ms=float(np.median(load_ms)),
+        images_per_second=1e3 * workload.images / median,
     )
 
 

@@ -10,7 +10,7 @@ from service.observatory.pruning import Prunable, PruneRule, find_prunable
 from service.observatory.selection import LayerView, Selection, select_layers, select_warnings
 
 #: Rises with every change that could break a reader; new members alone do not raise it.
-SCHEMA_VERSION: Literal[2] = 2
+SCHEMA_VERSION: Literal[3] = 3
 Detail = Literal["summary", "full"]
 
 _FOLD_FIELDS = {"max_abs_error", "relative_error", "tolerance", "passed"}

@@ -93,7 +93,7 @@ def choose_head(network: nn.Module, wanted: Literal["auto", "one2one", "one2many
     Raises:
         UnsupportedModel: a one2one head was demanded of a checkpoint without one.
     """
-    has_one2one = getattr(blocks(network)[-1], "one2one_cv2", None) is not None
+    has_one2one = has_two_heads(network)
     if wanted == "one2one" and not has_one2one:
         raise UnsupportedModel("The checkpoint has no one2one head. Use the head 'auto' or 'one2many'.")
     if wanted == "auto":
@@ -101,16 +101,25 @@ def choose_head(network: nn.Module, wanted: Literal["auto", "one2one", "one2many
     return wanted
 
 
+def has_two_heads(network: nn.Module) -> bool:
+    """Whether the checkpoint has a one2one head beside its one2many head."""
+    return getattr(blocks(network)[-1], "one2one_cv2", None) is not None
+
+
+def select_head(network: nn.Module, head: HeadKind) -> None:
+    """Let a network with two heads answer from one, in place; it goes on executing both."""
+    blocks(network)[-1].end2end = head == "one2one"
+
+
 def drop_unused_head(network: nn.Module, head: HeadKind) -> None:
     """Keep one head of a network, in place; BatchNorm is left alone.
 
     Both arms of every comparison get this, so that what is compared is folding and nothing else.
     """
-    detect = blocks(network)[-1]
-    if getattr(detect, "one2one_cv2", None) is None:
+    if not has_two_heads(network):
         return
-    detect.end2end = head == "one2one"
-    detect.fuse()  # Ultralytics' name for dropping the head that is not selected
+    select_head(network, head)
+    blocks(network)[-1].fuse()  # Ultralytics' name for dropping the head that is not selected
 
 
 def blocks(network: nn.Module) -> list[Any]:

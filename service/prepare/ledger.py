@@ -103,7 +103,11 @@ class Ledger:
 
     def macs(self) -> int:
         """Multiply-accumulates of every convolution that runs."""
-        return sum(self._positions[name] * _weights(conv) for name, conv in self._convs.items())
+        return sum(self.macs_of_each().values())
+
+    def macs_of_each(self) -> dict[str, int]:
+        """Multiply-accumulates of each convolution that runs, by module path."""
+        return {name: self._positions[name] * _weights(conv) for name, conv in self._convs.items()}
 
     def _follow(self, conv: str, channel: int, constant: float) -> _Walk:
         if self._graph.conv_calls[conv] > 1:

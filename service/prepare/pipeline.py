@@ -3,6 +3,7 @@
 import copy
 import datetime
 import platform
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,18 +18,29 @@ import torch
 import service
 from service.bundle import store
 from service.bundle.health import SCHEMA_VERSION as HEALTH_SCHEMA
-from service.bundle.manifest import BundleManifest, GraphSpec, InputSpec, ModelSpec, WeightsSpec
+from service.bundle.manifest import BundleManifest, GraphSpec, InputSpec, ModelSpec, Recalibration, WeightsSpec
+from service.bundle.probe import SCHEMA_VERSION as PROBE_SCHEMA
 from service.errors import UnsupportedModel
-from service.measurement.runner import DEFAULT_BUDGET_S, DEFAULT_ROUNDS
+from service.measurement.study import Effort, Place
 from service.prepare.bn_stats import BatchNormStats, collect_bn_stats
-from service.prepare.checkpoint import HeadKind, LoadedModel, choose_head, drop_unused_head, load_model
+from service.prepare.checkpoint import (
+    HeadKind,
+    LoadedModel,
+    choose_head,
+    drop_unused_head,
+    has_two_heads,
+    load_model,
+    select_head,
+)
 from service.prepare.dataflow import Dataflow, observe_dataflow
 from service.prepare.deployed_network import DeployedNetwork, head_spec
 from service.prepare.export import OPSET, check_graph_outputs, export_onnx
 from service.prepare.fold import FoldResult, fold_batchnorm
 from service.prepare.health import assess_health, open_ledger
-from service.prepare.latency_arms import run_latency
+from service.prepare.latency_arms import Networks, run_latency
 from service.prepare.layer_tree import describe_layers
+from service.prepare.ledger import Ledger
+from service.prepare.probe import write_probe
 from service.prepare.proof_inputs import ProofInput, proof_inputs
 from service.prepare.self_check import make_self_check
 from service.prepare.ultralytics_runtime import ULTRALYTICS_VERSION
@@ -49,30 +61,51 @@ class Progress(Protocol):
 
 
 @dataclass(frozen=True)
-class LatencyEffort:
-    """How long to measure: at most ``rounds``, stopping early after ``budget_s`` seconds."""
+class Study:
+    """How the finished graphs are measured: how much, with how many threads per run and how many concurrent callers."""
 
-    rounds: int = DEFAULT_ROUNDS
-    budget_s: float = DEFAULT_BUDGET_S
+    effort: Effort
+    threads: int
+    callers: int
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What decides a bundle besides its checkpoint.
+
+    Attributes:
+        imgsz: side of the square input, pixels.
+        head: the head to deploy.
+        default_confidence: confidence that boxes must exceed when a request names none.
+    """
+
+    imgsz: int
+    head: HeadKind
+    default_confidence: float
 
 
 @dataclass(frozen=True)
 class _Subject:
-    """One checkpoint on its way through the pipeline, with the network in each of its forms."""
+    """One checkpoint on its way through the pipeline, with the network in each of its forms.
+
+    ``dataflow`` is that of ``reference``, which has one head; ``everything`` that of the checkpoint.
+    """
 
     checkpoint: Checkpoint
     loaded: LoadedModel
     head: HeadKind
     reference: torch.nn.Module
     dataflow: Dataflow
+    everything: Dataflow
     result: FoldResult
 
 
-def prepare_bundle(settings: Settings, progress: Progress, effort: LatencyEffort, threads: int) -> Path:
+def prepare_bundle(settings: Settings, progress: Progress, effort: Effort, cores: int) -> Path:
     """Weights to bundle: read, fold, prove, export, measure, write.
 
     Args:
-        threads: threads the network is measured with.
+        effort: how much to measure.
+        cores: what this process may use; the network is measured with the threads and workers that follow from it.
 
     Returns:
         The folder of the finished bundle.
@@ -92,46 +125,81 @@ def prepare_bundle(settings: Settings, progress: Progress, effort: LatencyEffort
         )
         loaded = load_model(checkpoint.path)
         _require_stride(loaded, settings.imgsz)
+    choices = Choices(
+        settings.imgsz,
+        choose_head(loaded.network, settings.head),
+        _default_confidence(checkpoint, settings.default_conf),
+    )
+    key = store.bundle_key(settings.weights, settings.imgsz, settings.head, settings.default_conf)
+    target = settings.bundle_dir / f"{key}-{bundle_version(checkpoint, choices)}"
+    study = Study(effort, settings.threads_on(cores), settings.workers_on(cores))
+    return build_bundle(checkpoint, loaded, choices, target, progress, study)
+
+
+def build_bundle(
+    checkpoint: Checkpoint,
+    loaded: LoadedModel,
+    choices: Choices,
+    target: Path,
+    progress: Progress,
+    study: Study,
+    recalibration: Recalibration | None = None,
+) -> Path:
+    """The way from an opened checkpoint to the bundle ``target``: fold, prove, export, measure, write.
+
+    Args:
+        recalibration: where the statistics of a recalibrated checkpoint come from. Its file is kept in the bundle,
+            since nobody else has it.
+
+    Raises:
+        PrepareError: any step failed; nothing was left behind that serving would accept.
+    """
+    imgsz = choices.imgsz
     with progress.step("BatchNorm statistics"):
-        subject, stats = _read_and_fold(checkpoint, loaded, settings)
+        subject, stats = _read_and_fold(checkpoint, loaded, choices.head)
     with progress.step("Proof of the fold"):
-        inputs = proof_inputs(settings.imgsz)
+        inputs = proof_inputs(imgsz)
         certificate = verify_fold(
             subject.reference, subject.result, inputs, head=subject.head, checkpoint_sha256=checkpoint.sha256
         )
         require_pass(certificate)
-    key = store.bundle_key(settings.weights, settings.imgsz, settings.head, settings.default_conf)
-    confidence = _default_confidence(checkpoint, settings.default_conf)
-    version = _version(checkpoint, settings.imgsz, subject.head, confidence)
-    with store.bundle_writer(settings.bundle_dir, f"{key}-{version}") as folder:
+    with store.bundle_writer(target.parent, target.name) as folder:
         store.write_json(folder / store.CERTIFICATE, certificate)
         with progress.step("BatchNorm health"):
-            _write_batchnorm(folder, subject, stats, settings.imgsz)
-        deployed, reference = _export(folder, subject, inputs, settings.imgsz, progress)
+            ledger = open_ledger(subject.result, subject.head, imgsz)
+            _write_batchnorm(folder, subject, stats, ledger)
+        deployed, reference = _export(folder, subject, inputs, imgsz, progress)
         _write_self_check(folder, subject, inputs, progress)
-        _measure(folder, subject, settings.imgsz, threads, effort, progress)
+        with progress.step("Probe"):
+            macs = ledger.macs_of_each()
+            probe = write_probe(folder / store.DEPLOYED, folder / store.PROBE_GRAPH, stats.report, macs, imgsz)
+            store.write_json(folder / store.PROBE, probe)
+        place = Place(folder / store.REFERENCE, folder / store.DEPLOYED, imgsz, study.threads, study.callers)
+        _measure(folder, subject, place, study.effort, progress)
+        if recalibration is not None:
+            shutil.copyfile(checkpoint.path, folder / checkpoint.path.name)
         manifest = BundleManifest(
             created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            model=_model_spec(subject, version, settings.imgsz, confidence),
+            model=_model_spec(subject, bundle_version(checkpoint, choices), imgsz, choices.default_confidence),
             weights=_weights_spec(checkpoint),
             deployed=deployed,
             reference=reference,
             tools=_tools(),
+            recalibration=recalibration,
             files=store.fingerprint_files(folder),
         )
         store.write_json(folder / store.MANIFEST, manifest)
-    return settings.bundle_dir / f"{key}-{version}"
+    return target
 
 
-def _read_and_fold(checkpoint: Checkpoint, loaded: LoadedModel, settings: Settings) -> tuple[_Subject, BatchNormStats]:
-    head = choose_head(loaded.network, settings.head)
+def _read_and_fold(checkpoint: Checkpoint, loaded: LoadedModel, head: HeadKind) -> tuple[_Subject, BatchNormStats]:
     reference = copy.deepcopy(loaded.network)
     drop_unused_head(reference, head)
     dataflow = observe_dataflow(reference, _side(loaded.network))
     everything = observe_dataflow(loaded.network, _side(loaded.network))
     stats = collect_bn_stats(loaded.network, dataflow.sites, everything.sites, head)
     result = fold_batchnorm(reference, dataflow.sites)
-    return _Subject(checkpoint, loaded, head, reference, dataflow, result), stats
+    return _Subject(checkpoint, loaded, head, reference, dataflow, everything, result), stats
 
 
 def _largest_stride(network: torch.nn.Module) -> int:
@@ -153,8 +221,7 @@ def _side(network: torch.nn.Module) -> int:
     return 2 * _largest_stride(network)
 
 
-def _write_batchnorm(folder: Path, subject: _Subject, stats: BatchNormStats, imgsz: int) -> None:
-    ledger = open_ledger(subject.result, subject.head, imgsz)
+def _write_batchnorm(folder: Path, subject: _Subject, stats: BatchNormStats, ledger: Ledger) -> None:
     health = assess_health(stats, subject.dataflow.sites, subject.reference, subject.result, ledger)
     store.write_json(folder / store.BN_STATS, stats.report)
     store.write_json(folder / store.HEALTH, health.report)
@@ -190,22 +257,21 @@ def _write_self_check(folder: Path, subject: _Subject, inputs: list[ProofInput],
     np.savez_compressed(folder / store.SELF_CHECK_ARRAYS, allow_pickle=False, **arrays)
 
 
-def _measure(
-    folder: Path, subject: _Subject, imgsz: int, threads: int, effort: LatencyEffort, progress: Progress
-) -> None:
+def _measure(folder: Path, subject: _Subject, place: Place, effort: Effort, progress: Progress) -> None:
     with progress.step("Latency") as advance:
         report = run_latency(
-            DeployedNetwork(subject.reference, subject.head).eval(),
-            DeployedNetwork(subject.result.network, subject.head).eval(),
-            folder / store.REFERENCE,
-            folder / store.DEPLOYED,
-            imgsz=imgsz,
-            threads=threads,
-            rounds=effort.rounds,
-            budget_s=effort.budget_s,
-            progress=advance,
+            _networks(subject, effort.thorough), place, effort, lambda _, done, wanted: advance(done, wanted)
         )
     store.write_json(folder / store.LATENCY, report)
+
+
+def _networks(subject: _Subject, with_both_heads: bool) -> Networks:
+    forms = [subject.reference, subject.result.network]
+    if with_both_heads and has_two_heads(subject.loaded.network):
+        whole = copy.deepcopy(subject.loaded.network)
+        select_head(whole, subject.head)
+        forms += [whole, fold_batchnorm(whole, subject.everything.sites).network]
+    return Networks(*(DeployedNetwork(form, subject.head).eval() for form in forms))
 
 
 def _default_confidence(checkpoint: Checkpoint, asked: float | None) -> float:
@@ -214,9 +280,11 @@ def _default_confidence(checkpoint: Checkpoint, asked: float | None) -> float:
     return embedded_confidence() if checkpoint.source == "embedded" else USUAL_CONFIDENCE
 
 
-def _version(checkpoint: Checkpoint, imgsz: int, head: HeadKind, confidence: float) -> str:
-    parts: dict[str, str | int | float | None] = {"weights": checkpoint.sha256, "imgsz": imgsz, "head": head}
-    parts |= {"health_schema": HEALTH_SCHEMA, "default_confidence": confidence}
+def bundle_version(checkpoint: Checkpoint, choices: Choices) -> str:
+    """Twelve hexadecimal digits that name the bundle of this checkpoint and these choices."""
+    parts: dict[str, str | int | float | None] = {"weights": checkpoint.sha256, "imgsz": choices.imgsz}
+    parts |= {"head": choices.head, "default_confidence": choices.default_confidence, "health_schema": HEALTH_SCHEMA}
+    parts |= {"probe_schema": PROBE_SCHEMA}
     return store.content_version(parts | {"precision": "fp32", "opset": OPSET} | _tools())
 
 

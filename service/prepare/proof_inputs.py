@@ -7,6 +7,7 @@ from typing import Literal
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from service.errors import PrepareError
 from service.preprocessing.letterbox import letterbox, plan_letterbox
@@ -15,6 +16,15 @@ ProofKind = Literal["photograph", "generated", "noise"]
 
 PICTURES = Path(__file__).parent / "pictures"
 _NOISE_SEED = 0
+
+
+@dataclass(frozen=True)
+class ProofPicture:
+    """One picture as it was taken: uint8 (H, W, 3) BGR."""
+
+    name: str
+    kind: ProofKind
+    image: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -32,23 +42,37 @@ def proof_inputs(imgsz: int) -> list[ProofInput]:
     Raises:
         PrepareError: a picture is missing from the installation.
     """
+    inputs = [_letterboxed(picture, imgsz) for picture in proof_pictures()]
+    noise = np.random.default_rng(_NOISE_SEED).integers(0, 256, (imgsz, imgsz, 3), np.uint8)
+    return [*inputs, ProofInput(f"noise, seed {_NOISE_SEED}", "noise", torch.from_numpy(noise)[None])]
+
+
+def proof_pictures() -> list[ProofPicture]:
+    """The photographs and the generated pictures in full size.
+
+    Raises:
+        PrepareError: a picture is missing from the installation.
+    """
     from ultralytics.utils import ASSETS
 
-    inputs: list[ProofInput] = []
+    found: list[ProofPicture] = []
     sources: tuple[tuple[Path, ProofKind], ...] = ((Path(ASSETS), "photograph"), (PICTURES, "generated"))
     for folder, kind in sources:
         pictures = sorted(folder.glob("*.jpg"))
         if not pictures:
             raise PrepareError(f"The pictures that a fold is proved on are missing from {folder}.")
-        inputs += [_picture(path, kind, imgsz) for path in pictures]
-    noise = np.random.default_rng(_NOISE_SEED).integers(0, 256, (imgsz, imgsz, 3), np.uint8)
-    return [*inputs, ProofInput(f"noise, seed {_NOISE_SEED}", "noise", torch.from_numpy(noise)[None])]
+        found += [ProofPicture(path.name, kind, _read(path)) for path in pictures]
+    return found
 
 
-def _picture(path: Path, kind: ProofKind, imgsz: int) -> ProofInput:
+def _read(path: Path) -> NDArray[np.uint8]:
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
         raise PrepareError(f"The proof picture {path} cannot be read.")
-    height, width = image.shape[:2]
-    square = letterbox(np.asarray(image, np.uint8), plan_letterbox(width, height, imgsz))
-    return ProofInput(path.name, kind, torch.from_numpy(square)[None])
+    return np.asarray(image, np.uint8)
+
+
+def _letterboxed(picture: ProofPicture, imgsz: int) -> ProofInput:
+    height, width = picture.image.shape[:2]
+    square = letterbox(picture.image, plan_letterbox(width, height, imgsz))
+    return ProofInput(picture.name, picture.kind, torch.from_numpy(square)[None])

@@ -59,6 +59,41 @@ def letterbox(image: NDArray[np.uint8], plan: Letterbox, out: NDArray[np.uint8] 
     return canvas
 
 
+def content_of(square: NDArray[np.uint8], plan: Letterbox, multiple: int = 32) -> NDArray[np.uint8]:
+    """The picture inside the letterboxed square, without the padding: a view (H, W, 3).
+
+    Args:
+        square: (size, size, 3) of ``plan``.
+        multiple: the sides are rounded down to multiples of it about the picture's middle; sides below it get it, with
+            padding where the picture has no more.
+    """
+    (left, top), (width, height) = plan.offset_xy, plan.resized_wh
+    return square[_span(top, height, plan.size, multiple), _span(left, width, plan.size, multiple)]
+
+
+def picture_tensor(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What the deployed graph makes of a picture before its first layer.
+
+    Args:
+        picture: (H, W, 3) uint8 BGR.
+
+    Returns:
+        (3, H, W) float32 RGB, 0 to 1.
+    """
+    return picture[..., ::-1].transpose(2, 0, 1).astype(np.float32, order="C") / np.float32(255)
+
+
+def content_tensor(square: NDArray[np.uint8], plan: Letterbox, multiple: int = 32) -> NDArray[np.float32]:
+    """``picture_tensor`` of ``content_of``: (3, H, W) float32 RGB, 0 to 1."""
+    return picture_tensor(content_of(square, plan, multiple))
+
+
+def _span(start: int, length: int, size: int, multiple: int) -> slice:
+    kept = max(length // multiple, 1) * multiple
+    first = min(max(start + (length - kept) // 2, 0), size - kept)
+    return slice(first, first + kept)
+
+
 def unletterbox_xyxy(xyxy: NDArray[np.float32], plan: Letterbox) -> NDArray[np.float32]:
     """Map boxes from the square back to the picture and clip them to it.
 

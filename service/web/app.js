@@ -40,7 +40,8 @@ function showModel(answer) {
   $("model-line").replaceChildren(
     element("strong", {}, model.name), " ", element("span", { class: "badge" }, SOURCES[source] ?? source),
     ` ${count(model.classes.length, "class", "classes")}, ${model.input.width} × ${model.input.height} px, `,
-    `${model.head.kind} head, ${engine.provider.replace("ExecutionProvider", "")} with ${count(engine.threads, "thread")}, `,
+    `${model.head.kind} head, ${engine.runtime} (${engine.provider.replace("ExecutionProvider", "")}, ${engine.precision}) `
+      + `with ${count(engine.threads, "thread")}, `,
     `version ${model.version}`,
   );
   if (note) {
@@ -147,19 +148,55 @@ function verdictSentence({ verdict, speedup, ci95_low: low, ci95_high: high }) {
 }
 
 function showLatency(latency) {
-  $("verdicts").replaceChildren(...latency.comparisons.map((comparison) =>
-    element("li", { class: comparison.verdict }, element("strong", {}, comparison.question), " ", verdictSentence(comparison))));
-  const longest = Math.max(...latency.arms.map((arm) => arm.p95_ms));
-  $("arms").replaceChildren(...latency.arms.map((arm) => element("tr", {},
-    element("td", {}, arm.title),
-    element("td", { class: "number" }, arm.median_ms.toFixed(2)),
-    element("td", { class: "number" }, `${arm.p05_ms.toFixed(2)} – ${arm.p95_ms.toFixed(2)}`),
-    element("td", { class: "bar-cell" }, rangeBar(0, longest, arm.p05_ms, arm.p95_ms, arm.median_ms)))));
-  const { machine, null_control: control } = latency;
+  const [first, ...others] = latency.series;
+  $("verdicts").replaceChildren(...verdictItems(first, ""));
+  $("more-verdicts").replaceChildren(...others.flatMap((series) => verdictItems(series, `${seriesTitle(series)}. `)));
+  $("more-gain").hidden = others.length === 0;
+  for (const body of $("arms").querySelectorAll("tbody")) body.remove();
+  $("arms").append(...latency.series.map((series) => seriesRows(series, latency.memory)));
+  const { machine } = latency;
   $("machine").textContent = `Measured ${latency.measured_at} on ${machine.cpu}, ${count(machine.cores, "core")}, ` +
-    `${count(latency.threads, "thread")}, batch ${latency.batch}, ${latency.imgsz} px, ${count(latency.rounds, "round")}. ` +
-    `The same graph against itself: ${control.ci95_low.toFixed(2)} to ${control.ci95_high.toFixed(2)}.`;
+    `${count(latency.threads, "thread")}, ${latency.imgsz} px.`;
+  $("not-measured").replaceChildren(...latency.not_measured.map(({ question, reason }) =>
+    element("li", {}, element("strong", {}, question), ` ${reason}`)));
+  $("left-open").hidden = latency.not_measured.length === 0;
 }
+
+function verdictItems(series, prefix) {
+  return series.comparisons.map((comparison) => element("li", { class: comparison.verdict },
+    prefix, element("strong", {}, comparison.question), " ", verdictSentence(comparison)));
+}
+
+function seriesTitle({ kind, device, batch, callers }) {
+  return `${kind === "latency" ? "Latency" : "Throughput"} on ${device}, batch ${batch}, ${count(callers, "caller")}`;
+}
+
+/** A body of the table: how the series was taken, then its arms. */
+function seriesRows(series, memory) {
+  const { arms, null_control: control, rounds, dropped_rounds: dropped, other_cores: others } = series;
+  const how = `${seriesTitle(series)}: ${count(rounds, "round")} (${dropped} more dropped), the same graph against itself ` +
+    `${control.ci95_low.toFixed(2)} to ${control.ci95_high.toFixed(2)}` +
+    (others === null ? "." : `, ${others.toFixed(1)} cores busy with other work.`);
+  const longest = Math.max(...arms.map((arm) => arm.p95_ms));
+  const peaks = new Map(series.kind === "latency" && series.device === "cpu"
+    ? memory.filter((item) => item.batch === series.batch).map((item) => [item.arm, item]) : []);
+  return element("tbody", {},
+    element("tr", {}, element("th", { scope: "rowgroup", colspan: 10 }, how)),
+    ...arms.map((arm) => armRow(arm, longest, peaks.get(arm.name))));
+}
+
+function armRow(arm, longest, peak) {
+  const number = (text) => element("td", { class: "number" }, text);
+  const above = peak && `${megabytes(peak.peak_bytes - peak.baseline_bytes)} above ${megabytes(peak.baseline_bytes)}`;
+  return element("tr", { class: "arm" },
+    element("td", {}, arm.title), number(arm.median_ms.toFixed(2)),
+    number(`${arm.p05_ms.toFixed(2)} – ${arm.p95_ms.toFixed(2)}`),
+    element("td", { class: "bar-cell" }, rangeBar(0, longest, arm.p05_ms, arm.p95_ms, arm.median_ms)),
+    number(arm.images_per_second.toFixed(1)), number(arm.nodes ?? "–"), number(arm.batch_normalizations),
+    number(megabytes(arm.bytes)), number(arm.load_ms.toFixed(0)), number(above ?? "–"));
+}
+
+const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
 
 /** A bar of [low, high] on the axis [from, to], with the median marked. */
 function rangeBar(from, to, low, high, median) {

@@ -71,7 +71,11 @@ def serving_config(config: uvicorn.Config) -> Iterator[Serving]:
             started.set()
             await serve
 
-        thread = threading.Thread(target=lambda: asyncio.run(run()))
+        def run_on_the_real_loop() -> None:
+            with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+                runner.run(run())
+
+        thread = threading.Thread(target=run_on_the_real_loop)
         thread.start()
         try:
             assert started.wait(60)

@@ -4,12 +4,12 @@ import socket
 import time
 from collections.abc import Iterator
 
-import httpx
-import orjson
 import pytest
 
 from service.api.connection import MAX_HEAD_BYTES
 from service.bundle.store import Bundle
+from tests.api import raw_http
+from tests.api.raw_http import connect, read_to_end, split_answers
 from tests.api.serving import Serving, serving, wait_until
 
 HEAD_TIMEOUT_S = 1.0
@@ -21,19 +21,6 @@ def server(bundle: Bundle) -> Iterator[Serving]:
         yield running
 
 
-def connect(server: Serving) -> socket.socket:
-    url = httpx.URL(server.url)
-    assert url.port is not None
-    return socket.create_connection((url.host, url.port), timeout=30)
-
-
-def read_to_end(client: socket.socket) -> bytes:
-    received = b""
-    while chunk := client.recv(65_536):
-        received += chunk
-    return received
-
-
 def read_answer(client: socket.socket) -> bytes:
     """One answer of the health probe, on a connection that stays open."""
     received = b""
@@ -42,15 +29,10 @@ def read_answer(client: socket.socket) -> bytes:
     return received
 
 
-def assert_refused(answer: bytes, status: int, slug: str) -> dict[str, object]:
-    head, _, body = answer.partition(b"\r\n\r\n")
-    lines = head.decode("ascii").lower().split("\r\n")
-    assert lines[0].startswith(f"http/1.1 {status} ")
-    assert {"content-type: application/problem+json", "connection: close", "cache-control: no-store"} <= set(lines)
-    assert f"content-length: {len(body)}" in lines
-    document: dict[str, object] = orjson.loads(body)
-    assert (document["type"], document["status"]) == (f"urn:yolofold:{slug}", status)
-    return document
+def assert_refused(received: bytes, status: int, slug: str) -> dict[str, object]:
+    (answer,) = split_answers(received)
+    assert received.endswith(answer.body)
+    return raw_http.assert_refused(answer, status, slug)
 
 
 def test_a_silent_connection_is_closed(server: Serving) -> None:
@@ -95,6 +77,19 @@ def test_a_blank_line_between_requests_keeps_no_connection_open(server: Serving)
         assert read_answer(client).startswith(b"HTTP/1.1 200")
         client.sendall(b"\r\n")
         read_to_end(client)
+
+
+def test_a_blank_line_between_requests_is_no_request(server: Serving) -> None:
+    with connect(server) as client:
+        client.sendall(raw_http.HEALTH)
+        read_answer(client)
+        client.sendall(b"\r\n")
+        client.settimeout(2 * HEAD_TIMEOUT_S)
+        with pytest.raises(TimeoutError):
+            client.recv(65_536)
+        client.settimeout(30)
+        client.sendall(b"\r\n" + raw_http.HEALTH)
+        assert read_answer(client).startswith(b"HTTP/1.1 200")
 
 
 def test_an_endless_head_is_refused(server: Serving) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from service.bundle.store import Bundle
 from service.inference.detector import Detector, Selection
-from service.inference.engine import OnnxRuntimeEngine
+from service.inference.onnxruntime_engine import OnnxRuntimeEngine
 from tests.api.serving import Serving, assert_problem, serving, wait_until
 from tests.inference.pictures import encode, scene
 

@@ -118,7 +118,7 @@ def test_the_startup_check_is_shown(server: Serving, bundle: Bundle) -> None:
     assert 0 <= found["max_score_difference"] <= found["score_tolerance"]
     assert found["duration_ms"] > 0
     assert (found["engine"], found["threads"]) == ("CPUExecutionProvider", 2)
-    assert found["runtime"] == f"ONNX Runtime {ort.__version__}"
+    assert (found["runtime"], found["precision"]) == (f"ONNX Runtime {ort.__version__}", "fp32")
 
 
 @pytest.mark.parametrize("by", ["name", "conv"])

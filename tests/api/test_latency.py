@@ -25,7 +25,7 @@ def state(server: Serving) -> str:
 
 
 def wait_for_end(server: Serving) -> dict[str, Any]:
-    until = time.monotonic() + 300
+    until = time.monotonic() + 600
     while state(server) == "running":
         assert time.monotonic() < until
         time.sleep(0.2)
@@ -49,17 +49,30 @@ def test_a_measurement_runs_to_its_end(server: Serving) -> None:
     measured = wait_for_end(server)
     assert measured["state"] == "done", measured["reason"]
     report = LatencyReport.model_validate(measured["report"])
-    assert report.rounds == measured["rounds_done"] >= report.sessions >= 4
+    assert measured["batches"] == [1]
+    assert sum(series.rounds for series in report.series) == measured["rounds_done"] > 0
     assert report.threads == server.service.engine.threads
-    assert [item.name for item in report.comparisons] == [
+    on_cpu = [series for series in report.series if series.device == "cpu"]
+    workers = server.service.pool.workers
+    assert [(series.kind, series.batch, series.callers) for series in on_cpu] == [
+        ("latency", 1, 1),
+        ("throughput", 1, workers),
+    ]
+    assert [item.name for item in on_cpu[0].comparisons] == [
         "folding_when_runtime_cannot",
         "folding_when_runtime_folds_itself",
+        "preprocessing_in_graph",
+        "without_preprocessing",
     ]
-    assert all(arm.runtime == "onnxruntime" and arm.median_ms > 0 and arm.load_ms > 0 for arm in report.arms)
+    arms = [arm for series in report.series for arm in series.arms]
+    assert all(arm.engine == "onnxruntime" and arm.median_ms > 0 and arm.load_ms > 0 for arm in arms)
+    assert {item.batch for item in report.memory} == {1}
+    assert "torch" in {item.name for item in report.not_measured}
 
 
 def test_a_cancelled_measurement_ends_and_another_may_begin(server: Serving) -> None:
-    server.client.post("/model/latency", params={"rounds": 300, "batch": 8})
+    started = server.client.post("/model/latency", params={"rounds": 300, "batch": [8, 1, 8]}).json()["measured"]
+    assert (started["batches"], started["rounds_done"], started["report"]) == ([1, 8], 0, None)
     assert server.client.delete("/model/latency").status_code == 200
     measured = wait_for_end(server)
     assert (measured["state"], measured["report"]) == ("cancelled", None)
@@ -114,6 +127,8 @@ def test_stopping_the_server_ends_a_measurement(bundle: Bundle) -> None:
         ("batch=0", "batch"),
         ("batch=9", "batch"),
         ("batch=x", "batch"),
+        ("batch=1&batch=9", "batch"),
+        ("batch=1" + 8 * "&batch=1", "batch"),
     ],
 )
 def test_bad_parameters_are_named(server: Serving, query: str, field: str) -> None:

@@ -5,6 +5,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 
 import httpx
 import numpy as np
@@ -21,6 +22,8 @@ GETS = [
     "/model/layers",
     "/model/bn-stats",
     "/model/fold",
+    "/model/drift",
+    "/metrics",
     "/healthz",
     "/readyz",
     "/openapi.json",
@@ -57,7 +60,13 @@ def test_model(server: Serving, bundle: Bundle) -> None:
         "reference": manifest.reference.model_dump(),
     }
     assert answer["tools"] == manifest.tools
-    assert answer["engine"] == {"provider": "CPUExecutionProvider", "threads": 1, "workers": 1}
+    assert answer["engine"] == {
+        "runtime": f"ONNX Runtime {version('onnxruntime')}",
+        "provider": "CPUExecutionProvider",
+        "precision": "fp32",
+        "threads": 1,
+        "workers": 1,
+    }
     fold, totals = answer["fold"], bundle.batchnorm.totals
     assert (fold["folded"], fold["dropped"], fold["unfoldable"]) == (
         totals.folded,
@@ -88,7 +97,7 @@ def test_bn_stats_summary(server: Serving, bundle: Bundle) -> None:
         "fold_end_to_end",
     }
     proofs = {proof.name: proof for proof in bundle.certificate.layers}
-    assert answer["schema_version"] == 2
+    assert answer["schema_version"] == 3
     assert answer["network"] == bundle.health.network.model_dump(mode="json")
     health = {layer.name: layer.model_dump(mode="json") for layer in bundle.health.layers}
     for found, stored in zip(answer["layers"], bundle.batchnorm.layers, strict=True):
@@ -251,7 +260,12 @@ def test_every_element_the_script_looks_up_is_on_the_page() -> None:
     assert wanted <= present
 
 
-METHODS = {"/detect": {"post"}, "/model/fold/check": {"post"}, "/model/latency": {"get", "post", "delete"}}
+METHODS = {
+    "/detect": {"post"},
+    "/model/fold/check": {"post"},
+    "/model/drift/image": {"post"},
+    "/model/latency": {"get", "post", "delete"},
+}
 
 
 def test_openapi_is_complete(server: Serving) -> None:
@@ -262,12 +276,14 @@ def test_openapi_is_complete(server: Serving) -> None:
         "/model/layers",
         "/model/bn-stats",
         "/model/fold",
+        "/model/drift",
+        "/model/drift/image",
+        "/metrics",
         "/model/fold/check",
         "/model/latency",
         "/model/bn-diff",
         "/healthz",
         "/readyz",
-        "/metrics",
     }
     text = json.dumps(document)
     for reference in set(re.findall(r'"#/components/schemas/([^"]+)"', text)):

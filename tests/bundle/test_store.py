@@ -100,6 +100,7 @@ def test_a_manifest_that_does_not_list_a_required_file(copy: Path) -> None:
         store.LATENCY,
         store.CERTIFICATE,
         store.SELF_CHECK,
+        store.PROBE,
     ],
 )
 def test_another_schema_version(copy: Path, file: str) -> None:
@@ -218,6 +219,30 @@ def test_a_bundle_of_a_release_without_the_self_check(copy: Path) -> None:
         store.load_bundle(copy)
 
 
+def test_a_bundle_of_a_release_without_the_probe(copy: Path) -> None:
+    for file in (store.PROBE, store.PROBE_GRAPH):
+        (copy / file).unlink()
+        rewrite(copy, store.MANIFEST, lambda m, file=file: m["files"].pop(file))
+    with pytest.raises(BundleIncomplete, match=r"probe\.json, probe\.onnx.*Prepare it again"):
+        store.load_bundle(copy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"batch_norm": "model.0.norm"},
+        {"conv": "model.1.conv"},
+        {"channels": 15},
+        {"feature_channels": [0, 16]},
+        {"feature_channels": [-1]},
+    ],
+)
+def test_a_probe_of_another_network(copy: Path, change: dict) -> None:
+    rewrite(copy, store.PROBE, lambda document: document["layers"][0].update(change))
+    with pytest.raises(BundleSchemaError, match=r"probe\.json.*model\.0"):
+        store.load_bundle(copy)
+
+
 def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), store.bundle_writer(tmp_path, "auto-640-auto-x") as folder:
         (folder / store.MANIFEST).write_text("{}")
@@ -308,3 +333,26 @@ def test_bundles_of_other_default_confidences_are_other_bundles(tmp_path: Path) 
     for conf, name in names.items():
         found = store.find_bundle(tmp_path, store.bundle_key("auto", 640, "auto", conf))
         assert found == tmp_path / name
+
+
+@pytest.mark.parametrize("weights", ["auto", "embedded", "yolo26n.pt", "/some/where/my best-model (2).pt"])
+@pytest.mark.parametrize("head", ["auto", "one2one", "one2many"])
+@pytest.mark.parametrize("confidence", [None, 0.0, 0.3, 1e-5])
+def test_a_name_that_serving_might_find_is_known_as_such(weights: str, head: str, confidence: float | None) -> None:
+    assert store.is_settings_name(f"{store.bundle_key(weights, 640, head, confidence)}-32ffe45519d7")
+
+
+@pytest.mark.parametrize("name", ["night", "yolo26n_codes_recalibrated_061b1bd530ba", "camera-7", "auto-640"])
+def test_other_names_are_found_by_nobody(name: str, tmp_path: Path) -> None:
+    assert not store.is_settings_name(name)
+    (tmp_path / name).mkdir()
+    for weights in ("auto", "embedded", name):
+        for head in ("auto", "one2one", "one2many"):
+            assert store.find_bundle(tmp_path, store.bundle_key(weights, 640, head)) is None
+
+
+def test_a_scratch_folder_is_no_bundle_and_goes_away(tmp_path: Path) -> None:
+    with store.scratch_folder(tmp_path) as folder:
+        (folder / "some.npy").write_bytes(b"")
+        assert folder.parent == tmp_path and store.bundle_names(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []

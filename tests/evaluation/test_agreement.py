@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from service.evaluation.agreement import Agreement, compare_boxes, pairwise_iou
+from service.evaluation.agreement import Agreement, compare_boxes
 from service.inference.detections import Detections
-from service.prepare.detection_match import iou
 from tests.evaluation.invented import invent
 
 
@@ -63,11 +62,3 @@ def test_of_boxes_in_one_place_those_of_like_confidence_are_paired() -> None:
 
 def test_pictures_without_boxes_are_fine() -> None:
     assert compare_boxes([boxes()], [boxes()], 0.25) == Agreement((0, 0), 0, (0, 0), 0, 0.0, 0.0)
-
-
-def test_overlaps_are_those_of_the_other_implementation() -> None:
-    _, found = invent(2, seed=21)
-    a, b = found[0].xyxy, np.concatenate([found[1].xyxy, found[0].xyxy, np.zeros((1, 4), np.float32)])
-    expected = np.stack([iou(row, b) for row in a])
-    assert pairwise_iou(a, b) == pytest.approx(expected, abs=1e-12)
-    assert ((expected > 0.1) & (expected < 0.9)).any()

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from service.bundle.store import DEPLOYED, MANIFEST, Bundle, fingerprint_files, 
 from service.evaluation.layouts import open_data_set
 from service.inference.detections import Detections
 from service.inference.detector import Detector, Selection
-from service.inference.engine import OnnxRuntimeEngine, UnfoldedEngine
+from service.inference.onnxruntime_engine import OnnxRuntimeEngine, UnfoldedEngine
 from tests.conftest import IMGSZ, ROOT, clean_environ, command
 from tests.evaluation.invented import as_coco
 
@@ -129,6 +130,13 @@ def test_counts_above_a_confidence_are_those_of_the_service(evaluated: tuple, da
         empty = [n for n, p in zip(found, sorted((data / "labels/test").iterdir()), strict=True) if not p.read_text()]
         assert report["data"]["pictures_without_objects"] == len(empty) > 0
         assert point["false_boxes_per_empty_picture"] == pytest.approx(sum(empty) / len(empty))
+        alarms = report["figures"]["false_alarms"].get(name)
+        if alarms:
+            assert (alarms["boxes"], alarms["share_of_pictures"]["estimate"]) == (
+                sum(empty),
+                pytest.approx(sum(n > 0 for n in empty) / len(empty)),
+            )
+    assert report["figures"]["absent"] is None
     assert points["best_f1"]["f1"] >= max(points["default"]["f1"], points["requested"]["f1"])
 
 
@@ -144,6 +152,22 @@ def test_folding_changes_nothing(evaluated: tuple) -> None:
     assert 0 < boxes["largest_corner_difference_px"] < 0.05
 
 
+def test_it_runs_the_engine_that_would_serve(evaluated: tuple, data: Path, bundle_root: Path, tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    done = run(data, bundle_root, "--json", str(file), engine="openvino")
+    assert done.returncode == 0, done.stderr
+    network, sizes = (json.loads(file.read_text())["figures"][part] for part in ("network", "sizes"))
+    used = (f"OpenVINO {version('openvino')}", "CPU", "fp32")
+    assert (network["runtime"], network["provider"], network["arithmetic"]) == used
+    assert f"on {used[0]} (CPU) in fp32" in done.stdout
+    default = evaluated[0]["figures"]
+    assert default["network"]["runtime"].startswith("ONNX Runtime")
+    for figure in ("ap50_95", "ap50"):
+        assert sizes["all"][figure] == pytest.approx(default["sizes"]["all"][figure], abs=0.002)
+    refused = run(data, bundle_root, precision="bf16")
+    assert refused.returncode == 1 and "SettingsError: YOLOFOLD_PRECISION=bf16" in refused.stderr
+
+
 def test_the_table_shows_what_the_file_holds(evaluated: tuple, bundle: Bundle) -> None:
     report, printed = evaluated
     whole, points = report["figures"]["sizes"]["all"], report["figures"]["points"]
@@ -152,6 +176,8 @@ def test_the_table_shows_what_the_file_holds(evaluated: tuple, bundle: Bundle) -
     for name in (*bundle.manifest.model.classes, "small", "medium", "large", "--conf", "BatchNorm not folded"):
         assert name in printed
     assert f"{PICTURES} pictures" in printed
+    network = report["comparison"]["other"]["network"]
+    assert f"Against    {network['name']} {network['version']}, BatchNorm not folded on {network['runtime']}" in printed
 
 
 def test_the_unfolded_graph_is_really_run_unfolded(bundle: Bundle) -> None:

@@ -31,8 +31,8 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
-def read(place: Path, split: str | None = None) -> DataSet:
-    return open_data_set(place, split, CLASSES, MAX_PIXELS)
+def read(place: Path, split: str | None = None, negatives: bool = False) -> DataSet:
+    return open_data_set(place, split, CLASSES, MAX_PIXELS, negatives)
 
 
 @pytest.fixture
@@ -292,7 +292,8 @@ def change(path: str, value: Any) -> dict[str, Any]:
         ("annotations/0/area", "big", r"annotations\[0\] \(id 1\): area must be a number"),
         ("annotations/0/image_id", 8, r"annotations\[0\] \(id 1\): there is no picture with the id 8"),
         ("annotations/0/category_id", 1, r"annotations\[0\] \(id 1\): there is no category with the id 1"),
-        ("annotations", [], "must hold the lists"),
+        ("annotations", None, "must hold the lists"),
+        ("categories", [], "neither images nor categories may be empty"),
         ("categories", None, "must hold the lists"),
         ("images/1/id", 7, r"images\[1\] must be an object with an id"),
         ("images/1/file_name", None, "the picture with the id 9 has no file_name"),
@@ -312,6 +313,54 @@ def test_broken_json_is_named_with_its_line(tmp_path: Path) -> None:
     write_text(tmp_path / "annotations/instances_val2017.json", '{"images": [],\n "categories": [}\n')
     with pytest.raises(DataSetError, match=r"instances_val2017\.json:2: not JSON"):
         read(tmp_path)
+
+
+def test_empty_label_files_say_that_there_are_no_objects(yolo: Path) -> None:
+    for name in ("a", "b"):
+        write_text(yolo / f"labels/test/{name}.txt", "\n")
+    data = read(yolo)
+    assert [len(picture.objects) for picture in data.pictures] == [0, 0]
+    (yolo / "labels/test/b.txt").unlink()
+    with pytest.raises(DataSetError, match=r"1 of them have no label file: .*labels/test/b\.txt.*--negatives"):
+        read(yolo)
+    assert len(read(yolo, negatives=True).pictures) == 2
+    assert "1 pictures have no label file" in read(yolo, negatives=True).notes[0]
+
+
+def test_an_empty_list_of_annotations_says_that_there_are_no_objects(tmp_path: Path) -> None:
+    data = read(write_coco(tmp_path, change("annotations", [])))
+    assert [len(picture.objects) for picture in data.pictures] == [0, 0]
+    assert data.class_ids == [0, 1]
+
+
+def test_a_plain_folder_is_taken_if_somebody_vouches_for_it(tmp_path: Path) -> None:
+    for name in ("b.jpg", "deep/er/a.PNG"):
+        write_picture(tmp_path / name)
+    write_text(tmp_path / "about.txt", "Holidays.")
+    with pytest.raises(DataSetError, match=r"is no data set.*say so with --negatives"):
+        read(tmp_path)
+    data = read(tmp_path, negatives=True)
+    assert (data.layout, data.split, data.class_ids) == ("pictures", None, [0, 1, 2])
+    assert [picture.path.name for picture in data.pictures] == ["b.jpg", "a.PNG"]
+    assert (data.pictures[0].width, data.pictures[0].height) == (WIDTH, HEIGHT)
+    assert all(len(picture.objects) == 0 for picture in data.pictures)
+    with pytest.raises(DataSetError, match="has no split 'test'"):
+        read(tmp_path, "test", negatives=True)
+    (tmp_path / "b.jpg").write_bytes(b"no picture")
+    with pytest.raises(DataSetError, match=r"b\.jpg: the picture cannot be read"):
+        read(tmp_path, negatives=True)
+
+
+def test_a_folder_without_pictures_has_no_negatives(tmp_path: Path) -> None:
+    with pytest.raises(DataSetError, match="holds no pictures"):
+        read(tmp_path, negatives=True)
+
+
+def test_negatives_with_objects_are_refused(yolo: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with pytest.raises(DataSetError, match=r"in 1 pictures some are labelled, first in .*a\.jpg"):
+        read(yolo, negatives=True)
+    with pytest.raises(DataSetError, match=r"in 1 pictures some are labelled, first in .*b\.jpg"):
+        read(write_coco(tmp_path_factory.mktemp("coco"), coco_document()), negatives=True)
 
 
 def test_only_crowds_are_nothing_to_find(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from service.bundle.store import Bundle
 from service.errors import BrokenImage, ImageTooLarge, UnsupportedImage
 from service.inference.detector import Detector, Selection
-from service.inference.engine import OnnxRuntimeEngine
+from service.inference.onnxruntime_engine import OnnxRuntimeEngine
 from service.preprocessing.letterbox import letterbox, plan_letterbox
 from tests.inference.pictures import encode, scene
 
@@ -90,7 +90,7 @@ def test_pictures_larger_than_the_budget_are_decoded_one_after_the_other(bundle:
 class MeetingEngine:
     """A real engine that runs only once a second caller has come, too."""
 
-    provider, threads = "CPUExecutionProvider", 1
+    provider, runtime, precision, threads = "CPUExecutionProvider", "ONNX Runtime", "fp32", 1
 
     def __init__(self, engine: OnnxRuntimeEngine) -> None:
         self._engine, self._barrier = engine, threading.Barrier(2)

@@ -15,14 +15,17 @@ from ultralytics.utils import ASSETS
 from service.bundle.store import Bundle, load_bundle
 from service.errors import BrokenImage, Overloaded
 from service.inference.detector import Detector
-from service.inference.engine import OnnxRuntimeEngine
+from service.inference.engine import InferenceEngine
 from service.inference.fold_check import ROUNDS, FoldCheck, FoldChecker, FoldCheckResult
+from service.inference.onnxruntime_engine import OnnxRuntimeEngine
+from service.inference.openvino_engine import OpenVinoEngine
 from service.preprocessing.letterbox import letterbox, plan_letterbox
 from tests.bundles import change_bias, rehash
+from tests.inference.processors import needs_bf16
 
 
-def make_checker(bundle: Bundle) -> FoldChecker:
-    engine = OnnxRuntimeEngine(bundle.deployed_graph, "cpu", 2)
+def make_checker(bundle: Bundle, engine: InferenceEngine | None = None) -> FoldChecker:
+    engine = engine or OnnxRuntimeEngine(bundle.deployed_graph, "cpu", 2)
     return FoldChecker(bundle, Detector(bundle, engine, 4_000_000), engine, "cpu")
 
 
@@ -76,6 +79,35 @@ def test_the_figures_are_those_of_two_plain_sessions(checker: FoldChecker, bundl
         assert min(result.reference_ms, result.deployed_ms, result.load_ms) > 0
         compared += len(clear)
     assert compared
+
+
+def test_the_deployed_graph_runs_where_it_is_served(bundle: Bundle, samples: list[Path]) -> None:
+    engine = OpenVinoEngine(bundle.deployed_graph, "fp32", 2, 1)
+    checker = make_checker(bundle, engine)
+    data = next(path for path in samples if path.stem == "parcel").read_bytes()
+    result = check_picture(checker, data, 0.25)
+    assert result.agrees and result.matched > 3
+    assert (result.deployed_engine.runtime, result.deployed_engine.precision) == (engine.runtime, "fp32")
+    assert result.reference_engine.runtime == f"ONNX Runtime {ort.__version__}"
+    _, square = Detector(bundle, engine, 4_000_000).fit(data)
+    rows = engine.run(square[None])[0]
+    np.testing.assert_array_equal(result.deployed.confidence, np.sort(rows[rows[:, 4] > 0.25, 4])[::-1])
+
+
+@needs_bf16
+def test_in_bf16_both_graphs_run_in_float32_and_are_freed(bundle: Bundle, samples: list[Path]) -> None:
+    engine = OpenVinoEngine(bundle.deployed_graph, "bf16", 2, 1)
+    with make_checker(bundle, engine).turn() as check:
+        check.load(samples[0].read_bytes())
+        watched = [weakref.ref(check._reference), weakref.ref(check._deployed)]
+        check.run_round()
+        check.run_round()
+        result = check.result(0.25)
+        gc.collect()
+        assert [reference() for reference in watched] == [None, None]
+    assert result.agrees
+    for used in (result.reference_engine, result.deployed_engine):
+        assert (used.runtime, used.precision) == (f"ONNX Runtime {ort.__version__}", "fp32")
 
 
 def test_everything_at_no_threshold_at_all(checker: FoldChecker, samples: list[Path]) -> None:

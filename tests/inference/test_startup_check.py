@@ -11,26 +11,35 @@ import pytest
 from service.bundle.store import Bundle, load_bundle
 from service.comparison import SIGMOID_ERROR
 from service.errors import SelfCheckFailed
-from service.inference.engine import OnnxRuntimeEngine, UnfoldedEngine
+from service.inference.engine import Precision
+from service.inference.onnxruntime_engine import OnnxRuntimeEngine, UnfoldedEngine
+from service.inference.openvino_engine import OpenVinoEngine
 from service.inference.self_check import check_engine, engine_tolerance
 from tests.bundles import change_bias, rehash
+from tests.inference.processors import needs_bf16
+
+ENGINES = {
+    "onnxruntime": lambda graph: OnnxRuntimeEngine(graph, "cpu", 2),
+    "openvino": lambda graph: OpenVinoEngine(graph, "fp32", 2, 1),
+    "openvino in bf16": lambda graph: OpenVinoEngine(graph, "bf16", 2, 1),
+}
 
 
 class AlteredEngine:
     """The real engine, with its answers changed as a broken build might."""
 
-    runtime, threads = "ONNX Runtime, altered", 1
+    provider, runtime, threads = "CPUExecutionProvider", "ONNX Runtime, altered", 1
 
-    def __init__(self, bundle: Bundle, change: Callable[[np.ndarray], np.ndarray], provider: str) -> None:
+    def __init__(self, bundle: Bundle, change: Callable[[np.ndarray], np.ndarray], precision: Precision) -> None:
         self._engine, self._change = OnnxRuntimeEngine(bundle.deployed_graph, "cpu", 1), change
-        self.provider = provider
+        self.precision = precision
 
     def run(self, images: np.ndarray) -> np.ndarray:
         return self._change(self._engine.run(images).copy())
 
 
-def check_altered(bundle: Bundle, change: Callable[[np.ndarray], np.ndarray], provider: str = "CPUExecutionProvider"):
-    return check_engine(bundle, AlteredEngine(bundle, change, provider))
+def check_altered(bundle: Bundle, change: Callable[[np.ndarray], np.ndarray], precision: Precision = "fp32"):
+    return check_engine(bundle, AlteredEngine(bundle, change, precision))
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -57,6 +66,16 @@ def test_this_machine_passes_and_the_figures_are_those_of_a_plain_session(bundle
     assert checked.duration_ms > 0
 
 
+def check_spoilt(bundle_path: Path, folder: Path, conv: str, change: Callable[[np.ndarray], np.ndarray], engine: str):
+    """Start an engine on a bundle in whose deployed graph the bias of one convolution was changed."""
+    folder = Path(shutil.copytree(bundle_path, folder))
+    change_bias(folder / "model.onnx", conv, change)
+    rehash(folder, "model.onnx")
+    spoilt = load_bundle(folder)
+    return check_engine(spoilt, ENGINES[engine](spoilt.deployed_graph))
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize(
     "conv",
     [
@@ -68,19 +87,25 @@ def test_this_machine_passes_and_the_figures_are_those_of_a_plain_session(bundle
         *(f"model.23.one2one_{branch}" for scale in range(3) for branch in (f"cv2.{scale}.1", f"cv3.{scale}.1.0")),
     ],
 )
-def test_one_changed_bit_of_one_bias_is_noticed(bundle_path: Path, tmp_path: Path, conv: str) -> None:
+def test_one_changed_bit_of_one_bias_is_noticed(bundle_path: Path, tmp_path: Path, conv: str, engine: str) -> None:
     """The highest bit of the mantissa of the largest bias: it changes by a quarter to a half."""
 
     def flip(bias: np.ndarray) -> np.ndarray:
         bias.view(np.uint32)[np.abs(bias).argmax()] ^= 1 << 22
         return bias
 
-    folder = Path(shutil.copytree(bundle_path, tmp_path / "bundle"))
-    change_bias(folder / "model.onnx", conv, flip)
-    rehash(folder, "model.onnx")
-    spoilt = load_bundle(folder)
     with pytest.raises(SelfCheckFailed, match="prepare the bundle again"):
-        check_engine(spoilt, OnnxRuntimeEngine(spoilt.deployed_graph, "cpu", 2))
+        check_spoilt(bundle_path, tmp_path / "bundle", conv, flip, engine)
+
+
+@needs_bf16
+@pytest.mark.parametrize(
+    "conv", ["model.0", "model.4.cv1", "model.16.m.0.m.0.cv2", *(f"model.23.one2one_cv2.{s}.1" for s in range(3))]
+)
+def test_in_bf16_only_coarser_faults_show(bundle_path: Path, tmp_path: Path, conv: str) -> None:
+    """All biases of one convolution with the wrong sign, as a fold with a wrong sign would leave them."""
+    with pytest.raises(SelfCheckFailed, match="set YOLOFOLD_PRECISION=fp32, or prepare the bundle again"):
+        check_spoilt(bundle_path, tmp_path / "bundle", conv, np.negative, "openvino in bf16")
 
 
 def test_the_reference_graph_gives_the_same_answer(bundle: Bundle) -> None:
@@ -98,17 +123,18 @@ def surer(rows: np.ndarray, score: float) -> np.ndarray:
     return rows
 
 
-def test_the_tolerance_is_exact_and_wider_in_tf32(bundle: Bundle) -> None:
+def test_the_tolerance_is_exact_and_wider_where_rounding_is_coarser(bundle: Bundle) -> None:
     spec = bundle.self_check
     # A shift of all boxes alike by most of a pixel makes neighbours change places, which rounding does not.
-    for provider, factor, within in (("CPUExecutionProvider", 1, 0.8), ("CUDAExecutionProvider", 1024, 0.2)):
-        tolerance = engine_tolerance(bundle, AlteredEngine(bundle, np.copy, provider))
+    precisions: list[tuple[Precision, int, float]] = [("fp32", 1, 0.8), ("tf32", 1024, 0.2), ("bf16", 8192, 0.05)]
+    for precision, factor, within in precisions:
+        tolerance = engine_tolerance(bundle, AlteredEngine(bundle, np.copy, precision))
         assert tolerance.box_px == spec.box_tolerance_px * factor
         assert tolerance.score == spec.score_tolerance * factor
         for change, by in ((shifted, tolerance.box_px), (surer, tolerance.score)):
-            check_altered(bundle, lambda rows, c=change, b=by * within: c(rows, b), provider)
+            check_altered(bundle, lambda rows, c=change, b=by * within: c(rows, b), precision)
             with pytest.raises(SelfCheckFailed):
-                check_altered(bundle, lambda rows, c=change, b=by: c(rows, 1.3 * b), provider)
+                check_altered(bundle, lambda rows, c=change, b=by: c(rows, 1.3 * b), precision)
 
 
 @pytest.mark.parametrize(

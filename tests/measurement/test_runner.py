@@ -7,24 +7,26 @@ from collections.abc import Callable
 
 import pytest
 
-from service.bundle.latency import LatencyReport
+from service.bundle.latency import Series
 from service.errors import MeasurementCancelled, MeasurementRefused
 from service.measurement.runner import (
     MAX_DROPPED_IN_A_ROW,
     MAX_WARMUP_RUNS,
     MIN_ROUNDS,
     ROUNDS_PER_SESSION,
+    ArmFacts,
     Question,
     Run,
     TimedArm,
     Traffic,
     Workload,
-    measure_latency,
+    measure_series,
     warm_up,
 )
 from service.measurement.statistics import MIN_SESSIONS
 
 MS = 1_000_000
+FACTS = ArmFacts(engine="torch", nodes=None, batch_normalizations=4, bytes=500, precision="fp32", device="cpu")
 NAMES = ("slow", "fast", "twin")
 OPENING_MS = 50
 WARMUP_RUNS = 6  # of steady arms: two windows of three
@@ -38,7 +40,7 @@ class Bench:
         self.now_ns = 0
         self.log: list[str] = []
         self.costs_ms = {"slow": 30.0, "fast": 20.0, "twin": 20.0} | costs_ms
-        self.arms = [TimedArm(name, name.title(), "torch", self._opener(name)) for name in self.costs_ms]
+        self.arms = [TimedArm(name, name.title(), FACTS, self._opener(name)) for name in self.costs_ms]
 
     def clock_ns(self) -> int:
         return self.now_ns
@@ -61,10 +63,11 @@ class Bench:
         budget_s: float = 1e6,
         progress: Callable[[int, int], None] | None = None,
         traffic: Traffic | None = None,
-    ) -> LatencyReport:
-        return measure_latency(
+        workload: Workload = Workload(),  # noqa: B008 (frozen)
+    ) -> Series:
+        return measure_series(
             self.arms,
-            workload=Workload(imgsz=64, threads=3),
+            workload=workload,
             null_control=Question("null_control", "Same?", "fast", "twin"),
             questions=[
                 Question("gain", "Faster?", "slow", "fast"),
@@ -99,7 +102,10 @@ class Bench:
 
 def test_report_states_what_was_run() -> None:
     report = Bench().measure()
-    assert (report.sessions, report.rounds, report.threads, report.batch, report.imgsz) == (7, 21, 3, 1, 64)
+    assert (report.sessions, report.rounds, report.batch, report.callers, report.kind) == (7, 21, 1, 1, "latency")
+    assert {(arm.engine, arm.nodes, arm.batch_normalizations, arm.bytes) for arm in report.arms} == {
+        ("torch", None, 4, 500)
+    }
     assert [(arm.name, arm.samples, arm.median_ms, arm.p05_ms, arm.p95_ms) for arm in report.arms] == [
         ("slow", 21, 30, 30, 30),
         ("fast", 21, 20, 20, 20),
@@ -108,7 +114,15 @@ def test_report_states_what_was_run() -> None:
     assert {arm.load_ms for arm in report.arms} == {OPENING_MS}
     assert report.dropped_rounds == 0
     assert report.duration_s == pytest.approx(7 * SESSION_MS / 1000)
-    assert LatencyReport.model_validate_json(report.model_dump_json()) == report
+    assert Series.model_validate_json(report.model_dump_json()) == report
+
+
+def test_images_per_second_are_those_of_all_callers() -> None:
+    work = Workload("throughput", "cpu", batch=4, callers=3, runs_per_caller=2)
+    series = Bench().measure(workload=work)
+    assert (series.kind, series.batch, series.callers, series.runs_per_caller) == ("throughput", 4, 3, 2)
+    # 24 images in 30 ms and in 20 ms.
+    assert [arm.images_per_second for arm in series.arms] == pytest.approx([800, 1200, 1200])
 
 
 def test_every_arm_is_loaded_anew_for_each_session() -> None:
@@ -133,7 +147,7 @@ def test_the_luck_of_a_load_widens_the_interval() -> None:
         bench.costs_ms["slow"] = next(lucks)
         return opened.open()
 
-    bench.arms[0] = TimedArm(opened.name, opened.title, opened.runtime, open_lucky)
+    bench.arms[0] = TimedArm(opened.name, opened.title, opened.facts, open_lucky)
     answer = bench.measure().comparisons[0]
     assert answer.verdict == "indistinguishable"
     assert answer.ci95_low < 1 < answer.ci95_high
@@ -180,7 +194,7 @@ def test_samples_are_kept_however_far_out() -> None:
         runs += 1
         bench.now_ns += (5000 if runs == WARMUP_RUNS + 2 else 30) * MS
 
-    bench.arms[0] = TimedArm(opened.name, opened.title, opened.runtime, lambda: hiccup)
+    bench.arms[0] = TimedArm(opened.name, opened.title, opened.facts, lambda: hiccup)
     report = bench.measure(rounds=MIN_ROUNDS)
     assert report.arms[0].samples == MIN_ROUNDS
     assert report.arms[0].median_ms == 30
@@ -214,6 +228,28 @@ def test_a_slow_machine_runs_fewer_rounds_in_each_session(budget_s: float, round
     report = bench.measure(rounds=120, budget_s=budget_s)
     assert (report.sessions, report.rounds) == (MIN_SESSIONS, MIN_SESSIONS * rounds_each)
     assert {len(runs) for runs in bench.sessions()} == {(1 + rounds_each) * len(NAMES)}
+
+
+def test_the_warm_up_of_a_slow_arm_is_short_even_without_a_budget() -> None:
+    """Each run is half as long again as the one before, so that medians never agree."""
+    bench = Bench()
+    opened = bench.arms[0]
+
+    def open_slow() -> Run:
+        run, cost_ms = opened.open(), 100.0
+
+        def ever_slower() -> object:
+            nonlocal cost_ms
+            cost_ms *= 1.5
+            bench.now_ns += round(cost_ms * MS)
+            return run()
+
+        return ever_slower
+
+    bench.arms[0] = TimedArm(opened.name, opened.title, opened.facts, open_slow)
+    bench.measure(rounds=MIN_ROUNDS, budget_s=math.inf)
+    # 180, 255, 368, 536 and 789 ms, 30 of them its own, are the first to exceed 2 s.
+    assert [runs.count("slow") for runs in bench.sessions()] == [5 + ROUNDS_PER_SESSION] * MIN_SESSIONS
 
 
 def test_too_few_rounds_are_refused_before_any_run() -> None:
@@ -258,7 +294,7 @@ class Requests:
 
             return disturbed
 
-        bench.arms[0] = TimedArm(opened.name, opened.title, opened.runtime, open_disturbed)
+        bench.arms[0] = TimedArm(opened.name, opened.title, opened.facts, open_disturbed)
 
     def wait_until_quiet(self) -> int:
         self.waits += 1
@@ -345,7 +381,7 @@ def test_garbage_collection_is_off_meanwhile_and_restored(enabled: bool, fails: 
         if fails:
             raise RuntimeError("the arm broke")
 
-    bench.arms[0] = TimedArm("slow", "Slow", "torch", lambda: run)
+    bench.arms[0] = TimedArm("slow", "Slow", FACTS, lambda: run)
     before = gc.isenabled()
     try:
         (gc.enable if enabled else gc.disable)()

@@ -1,5 +1,6 @@
 """The arms in ONNX Runtime: what each one really runs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,117 +8,168 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from service.bundle.store import Bundle
 from service.errors import MeasurementRefused
 from service.measurement import runtime_arms
-from service.measurement.runtime_arms import count_batch_normalization, open_session, random_images, require_unfolded
-from tests.tiny_network import SIZE, Nets
+from service.measurement.onnx_file import count_nodes, write_float_input
+from service.measurement.runtime_arms import (
+    NULL_CONTROL,
+    PREPROCESSING_QUESTIONS,
+    RUNTIME_QUESTIONS,
+    THROUGHPUT_ARMS,
+    GraphArm,
+    SessionPlan,
+    folding_arms,
+    inspect_plan,
+    installed_devices,
+    open_session,
+    opencv_tensor,
+    preprocessing_arms,
+    random_images,
+)
+from tests.tiny_graphs import SIZE, Graphs
 
 
 @pytest.fixture(scope="module")
-def nets(tmp_path_factory: pytest.TempPathFactory) -> Nets:
-    return Nets(tmp_path_factory.mktemp("nets"))
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Graphs:
+    return Graphs(tmp_path_factory.mktemp("graphs"))
+
+
+@pytest.fixture(scope="module")
+def without(graphs: Graphs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The deployed graph without its preprocessing."""
+    path = tmp_path_factory.mktemp("cut") / "without.onnx"
+    write_float_input(graphs.deployed, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def arms(graphs: Graphs, without: Path) -> list[GraphArm]:
+    return [*folding_arms(graphs.reference, graphs.deployed, threads=2), *preprocessing_arms(without, threads=2)]
 
 
 def ops(path: Path) -> list[str]:
     return [node.op_type for node in onnx.load(str(path)).graph.node]
 
 
-def test_the_files_are_what_the_other_tests_take_them_for(nets: Nets) -> None:
-    assert (count_batch_normalization(nets.reference), count_batch_normalization(nets.deployed)) == (2, 0)
-
-
-def test_nodes_are_counted_as_onnx_counts_them(bundle: Bundle) -> None:
-    for path, spec in (
-        (bundle.reference_graph, bundle.manifest.reference),
-        (bundle.deployed_graph, bundle.manifest.deployed),
-    ):
-        assert (
-            count_batch_normalization(path) == ops(path).count("BatchNormalization") == spec.batch_normalization_nodes
-        )
+def optimised(plan: SessionPlan, path: Path) -> list[str]:
+    """Kinds of the nodes that ONNX Runtime makes of a graph."""
+    open_session(plan, save_as=path)
+    return ops(path)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_the_arms_agree_on_a_batch(nets: Nets, batch: int) -> None:
-    images = random_images(SIZE, batch)
-    outputs = [arm.open()()[0] for arm in runtime_arms.runtime_arms(nets.reference, nets.deployed, images, threads=1)]
-    assert len(outputs) == 5
+def test_the_arms_agree_on_a_batch(arms: list[GraphArm], batch: int) -> None:
+    outputs = [arm.timed(random_images(SIZE, batch)).open()()[0] for arm in arms]
+    assert len(outputs) == 7
     for output in outputs:
         assert output.shape == (batch, 4, SIZE, SIZE)
         np.testing.assert_allclose(output, outputs[0], rtol=1e-4, atol=1e-5)
 
 
-def test_onnxruntime_folds_by_itself_at_its_defaults(nets: Nets, tmp_path: Path) -> None:
-    open_session(nets.reference, 1, save_as=tmp_path / "reference.onnx")
-    open_session(nets.deployed, 1, save_as=tmp_path / "deployed.onnx")
-    assert count_batch_normalization(tmp_path / "reference.onnx") == 0
-    assert sorted(ops(tmp_path / "reference.onnx")) == sorted(ops(tmp_path / "deployed.onnx"))
+def test_every_question_is_about_arms_that_there_are(arms: list[GraphArm]) -> None:
+    names = {arm.name for arm in arms}
+    assert len(names) == len(arms)
+    for question in (NULL_CONTROL, *RUNTIME_QUESTIONS, *PREPROCESSING_QUESTIONS):
+        assert {question.baseline, question.candidate} <= names
+    assert set(THROUGHPUT_ARMS) <= names
 
 
-def test_the_unfolded_arm_keeps_every_batch_normalization(nets: Nets, monkeypatch: pytest.MonkeyPatch) -> None:
-    counted: list[tuple[str, int]] = []
-
-    def spy(path: Path) -> int:
-        counted.append((path.name, count_batch_normalization(path)))
-        return counted[-1][1]
-
-    monkeypatch.setattr(runtime_arms, "count_batch_normalization", spy)
-    require_unfolded(nets.reference, 1)
-    assert counted == [("reference.onnx", 2), ("optimised.onnx", 2)]
+def test_opencv_does_the_graphs_preprocessing() -> None:
+    images = random_images(SIZE, 2)
+    expected = images[..., ::-1].astype(np.float64).transpose(0, 3, 1, 2) / 255
+    tensor = opencv_tensor(images)
+    assert (tensor.dtype, tensor.shape) == (np.float32, (2, 3, SIZE, SIZE))
+    np.testing.assert_allclose(tensor, expected, rtol=3e-7)
 
 
-def test_the_extended_pair_differs_in_batch_normalization_only(nets: Nets, tmp_path: Path) -> None:
-    paths = {}
-    for name, source in (("unfolded", nets.reference), ("folded", nets.deployed)):
-        paths[name] = tmp_path / f"{name}.onnx"
-        open_session(
-            source,
-            1,
-            level=runtime_arms.EXTENDED,
-            disabled=runtime_arms.FOLDING_OPTIMISERS,
-            save_as=paths[name],
-        )
-    assert [op for op in ops(paths["unfolded"]) if op != "BatchNormalization"] == ops(paths["folded"])
+def test_onnxruntime_folds_by_itself_at_its_defaults(graphs: Graphs, tmp_path: Path) -> None:
+    reference = optimised(SessionPlan(graphs.reference, 1), tmp_path / "reference.onnx")
+    deployed = optimised(SessionPlan(graphs.deployed, 1), tmp_path / "deployed.onnx")
+    assert "BatchNormalization" not in reference
+    assert sorted(reference) == sorted(deployed)
 
 
-def test_a_runtime_that_folds_regardless_is_noticed(nets: Nets, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_extended_pair_differs_in_batch_normalization_only(graphs: Graphs, tmp_path: Path) -> None:
+    unfolded = optimised(SessionPlan(graphs.reference, 1, may_fold=False), tmp_path / "unfolded.onnx")
+    folded = optimised(SessionPlan(graphs.deployed, 1, may_fold=False), tmp_path / "folded.onnx")
+    assert unfolded.count("BatchNormalization") == 2
+    assert [op for op in unfolded if op != "BatchNormalization"] == folded
+
+
+def test_the_facts_are_those_of_what_is_executed(arms: list[GraphArm], tmp_path: Path) -> None:
+    for arm in arms:
+        executed = optimised(arm.plan, tmp_path / f"{arm.name}.onnx")
+        assert arm.facts.nodes == len(executed)
+        assert arm.facts.batch_normalizations == executed.count("BatchNormalization")
+        assert arm.facts.bytes == arm.plan.graph.stat().st_size
+        assert (arm.facts.engine, arm.facts.device, arm.facts.precision) == ("onnxruntime", "cpu", "fp32")
+    kept = {arm.name: arm.facts.batch_normalizations for arm in arms if arm.facts.batch_normalizations}
+    assert kept == {"ort_reference_unfolded": 2}
+
+
+def test_a_runtime_that_folds_regardless_is_noticed(graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime_arms, "FOLDING_OPTIMISERS", ())
     with pytest.raises(MeasurementRefused, match=r"kept 0 of 2 BatchNormalization nodes of reference\.onnx"):
-        require_unfolded(nets.reference, 1)
+        folding_arms(graphs.reference, graphs.deployed, 1)
 
 
-def test_batch_normalization_turned_into_convolution_is_noticed(nets: Nets, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_normalization_turned_into_convolution_is_noticed(
+    graphs: Graphs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(runtime_arms, "EXTENDED", ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
     with pytest.raises(MeasurementRefused, match="kept 0 of 2"):
-        require_unfolded(nets.reference, 1)
+        folding_arms(graphs.reference, graphs.deployed, 1)
 
 
-def test_a_reference_without_batch_normalization_is_refused(nets: Nets) -> None:
+def test_a_reference_without_batch_normalization_is_refused(graphs: Graphs) -> None:
+    assert count_nodes(graphs.deployed)["BatchNormalization"] == 0
     with pytest.raises(MeasurementRefused, match=r"model\.onnx has no BatchNormalization"):
-        require_unfolded(nets.deployed, 1)
+        folding_arms(graphs.deployed, graphs.deployed, 1)
 
 
-def test_compared_sessions_differ_in_their_file_only(nets: Nets, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[tuple[str, int, dict[str, object]]] = []
-    by_arm: dict[str, list[tuple[str, int, dict[str, object]]]] = {}
+def test_compared_sessions_differ_in_what_is_asked_only(graphs: Graphs, without: Path, arms: list[GraphArm]) -> None:
+    reference, deployed = SessionPlan(graphs.reference, 2), SessionPlan(graphs.deployed, 2)
+    assert {arm.name: arm.plan for arm in arms} == {
+        "ort_reference_default": reference,
+        "ort_reference_unfolded": replace(reference, may_fold=False),
+        "ort_deployed_extended": replace(deployed, may_fold=False),
+        "ort_deployed": deployed,
+        "ort_deployed_copy": deployed,
+        "ort_opencv_outside": SessionPlan(without, 2, feed="opencv"),
+        "ort_tensor_ready": SessionPlan(without, 2, feed="tensor"),
+    }
 
-    def spy_open(path: Path, threads: int, **options: object) -> ort.InferenceSession:
-        opened.append((path.name, threads, options))
-        return open_session(path, threads, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(runtime_arms, "open_session", spy_open)
-    arms = runtime_arms.runtime_arms(nets.reference, nets.deployed, random_images(SIZE, 2), threads=2)
+def test_each_opening_is_a_session_of_its_own(arms: list[GraphArm], monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[tuple[SessionPlan, ort.InferenceSession]] = []
+
+    def spy(plan: SessionPlan) -> ort.InferenceSession:
+        opened.append((plan, open_session(plan)))
+        return opened[-1][1]
+
+    monkeypatch.setattr(runtime_arms, "open_session", spy)
     for arm in arms:
         opened.clear()
-        first, second = arm.open(), arm.open()
-        assert first is not second
-        by_arm[arm.name] = list(opened)
+        timed = arm.timed(random_images(SIZE, 2))
+        assert opened == []
+        timed.open(), timed.open()
+        assert [plan for plan, _ in opened] == [arm.plan, arm.plan]
+        assert opened[0][1] is not opened[1][1]
 
-    kept = {"level": runtime_arms.EXTENDED, "disabled": runtime_arms.FOLDING_OPTIMISERS}
-    assert by_arm == {
-        "ort_reference_default": 2 * [("reference.onnx", 2, {})],
-        "ort_reference_unfolded": 2 * [("reference.onnx", 2, kept)],
-        "ort_deployed_extended": 2 * [("model.onnx", 2, kept)],
-        "ort_deployed": 2 * [("model.onnx", 2, {})],
-        "ort_deployed_copy": 2 * [("model.onnx", 2, {})],
-    }
+
+def test_the_devices_are_those_of_the_installed_runtime() -> None:
+    has_cuda = "CUDAExecutionProvider" in ort.get_available_providers()
+    assert installed_devices() == (["cpu", "cuda"] if has_cuda else ["cpu"])
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="CUDA may well start here")
+def test_cuda_that_does_not_start_is_refused(graphs: Graphs) -> None:
+    with pytest.raises(MeasurementRefused, match="CUDA"):
+        inspect_plan(SessionPlan(graphs.deployed, 1, "cuda"))
+
+
+def test_a_graph_that_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"nothing")
+    with pytest.raises(MeasurementRefused, match=r"cannot load broken\.onnx on cpu"):
+        open_session(SessionPlan(broken, 1))

@@ -57,7 +57,7 @@ def test_layers_are_chosen_and_ordered(environ: dict[str, str], faulty_bundle: B
 
 def test_json_is_what_the_service_answers(environ: dict[str, str], faulty_bundle: Bundle) -> None:
     document = json.loads(run(environ, "--json", "--sort", "name").stdout)
-    assert document["schema_version"] == 2
+    assert document["schema_version"] == 3
     assert len(document["layers"]) == faulty_bundle.batchnorm.totals.layers
     assert len(document["layers"][0]["arrays"]["law_std"]) == document["layers"][0]["channels"]
 

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 import service.prepare.ultralytics_runtime  # noqa: F401  before any test imports Ultralytics
-from scripts.embedded_model.card import Provenance, write_card, write_metrics
+from scripts.embedded_model.card import render_card
 from scripts.embedded_model.checkpoint import export_checkpoint
-from scripts.embedded_model.confidence import DefaultConfidence, best_confidence, note_confidence
+from scripts.embedded_model.confidence import DefaultConfidence, best_confidence
 from scripts.embedded_model.dataset import write_dataset
 from scripts.embedded_model.evaluation import Alarms, ClassScore, Recall, Report
+from scripts.embedded_model.metrics import Metrics, Provenance, read_metrics, write_metrics
+from scripts.embedded_model.run_files import put_in_place, sha256_of
 from scripts.embedded_model.symbols import CLASS_NAMES
 from service.errors import WeightsNotFound
 from service.prepare import weights
 
 MADE = Provenance("python -m scripts.train_embedded", 2026, 26, {"train": 10, "test": 5}, 3, 1.0)
+CHOSEN = DefaultConfidence(0.31, "highest F1")
 SECRET = "/home/somebody/secret-project"
 
 
 def report(size, ap):
     scores = {name: ClassScore(0.9, 0.8, ap, ap / 2) for name in CLASS_NAMES}
     return Report("one2one", size, ap, ap / 2, scores, {"under 10 %": Recall(3, 4)}, Alarms(7, 2, 3))
+
+
+def metrics(made=MADE, chosen=CHOSEN):
+    return Metrics("ab" * 32, "A machine", made, chosen, 0.25, (report(320, 0.6), report(640, 0.8)))
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +71,18 @@ def test_ultralytics_loads_the_export(exported):
     assert type(YOLO(str(path)).model).__name__ == "DetectionModel"
 
 
+def test_an_export_repeats_itself_byte_for_byte(exported):
+    """A repeated command tells by the hash that what lies in place is its own."""
+    _, path = exported
+    (path.parent / "there").mkdir()
+    export_checkpoint(path.with_name("last.pt"), path.parent / "there" / path.name)
+    assert sha256_of(path.parent / "there" / path.name) == sha256_of(path)
+
+
 def test_figures_are_complete_json(tmp_path):
-    chosen = DefaultConfidence(0.31, "highest F1")
-    write_metrics(tmp_path / "metrics.json", MADE, [report(320, 0.6), report(640, 0.8)], chosen)
+    write_metrics(tmp_path / "metrics.json", metrics())
     figures = json.loads((tmp_path / "metrics.json").read_text())
+    assert figures["weights_sha256"] == "ab" * 32
     assert figures["default_confidence"] == {"value": 0.31, "chosen": "highest F1"}
     assert figures["classes"] == list(CLASS_NAMES)
     assert figures["provenance"]["command"] == MADE.command
@@ -74,24 +90,72 @@ def test_figures_are_complete_json(tmp_path):
     assert figures["held_out"][0]["false_alarms"]["boxes"] == 3
 
 
-def test_the_card_shows_every_class_at_every_size_and_recommends_the_best(tmp_path):
-    write_card(tmp_path / "card.md", MADE, [report(320, 0.6), report(640, 0.8)], DefaultConfidence(0.31, "highest F1"))
-    card = (tmp_path / "card.md").read_text()
+def test_figures_are_read_as_they_were_written(tmp_path):
+    notes, trained = ("One.", "Two."), (0.25, 0.5)
+    made = replace(MADE, notes=notes, earlier=replace(MADE, minutes=7.5), start_sha256="cd" * 32, epoch_map50=trained)
+    write_metrics(tmp_path / "metrics.json", metrics(made))
+    assert read_metrics(tmp_path / "metrics.json") == metrics(made)
+
+
+def test_the_card_shows_every_class_at_every_size_and_recommends_the_best():
+    card = render_card(metrics())
     assert card.count("| linear | 0.900 | 0.800 |") == 2
     assert "Recommended: one2one head, 640 px" in card
     assert "3 boxes, in 2 of 7 pictures" in card
+    assert "Default confidence 0.31: highest F1." in card
     assert "AGPL-3.0" in card
 
 
-def test_another_default_confidence_changes_nothing_else_in_the_figures(tmp_path):
+def test_the_card_tells_every_run_in_order():
+    first = replace(MADE, command="python first", minutes=5.0, notes=("A note.",))
+    second = replace(MADE, command="python second", minutes=6.5, earlier=first, epoch_map50=(0.123, 0.456))
+    card = render_card(metrics(second))
+    assert card.index("python first") < card.index("python second")
+    assert "A note." in card and "12 minutes in all" in card
+    assert "(one2many head, 512 px): 0.12, 0.46." in card
+
+
+def test_long_notes_are_wrapped_within_their_item():
+    card = render_card(metrics(replace(MADE, notes=("word " * 60,))))
+    lines = [line for line in card.splitlines() if line.startswith("  word")]
+    assert len(lines) >= 3 and max(map(len, lines)) <= 120
+
+
+def test_another_default_confidence_changes_nothing_else(tmp_path):
     file = tmp_path / "metrics.json"
-    write_metrics(file, MADE, [report(640, 0.8)], DefaultConfidence(0.25, "the usual one"))
-    before = json.loads(file.read_text())
-    note_confidence(file, DefaultConfidence(0.31, "highest F1"))
-    after = json.loads(file.read_text())
-    assert list(after) == list(before)
-    assert after.pop("default_confidence") == {"value": 0.31, "chosen": "highest F1"}
-    assert after == {key: value for key, value in before.items() if key != "default_confidence"}
+    write_metrics(file, metrics())
+    write_metrics(file, replace(read_metrics(file), default_confidence=DefaultConfidence(0.5, "by taste")))
+    assert read_metrics(file) == metrics(chosen=DefaultConfidence(0.5, "by taste"))
+    before, after = render_card(metrics()).splitlines(), render_card(read_metrics(file)).splitlines()
+    assert [pair for pair in zip(before, after, strict=True) if pair[0] != pair[1]] == [
+        ("- Default confidence 0.31: highest F1.", "- Default confidence 0.5: by taste.")
+    ]
+
+
+def test_files_move_into_place_together_or_not_at_all(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(f"new {name}")
+        (tmp_path / "there").mkdir(exist_ok=True)
+        (tmp_path / "there" / name).write_text("old")
+    places = {tmp_path / name: tmp_path / "there" / name for name in ("a", "missing", "b")}
+    with pytest.raises(FileNotFoundError):
+        put_in_place(places)
+    assert {(tmp_path / "there" / name).read_text() for name in ("a", "b")} == {"old"}
+    del places[tmp_path / "missing"]
+    put_in_place(places)
+    assert [(tmp_path / "there" / name).read_text() for name in ("a", "b")] == ["new a", "new b"]
+
+
+def test_the_shipped_figures_are_those_of_the_shipped_weights():
+    assert read_metrics(weights.EMBEDDED_FIGURES).weights_sha256 == sha256_of(weights.EMBEDDED)
+
+
+def test_the_shipped_card_says_what_the_shipped_figures_say():
+    """As far as figures decide: the prose after them is about the generator, which may be newer than the weights."""
+    prose = "- It has only seen drawings."
+    shipped = weights.EMBEDDED.with_name("MODEL_CARD.md").read_text()
+    expected = render_card(read_metrics(weights.EMBEDDED_FIGURES))
+    assert prose in shipped and shipped.split(prose)[0] == expected.split(prose)[0]
 
 
 def test_the_shipped_figures_give_the_embedded_model_its_default(monkeypatch, tmp_path):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import zxingcpp
 
-from scripts.embedded_model import dataset, geometry, prints, samples, surfaces
+from scripts.embedded_model import data_stamp, dataset, geometry, prints, samples, surfaces
 from scripts.embedded_model.canvas import Canvas
+from scripts.embedded_model.data_stamp import DataRefused
 from scripts.embedded_model.symbols import CLASS_NAMES, SYMBOLOGIES, write_symbol
 from scripts.embedded_model.textures.paint import flat
 from tests.conftest import ROOT
@@ -129,6 +133,43 @@ def test_existing_pictures_are_kept(tmp_path):
     dataset.write_dataset(tmp_path, 4, {"val": 2}, processes=1)
     assert kept.read_bytes() == b"kept"
     assert cv2.imread(str(tmp_path / "images" / "val" / "000001.jpg")) is not None
+
+
+def test_pictures_of_another_seed_or_of_nobody_knows_what_are_refused(tmp_path):
+    dataset.write_dataset(tmp_path, 4, {"val": 2}, processes=1)
+    with pytest.raises(DataRefused, match=r"says seed 4.*another --work.*--adopt"):
+        dataset.write_dataset(tmp_path, 5, {"val": 3}, processes=1)
+    stamp = tmp_path / "generator.json"
+    stamp.write_text(stamp.read_text().replace('"sources_sha256": "', '"sources_sha256": "0'))
+    with pytest.raises(DataRefused, match="its sources have changed since"):
+        dataset.write_dataset(tmp_path, 4, {"val": 3}, processes=1)
+    stamp.unlink()
+    with pytest.raises(DataRefused, match=r"there is no generator\.json"):
+        dataset.write_dataset(tmp_path, 4, {"val": 3}, processes=1)
+    assert len(list((tmp_path / "images/val").iterdir())) == 2
+    dataset.write_dataset(tmp_path, 4, {"val": 2}, processes=1, adopt=True)
+    dataset.write_dataset(tmp_path, 4, {"val": 2}, processes=1)
+
+
+@pytest.mark.parametrize("adopt", [False, True])
+def test_more_pictures_than_wanted_are_refused(tmp_path, adopt):
+    dataset.write_dataset(tmp_path, 4, {"val": 3}, processes=1)
+    with pytest.raises(DataRefused, match=r"holds 1 pictures besides the 2 .* 000002\.jpg"):
+        dataset.write_dataset(tmp_path, 4, {"val": 2}, processes=1, adopt=adopt)
+    (tmp_path / "images/val/000002.jpg").rename(tmp_path / "images/val/holiday.jpg")
+    with pytest.raises(DataRefused, match=r"holiday\.jpg"):
+        dataset.write_dataset(tmp_path, 4, {"val": 3}, processes=1, adopt=adopt)
+
+
+def test_the_stamp_is_about_the_modules_that_draw_and_no_others():
+    """Loaded by a process that draws: independent of how the stamp finds them."""
+    program = "import sys, scripts.embedded_model.dataset; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = {Path(*name.split(".")) for name in done.stdout.split() if name.startswith("scripts.embedded_model.")}
+    loaded = {ROOT / path.with_suffix(".py") for path in loaded if (ROOT / path.with_suffix(".py")).exists()}
+    stamped = set(data_stamp.generator_sources())
+    assert stamped == loaded - {Path(data_stamp.__file__)}
+    assert {"goods.py", "materials.py", "sensor.py", "payloads.py"} <= {path.name for path in stamped}
 
 
 def test_the_committed_samples_are_what_the_command_draws(tmp_path):

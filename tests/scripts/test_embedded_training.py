@@ -9,9 +9,7 @@ import torch
 from torch import nn
 
 from scripts.embedded_model.bn_history import BatchNormHistory, sample_stages
-from scripts.embedded_model.card import Provenance, read_provenance, write_card, write_metrics
-from scripts.embedded_model.confidence import DefaultConfidence
-from scripts.embedded_model.evaluation import Alarms, Answered, ClassScore, Recall, Report
+from scripts.embedded_model.evaluation import Answered
 from scripts.embedded_model.failures import COLUMNS, KINDS, draw_sheet, find_failures, worst
 from scripts.embedded_model.training import cut_window
 
@@ -100,18 +98,28 @@ def test_stages_are_summed_up_as_torch_holds_them() -> None:
         assert row["gradient"] == pytest.approx(float(gradients.norm()), rel=1e-3)
 
 
-def test_history_is_spaced_over_the_schedule_and_goes_on_after_an_interruption(tmp_path) -> None:
+def test_history_is_spaced_over_the_schedule_and_goes_on_from_the_checkpoint(tmp_path) -> None:
     target, network = tmp_path / "history.jsonl", trained_once()
     history = BatchNormHistory(target, 10)
-    for step in range(50):
+    for step in range(58):
         history.count_step(step / 100, network)
-    resumed = BatchNormHistory(target, 10)
-    for step in range(45, 100):  # the interrupted run lost its last steps
+    with target.open("a") as file:
+        file.write('{"share": 0.6')  # a kill while a line is written
+    resumed = BatchNormHistory(target, 10, step=45)  # of the last checkpoint: the interrupted run lost the rest
+    for step in range(45, 100):
         resumed.count_step(step / 100, network)
-    steps = [json.loads(line)["step"] for line in target.read_text().splitlines()]
-    assert steps == sorted(steps)
-    assert 9 <= len(steps) <= 11
-    assert max(np.diff(steps)) <= 12
+    assert resumed.step == 100
+    lines = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [round(line["share"] * 100) + 1 for line in lines]
+    assert 9 <= len(lines) <= 11
+    assert max(np.diff([line["step"] for line in lines])) <= 12
+
+
+def test_a_run_without_a_checkpoint_begins_its_history_anew(tmp_path) -> None:
+    target, network = tmp_path / "history.jsonl", trained_once()
+    BatchNormHistory(target, 10).count_step(0.0, network)
+    BatchNormHistory(target, 10).count_step(0.0, network)
+    assert [json.loads(line)["step"] for line in target.read_text().splitlines()] == [1]
 
 
 def answered(truth: list[list[float]], found: list[list[float]]) -> Answered:
@@ -146,18 +154,3 @@ def test_the_sheet_shows_the_worst_of_each_kind(tmp_path) -> None:
     assert sheet.shape == (len(KINDS) * (320 + 24), COLUMNS * 320, 3)
     green, red = (80, 200, 0), (0, 60, 255)
     assert (sheet == green).all(-1).any() and (sheet == red).all(-1).any()
-
-
-def test_a_later_run_carries_the_earlier_ones(tmp_path) -> None:
-    first = Provenance("python first", 1, 2, {"train": 3}, 4, 5.0, ("A note.",))
-    second = Provenance("python second", 1, 2, {"train": 30}, 4, 6.5, (), first)
-    score = ClassScore(0.5, 0.5, 0.5, 0.5)
-    report = Report("one2one", 640, 0.5, 0.4, {"linear": score}, {"all": Recall(1, 2)}, Alarms(1, 0, 0))
-    confidence = DefaultConfidence(0.25, "the usual one")
-    write_metrics(tmp_path / "metrics.json", second, [report], confidence)
-    assert read_provenance(tmp_path / "metrics.json") == second
-    write_card(tmp_path / "card.md", second, [report], confidence)
-    card = (tmp_path / "card.md").read_text()
-    assert card.index("python first") < card.index("python second")
-    assert "Default confidence 0.25: the usual one." in card
-    assert "A note." in card and "12 minutes in all" in card

@@ -2,15 +2,61 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
+from scripts.embedded_model import goods, labels, papers, relief
 from scripts.embedded_model.textures import backdrops, fields, materials, paint, patterns
 from tests.scripts.decoding import read_codes
 
 TEXTURES = sorted(
     {*materials.MATERIALS, *backdrops.VISTAS, *backdrops.STRUCTURES, *patterns.LOOKALIKES}, key=lambda t: t.__name__
 )
+
+SURFACES = (*goods.BIG_SURFACES, papers.scrap, papers.shelf_ticket)
+#: Sizes far below and beside those of pictures: parts of a scene may be cut to any of them.
+EXTREME_SIZES = (
+    *itertools.product((1, 2, 3, 12), repeat=2), (1, 640), (640, 1), (4, 300), (300, 4), (9, 400), (400, 9),
+)  # fmt: skip
+SEEDS = range(10)
+
+
+@pytest.mark.parametrize("texture", [*TEXTURES, materials.clouds], ids=lambda texture: texture.__name__)
+def test_textures_fill_tiny_and_narrow_pictures_whatever_they_draw_by_chance(texture):
+    for size, seed in itertools.product(EXTREME_SIZES, SEEDS):
+        image = texture(np.random.default_rng([seed, *size]), *size)
+        assert image.shape == (*size, 3) and image.dtype == np.uint8
+
+
+@pytest.mark.parametrize("draw", SURFACES, ids=lambda draw: draw.__name__)
+def test_surfaces_can_be_tiny_and_narrow_and_bent(draw):
+    for (height, width), seed in itertools.product(EXTREME_SIZES, SEEDS):
+        rng = np.random.default_rng([seed, height, width])
+        surface = draw(rng, width, height)
+        grown = np.subtract(surface.size, (width, height))
+        assert (grown > 0).all() if draw is goods.screen else (grown == 0).all()  # a screen has its bezel around it
+        relief.shaped(rng, surface)
+
+
+@pytest.mark.parametrize("long_side", [0.5, 1, 3, 20, 900])
+def test_codes_can_be_printed_at_any_size_asked_for(long_side):
+    for seed in SEEDS:
+        rng = np.random.default_rng(seed)
+        black, white = (0, 0, 0), (255, 255, 255)
+        for surface in (
+            labels.label(rng, long_side),
+            labels.direct_mark(rng, long_side, rng.uniform(0, 255)),
+            labels.bare_print(rng, long_side, white, black),
+        ):
+            assert len(surface.codes) == 1
+
+
+def test_the_joint_of_a_low_cardboard_is_one_row_at_least():
+    """Found in a run of 16,000 pictures: a height below 13, and a tape that only three in ten boards have."""
+    for height, seed in itertools.product(range(1, 14), range(30)):
+        assert materials.cardboard(np.random.default_rng(seed), height, 40).shape == (height, 40, 3)
 
 
 @pytest.mark.parametrize("texture", TEXTURES, ids=lambda texture: texture.__name__)

@@ -53,8 +53,14 @@ def page(browser: Browser, server_url: str, complaints: list[str]) -> Iterator[P
 def test_the_model_and_its_batchnorm_are_shown(page: Page, bundle: Bundle, complaints: list[str]) -> None:
     expect(page.locator("#model-line")).to_contain_text(bundle.manifest.model.version)
     expect(page.locator("#model-line")).to_contain_text("embedded weights")
+    expect(page.locator("#model-line")).to_contain_text(
+        re.compile(r"ONNX Runtime [\d.]+ \(CPU, fp32\) with \d+ thread")
+    )
     expect(page.locator("#layers tr")).to_have_count(bundle.batchnorm.totals.layers)
-    expect(page.locator("#arms tr")).to_have_count(len(bundle.latency.arms))
+    expect(page.locator("#arms tbody")).to_have_count(len(bundle.latency.series))
+    expect(page.locator("#arms tr.arm")).to_have_count(sum(len(series.arms) for series in bundle.latency.series))
+    expect(page.locator("#verdicts li")).to_have_count(len(bundle.latency.series[0].comparisons))
+    expect(page.locator("#not-measured li")).to_have_count(len(bundle.latency.not_measured))
     expect(page.locator("#warning-list li")).to_have_count(len(bundle.health.warnings))
     assert complaints == []
 

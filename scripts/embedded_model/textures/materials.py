@@ -95,7 +95,7 @@ def cardboard(rng: Rng, height: int, width: int) -> Bgr:
     ripple = np.sin(np.arange(width, dtype=np.float32) * (2 * np.pi / rng.uniform(6, 18)))[None]
     image = add_field(image, np.repeat(ripple, height, 0), rng.uniform(0, 5))
     if rng.random() < 0.3:
-        top, tall = int(rng.integers(height)), int(height * rng.uniform(0.08, 0.25))
+        top, tall = int(rng.integers(height)), max(int(height * rng.uniform(0.08, 0.25)), 1)
         tape = image[top : top + tall]
         tape[:] = cv2.addWeighted(tape, 0.6, np.full_like(tape, near_color(rng, (150, 180, 205))), 0.4, 0)
     return image

@@ -5,19 +5,18 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from onnx import TensorProto, helper
 from ultralytics.utils import ASSETS
 
 from service.bundle.store import Bundle
 from service.errors import EngineError
-from service.inference.engine import OnnxRuntimeEngine
+from service.inference.onnxruntime_engine import OnnxRuntimeEngine
 from service.prepare.checkpoint import choose_head, drop_unused_head, load_model
 from service.prepare.deployed_network import DeployedNetwork, match_rows
 from service.preprocessing.letterbox import letterbox, plan_letterbox
+from tests.inference.graphs import OTHER_INPUTS, UINT8, mean_graph
 
 
 def frames(bundle: Bundle, count: int, seed: int = 0) -> np.ndarray:
@@ -96,40 +95,16 @@ def test_a_file_that_is_no_graph(tmp_path: Path) -> None:
         OnnxRuntimeEngine(tmp_path / "absent.onnx", "cpu", 1)
 
 
-def identity_graph(path: Path, *, name: str, element: int, shape: list[int | str], output: list[int | str]) -> Path:
-    nodes = [
-        helper.make_node("Cast", [name], ["float"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["float"], ["detections"], axes=[3], keepdims=0),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info(name, element, shape)],
-        [helper.make_tensor_value_info("detections", TensorProto.FLOAT, output)],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
-    return path
-
-
-@pytest.mark.parametrize(
-    ("name", "element", "shape"),
-    [
-        ("x", TensorProto.UINT8, ["b", 32, 32, 3]),
-        ("images", TensorProto.FLOAT, ["b", 32, 32, 3]),
-        ("images", TensorProto.UINT8, ["b", 3, 32, 32]),
-    ],
-)
+@pytest.mark.parametrize(("name", "element", "shape"), OTHER_INPUTS)
 def test_another_signature_is_refused(tmp_path: Path, name: str, element: int, shape: list[int | str]) -> None:
-    path = identity_graph(tmp_path / "m.onnx", name=name, element=element, shape=shape, output=["b", 32, 32])
+    path = mean_graph(tmp_path / "m.onnx", name=name, element=element, shape=shape, output=shape[:-1])
     with pytest.raises(EngineError):
         OnnxRuntimeEngine(path, "cpu", 1)
 
 
 def test_a_run_that_fails_or_answers_another_shape(tmp_path: Path) -> None:
     shape: list[int | str] = ["b", 32, "w", 3]
-    path = identity_graph(
-        tmp_path / "m.onnx", name="images", element=TensorProto.UINT8, shape=shape, output=["b", 32, "w"]
-    )
+    path = mean_graph(tmp_path / "m.onnx", name="images", element=UINT8, shape=shape, output=["b", 32, "w"])
     engine = OnnxRuntimeEngine(path, "cpu", 1)
     with pytest.raises(EngineError, match="answered"):
         engine.run(np.zeros((1, 32, 32, 3), np.uint8))

@@ -1,0 +1,100 @@
+"""How well drift is told: clean photographs of a folder against the same spoilt, by windows of 32.
+
+    .venv/bin/python -m scripts.drift_auc --bundle bundles/NAME --data FOLDER
+
+Half of the pictures, chosen at random, are the calibration; windows are drawn from the other half, clean and spoilt.
+The figures are means over several such splits. With --group N, each N pictures that follow each other by name stay in
+one half: crops of one photograph resemble each other more than photographs do.
+"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle.store import load_bundle
+from service.drift.baseline import WINDOW
+from service.drift.calibration import DEFAULT_RATE, calibrate
+from service.drift.features import Samples
+from service.drift.layers import watch_layers
+from service.inference.images import decode_image
+from service.inference.probe import Probe, Reading
+from service.preprocessing.corruptions import CORRUPTIONS
+from service.preprocessing.letterbox import content_tensor, letterbox, plan_letterbox
+
+CLEAN = "clean"
+_WINDOWS = 200
+_MAX_PIXELS = 200_000_000
+
+
+def measure(bundle_path: Path, folder: Path) -> tuple[dict[str, Samples], NDArray[np.intp]]:
+    """Samples of each version of every picture in ``folder``, and the channels that count."""
+    bundle = load_bundle(bundle_path)
+    probe, size = Probe(bundle.probe_graph), bundle.manifest.model.input.height
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
+    readings: dict[str, list[Reading]] = {name: [] for name in (CLEAN, *CORRUPTIONS)}
+    for number, path in enumerate(paths, 1):
+        picture = decode_image(path.read_bytes(), max_pixels=_MAX_PIXELS)
+        plan = plan_letterbox(picture.shape[1], picture.shape[0], size)
+        for name, found in readings.items():
+            spoilt = picture if name == CLEAN else CORRUPTIONS[name](picture)
+            found.append(probe.measure(content_tensor(letterbox(spoilt, plan), plan)))
+        print(f"\r{number}/{len(paths)}", end="", flush=True)
+    print()
+    samples = {
+        name: Samples(*(np.stack([getattr(r, part) for r in found]) for part in ("means", "variances", "figures")))
+        for name, found in readings.items()
+    }
+    return samples, watch_layers(bundle).channels
+
+
+def evaluate_split(
+    samples: Mapping[str, Samples], channels: NDArray[np.intp], group: int, rng: np.random.Generator
+) -> dict[str, tuple[float, float]]:
+    """By version: area under the curve against clean windows (0.5 for clean itself), and share over the threshold."""
+    count = len(samples[CLEAN])
+    groups = np.arange(count) // group
+    order = rng.permutation(groups[-1] + 1)
+    seen = np.isin(groups, order[: len(order) // 2])
+    clean = samples[CLEAN]
+    half = Samples(clean.means[seen], clean.variances[seen], clean.figures[seen])
+    baseline = calibrate(half, channels, DEFAULT_RATE, "").baseline
+    unseen = np.flatnonzero(~seen)
+    windows = [rng.choice(unseen, WINDOW, replace=False) for _ in range(_WINDOWS)]
+    scores = {}
+    for name, found in samples.items():
+        features = found.features(channels)
+        scores[name] = np.array([baseline.score(features[window]) for window in windows])
+    return {
+        name: (_area(scores[CLEAN], found), float((found > baseline.threshold).mean()))
+        for name, found in scores.items()
+    }
+
+
+def _area(clean: NDArray[np.float64], spoilt: NDArray[np.float64]) -> float:
+    """Probability that a spoilt window scores higher than a clean one (Mann and Whitney's U over its maximum)."""
+    above = (clean[:, None] < spoilt[None]).mean()
+    return float(above + 0.5 * (clean[:, None] == spoilt[None]).mean())
+
+
+def main() -> None:
+    """Print a row per corruption."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, required=True, help="folder of a bundle")
+    parser.add_argument("--data", type=Path, required=True, help="folder of clean photographs")
+    parser.add_argument("--splits", type=int, default=5)
+    parser.add_argument("--group", type=int, default=1, help="pictures in a row that stay together")
+    arguments = parser.parse_args()
+    samples, channels = measure(arguments.bundle, arguments.data)
+    rng = np.random.default_rng(0)
+    splits = [evaluate_split(samples, channels, arguments.group, rng) for _ in range(arguments.splits)]
+    print(f"{'':<18}{'area':>8}{'least':>8}{'over the threshold':>20}")
+    for name in samples:
+        areas, shares = zip(*(split[name] for split in splits), strict=True)
+        print(f"{name:<18}{np.mean(areas):8.3f}{min(areas):8.3f}{np.mean(shares):20.1%}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Shapes of ``POST /model/lint``."""
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from service.api.schemas import ModelRef
+
+
+class LintFinding(BaseModel):
+    """One fault of the preprocessing."""
+
+    code: str = Field(examples=["channels_swapped"])
+    title: str = Field(examples=["red and blue swapped"])
+    advice: str = Field(description="How to put it right.")
+    basis: Literal["exact", "law", "measured"] = Field(
+        description="exact: the values show it. law: undone, the first layers come nearest to their training law. "
+        "measured: the first layers' statistics are those of calibration pictures with this fault."
+    )
+    evidence: str
+    probability: float | None = Field(description="Where it was measured, all faults being as likely beforehand.")
+
+
+class LintInput(BaseModel):
+    """What was looked at."""
+
+    kind: Literal["picture", "tensor"]
+    pictures: int
+    shape: list[int] = Field(description="As sent; of a picture its rows, columns and channels.")
+    dtype: str
+    contract: Literal["image", "deployed", "network"] = Field(
+        description="image: a file for /detect. deployed: uint8 (N, S, S, 3) BGR for model.onnx. network: floats "
+        "(N, 3, S, S) RGB from 0 to 1 for the network itself."
+    )
+
+
+class ScaleAnswer(BaseModel):
+    """The range that values are taken to be in."""
+
+    taken_for: str | None = Field(description="A code, none for 0 to 1; null where no known range fits.")
+    certain: bool
+    distances: dict[str, float] = Field(
+        description="By possible range: how far, once undone, the first layers are from their training law, in nats "
+        "per channel."
+    )
+
+
+class ConfusionAnswer(BaseModel):
+    """How often each fault was told rightly on calibration pictures that were left out of the fit."""
+
+    pictures: int = Field(description="Pictures per answer; as many as were sent, or the next fewer measured.")
+    faults: list[str] = Field(description="Of the rows, and of the columns but the last, which is undecided.")
+    shares: list[list[float]] = Field(description="True fault in rows, answer in columns.")
+
+
+class LintAnswer(BaseModel):
+    """What was found; no findings means that nothing was seen, not that nothing is wrong."""
+
+    model: ModelRef
+    input: LintInput
+    findings: list[LintFinding]
+    scale: ScaleAnswer
+    calibrated: bool = Field(
+        description="Whether `python -m service calibrate` has taught the linter. Without it, colours, geometry and "
+        "sharpness are not judged."
+    )
+    probabilities: dict[str, float] | None
+    confusion: ConfusionAnswer | None

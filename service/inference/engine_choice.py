@@ -1,0 +1,64 @@
+"""Which engine the settings ask for; what cannot be had is refused, never replaced."""
+
+from pathlib import Path
+
+from service.errors import EngineError, SettingsError
+from service.inference.engine import InferenceEngine
+from service.inference.onnxruntime_engine import OnnxRuntimeEngine
+from service.settings import Settings
+
+
+def open_engine(graph: Path, settings: Settings, *, cores: int, workers: int) -> InferenceEngine:
+    """Load the deployed graph as ``YOLOFOLD_ENGINE``, ``_PRECISION``, ``_DEVICE`` and ``_THREADS`` say.
+
+    ``auto`` stands for ONNX Runtime and for fp32: bf16 does not find the same boxes.
+
+    Args:
+        graph: ``model.onnx`` of a verified bundle.
+        cores: what this process may use.
+        workers: callers at once.
+
+    Raises:
+        SettingsError: the settings contradict each other.
+        EngineError: what they ask for is not installed or not possible on this machine, or the graph cannot be loaded.
+    """
+    threads = settings.threads_on(cores)
+    if settings.engine == "openvino":
+        return _open_openvino(graph, settings, threads, streams=max(1, min(workers, cores // threads)))
+    if settings.precision == "bf16":
+        raise SettingsError(
+            "YOLOFOLD_PRECISION=bf16, but ONNX Runtime computes this network in fp32 only. Set "
+            "YOLOFOLD_ENGINE=openvino, which has bf16 where the processor has it, or YOLOFOLD_PRECISION=fp32."
+        )
+    engine = OnnxRuntimeEngine(graph, settings.device, threads)
+    require_precision(engine, settings)
+    return engine
+
+
+def require_precision(engine: InferenceEngine, settings: Settings) -> None:
+    """Check that an engine computes in the precision that is demanded.
+
+    Raises:
+        EngineError: it does not.
+    """
+    if settings.precision not in ("auto", engine.precision):
+        raise EngineError(
+            f"YOLOFOLD_PRECISION={settings.precision}, but {engine.runtime} multiplies in {engine.precision} with "
+            f"{engine.provider}. Set YOLOFOLD_PRECISION=auto to accept that, or YOLOFOLD_DEVICE=cpu."
+        )
+
+
+def _open_openvino(graph: Path, settings: Settings, threads: int, streams: int) -> InferenceEngine:
+    if settings.device == "cuda":
+        raise SettingsError(
+            "YOLOFOLD_ENGINE=openvino, but YOLOFOLD_DEVICE=cuda: OpenVINO runs on the processor here. Set "
+            "YOLOFOLD_DEVICE=cpu, or YOLOFOLD_ENGINE=onnxruntime."
+        )
+    try:
+        from service.inference.openvino_engine import OpenVinoEngine  # optional, and 100 MB more once loaded
+    except ImportError as error:
+        raise EngineError(
+            f"YOLOFOLD_ENGINE=openvino, but the package openvino cannot be loaded ({error}). Install it with "
+            "`pip install openvino`, or set YOLOFOLD_ENGINE=onnxruntime."
+        ) from error
+    return OpenVinoEngine(graph, "bf16" if settings.precision == "bf16" else "fp32", threads, streams)

@@ -1,0 +1,176 @@
+"""The deployed graph in OpenVINO, on the processor. Imported only when chosen: the package is optional."""
+
+import sys
+import threading
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import EngineError
+from service.inference.engine import INPUT, OUTPUT, Precision, require_rows
+
+# The converter of other frameworks' models, 8 MB, which OpenVINO loads along with itself where it can.
+sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
+import openvino as ov  # noqa: E402
+
+_DEVICE = "CPU"
+_ELEMENT_TYPES = {"fp32": ov.Type.f32, "bf16": ov.Type.bf16}
+
+
+class OpenVinoEngine:
+    """The deployed graph in OpenVINO."""
+
+    def __init__(self, model_path: Path, precision: Literal["fp32", "bf16"], threads: int, streams: int) -> None:
+        """Load the graph and check that it takes and gives what the contract says.
+
+        It is loaded for one picture at a time: with its shapes fixed, the embedded YOLO26n at 640 px takes 26 MB less.
+        The first batch of another size loads it again, for all other sizes.
+
+        Args:
+            model_path: ``model.onnx`` of a verified bundle.
+            precision: fp32 keeps OpenVINO from choosing bf16 by itself, which it does wherever there is bf16.
+            threads: threads of one run, at least 1.
+            streams: runs at once, at least 1; further ones wait. OpenVINO never takes more threads in all than there
+                are cores, so more streams may leave each fewer threads: see ``threads`` for what one really has.
+
+        Raises:
+            EngineError: the processor has no bf16, or the graph cannot be loaded or is of another kind.
+        """
+        require_bf16(ov.Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"), precision)
+        self._model_path, self._precision = model_path, precision
+        self._properties = _properties(precision, threads, streams)
+        self._single = _LoadedGraph(model_path, self._properties, batch=1)
+        self._any: _LoadedGraph | None = None
+        self._loading = threading.Lock()
+
+    @property
+    def provider(self) -> str:
+        """OpenVINO's name of the device."""
+        return _DEVICE
+
+    @property
+    def runtime(self) -> str:
+        """OpenVINO and its release."""
+        return f"OpenVINO {ov.get_version().split('-')[0]}"
+
+    @property
+    def precision(self) -> Precision:
+        """What OpenVINO was told to compute in, and confirmed."""
+        return self._precision
+
+    @property
+    def threads(self) -> int:
+        """Threads of one run, as OpenVINO set them up."""
+        return self._single.threads // self.streams
+
+    @property
+    def streams(self) -> int:
+        """Runs that are worked on at once, as OpenVINO set them up."""
+        return self._single.streams
+
+    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See ``InferenceEngine.run``."""
+        if images.dtype != np.uint8:  # OpenVINO would convert it
+            raise EngineError(f"The network takes uint8 pictures, not {images.dtype}.")
+        rows = self._graph(len(images)).run(images)
+        require_rows(rows, len(images))
+        return rows
+
+    def _graph(self, batch: int) -> "_LoadedGraph":
+        if batch == 1:
+            return self._single
+        with self._loading:
+            if self._any is None:
+                self._any = _LoadedGraph(self._model_path, self._properties, batch=None)
+            return self._any
+
+
+class _LoadedGraph:
+    """The graph for one batch size, or for any, with the requests that run it."""
+
+    def __init__(self, path: Path, properties: dict[str, object], batch: int | None) -> None:
+        try:
+            core = ov.Core()
+            model = core.read_model(str(path))
+            _check_signature(model, path)
+            if batch is not None:
+                model.reshape([batch, *list(model.inputs[0].get_partial_shape())[1:]])
+            self._compiled = core.compile_model(model, _DEVICE, properties)
+        except RuntimeError as error:  # OpenVINO has no narrower class
+            raise EngineError(f"OpenVINO cannot load {path}: {_reason(error)}") from error
+        wanted, taken = properties["INFERENCE_PRECISION_HINT"], self._compiled.get_property("INFERENCE_PRECISION_HINT")
+        if taken != wanted:
+            raise EngineError(f"OpenVINO was told to compute in {wanted} and took {taken}.")
+        # One thread at a time may use a request, so each run takes one and puts it back; what a list does is atomic.
+        # There are never more of them than there were runs at once.
+        self._idle: list[ov.InferRequest] = []
+
+    @property
+    def threads(self) -> int:
+        """Of all streams together; OpenVINO allows one per stream at least."""
+        return int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
+
+    @property
+    def streams(self) -> int:
+        return int(self._compiled.get_property("NUM_STREAMS"))
+
+    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
+        try:
+            # Not `infer`: started so, it runs on the streams' own threads, however many callers there are.
+            request.start_async({INPUT: images})
+            request.wait()
+            rows: NDArray[np.float32] = request.get_tensor(OUTPUT).data.copy()  # the next run overwrites the original
+        except Exception as error:
+            raise EngineError(f"OpenVINO failed: {_reason(error)}") from error  # and the request is dropped
+        self._idle.append(request)
+        return rows
+
+
+def require_bf16(capabilities: list[str], precision: Literal["fp32", "bf16"]) -> None:
+    """Check that a processor can compute in ``precision``.
+
+    Args:
+        capabilities: what OpenVINO says that the processor can do.
+
+    Raises:
+        EngineError: bf16 is asked for, and the processor has no instructions for it.
+    """
+    if precision == "bf16" and "BF16" not in capabilities:
+        raise EngineError(
+            "YOLOFOLD_PRECISION=bf16, but this processor has no instructions for bf16 (AVX512_BF16, AMX-BF16 or their "
+            "like). Set YOLOFOLD_PRECISION=fp32."
+        )
+
+
+def _properties(precision: Literal["fp32", "bf16"], threads: int, streams: int) -> dict[str, object]:
+    return {
+        "INFERENCE_PRECISION_HINT": _ELEMENT_TYPES[precision],
+        "EXECUTION_MODE_HINT": "ACCURACY" if precision == "fp32" else "PERFORMANCE",
+        "INFERENCE_NUM_THREADS": threads * streams,
+        "NUM_STREAMS": streams,
+        # Other processes and the threads that decode pictures want these cores as well.
+        "ENABLE_CPU_PINNING": False,
+    }
+
+
+def _check_signature(model: ov.Model, path: Path) -> None:
+    ports = (*model.inputs, *model.outputs)
+    found = [(*p.get_names(), p.get_element_type().get_type_name(), len(p.get_partial_shape())) for p in ports]
+    if found != [(INPUT, "u8", 4), (OUTPUT, "f32", 3)]:
+        raise EngineError(f"{path} maps {found}, not u8 {INPUT!r} (B, H, W, 3) to f32 {OUTPUT!r} (B, N, 6).")
+    shape = model.inputs[0].get_partial_shape()
+    if shape[3] != 3:
+        raise EngineError(f"{path} takes {shape}, not (B, H, W, 3).")
+
+
+def _reason(error: Exception) -> str:
+    """OpenVINO's reason without the source lines it passed through."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith("Exception from ")]
+    return " ".join(said) or str(error)

@@ -1,0 +1,161 @@
+"""The faults that the linter knows: what each does to a tensor, how it is undone, and what to do about it.
+
+A right tensor is RGB, float32, scaled to 0..1, channels first, its picture letterboxed on grey 114.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from service.preprocessing import corruptions
+
+Tensor = NDArray[np.float32]
+Picture = NDArray[np.uint8]
+
+#: Mean and standard deviation of ImageNet's RGB pixels, as torchvision publishes them for its own networks.
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
+IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]
+
+
+@dataclass(frozen=True, eq=False)
+class Fault:
+    """One way to spoil the preprocessing.
+
+    Attributes:
+        name: its code in answers.
+        title: what is wrong, in a few words.
+        advice: how to put it right.
+    """
+
+    name: str
+    title: str
+    advice: str
+
+
+@dataclass(frozen=True, eq=False)
+class Scaling(Fault):
+    """A range of values: right ones times ``gain`` plus ``offset``, each (3, 1, 1) or a number.
+
+    ``hides`` says that a picture scaled like this may have no value outside 0..1.
+    """
+
+    gain: Tensor
+    offset: Tensor
+    hides: bool
+
+    def apply(self, tensor: Tensor) -> Tensor:
+        """The right tensor (3, H, W) scaled like this."""
+        return tensor * self.gain + self.offset
+
+    def undo(self, tensor: Tensor) -> Tensor:
+        """The right tensor that was scaled like this."""
+        return (tensor - self.offset) / self.gain
+
+    def possible(self, low: float, high: float) -> bool:
+        """Whether a tensor with these extremes can be scaled like this.
+
+        Values within 0..1 are not taken for a wider range: all of the picture would have to be nearly black, or
+        brighter than average.
+        """
+        lowest, highest = float(self.offset.min()), float((self.gain + self.offset).max())
+        slack = SLACK * min(highest - lowest, 1.0)
+        if low < lowest - slack or high > highest + slack:
+            return False
+        return self.hides or low < -SLACK or high > 1 + SLACK
+
+
+def _factor(value: float) -> Tensor:
+    return np.full((3, 1, 1), value, np.float32)
+
+
+#: Resizing may carry values this far past 0..1, or past a smaller range in proportion.
+SLACK = 0.02
+RIGHT_SCALE = Scaling("none", "values from 0 to 1", "", _factor(1), _factor(0), hides=True)
+SCALINGS = (
+    RIGHT_SCALE,
+    Scaling(
+        "scale_0_255",
+        "values from 0 to 255",
+        "Divide by 255 once before the network.",
+        _factor(255),
+        _factor(0),
+        hides=False,
+    ),
+    Scaling(
+        "divided_twice",
+        "divided by 255 twice",
+        "Divide by 255 only once; some loaders do it already.",
+        _factor(1 / 255),
+        _factor(0),
+        hides=True,
+    ),
+    Scaling(
+        "imagenet_normalised",
+        "ImageNet's mean and standard deviation applied",
+        "Leave mean and standard deviation out: this network normalises with its own BatchNorm.",
+        np.reciprocal(IMAGENET_STD),
+        -IMAGENET_MEAN / IMAGENET_STD,
+        hides=False,
+    ),
+    Scaling(
+        "scale_minus1_1",
+        "values from -1 to 1",
+        "Divide by 255 and subtract nothing.",
+        _factor(2),
+        _factor(-1),
+        hides=False,
+    ),
+)
+
+RIGHT_PICTURE = Fault("none", "as the network was calibrated", "")
+CHANNELS_SWAPPED = Fault(
+    "channels_swapped",
+    "red and blue swapped",
+    "OpenCV reads BGR: turn it into RGB for the tensor; an image file needs nothing.",
+)
+INVERTED = Fault("inverted", "a negative, light and dark exchanged", "Take the values off their maximum once more.")
+GREY = Fault("grey", "without colour", "Send colour, or train and calibrate on grey pictures if the camera has none.")
+STRETCHED = Fault(
+    "stretched",
+    "stretched to the square",
+    "Letterbox: keep the proportions and fill the rest with grey 114.",
+)
+BLURRED = Fault("blurred", "out of focus or moved", "Look at the lens, its focus and the exposure time.")
+DARK = Fault("dark", "darker than before", "Look at the light and the exposure.")
+NOISY = Fault("noisy", "noisier than before", "More light or a longer exposure lets the camera amplify less.")
+COMPRESSED = Fault("compressed", "heavily compressed", "Raise the JPEG quality; 75 and more does no harm.")
+#: What the statistics can only tell after calibration, in the order of `spoil_picture`.
+PICTURE_FAULTS = (
+    RIGHT_PICTURE,
+    CHANNELS_SWAPPED,
+    INVERTED,
+    GREY,
+    STRETCHED,
+    BLURRED,
+    DARK,
+    NOISY,
+    COMPRESSED,
+)
+
+
+def spoil_picture(content: Picture, stretched: Picture) -> dict[str, Picture]:
+    """One picture with each of `PICTURE_FAULTS`, by the fault's name; all (H, W, 3) uint8 BGR.
+
+    Args:
+        content: the picture as it lies inside the letterbox, without the padding.
+        stretched: (S, S, 3) the same picture resized to the square without regard to its proportions.
+    """
+    grey = cv2.cvtColor(cv2.cvtColor(content, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+    return {
+        RIGHT_PICTURE.name: content,
+        CHANNELS_SWAPPED.name: corruptions.swap_channels(content),
+        INVERTED.name: np.asarray(255 - content, np.uint8),
+        GREY.name: np.asarray(grey, np.uint8),
+        STRETCHED.name: stretched,
+        BLURRED.name: corruptions.blur(content),
+        DARK.name: corruptions.darken(content),
+        NOISY.name: corruptions.add_noise(content),
+        COMPRESSED.name: corruptions.compress(content),
+    }

@@ -1,0 +1,36 @@
+"""How many images per second several callers get together, as the service's workers do."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.measurement.runner import Run, TimedArm
+from service.measurement.runtime_arms import FOLDING_AT_DEFAULTS, GraphArm, session_run
+
+#: With more, the moments in which the first callers have ended and the last have not weigh less, but a burst of a
+#: large network takes long.
+RUNS_PER_CALLER = 3
+
+THROUGHPUT_QUESTIONS = (FOLDING_AT_DEFAULTS,)
+
+
+def burst_arm(arm: GraphArm, images: NDArray[np.uint8], callers: int) -> TimedArm:
+    """One burst: ``callers`` threads share a session, and each runs ``images`` (B, S, S, 3) RUNS_PER_CALLER times."""
+
+    def open_burst() -> Run:
+        run = session_run(arm.plan, images)
+        # Its threads end when it is collected, that is with the arm.
+        pool = ThreadPoolExecutor(callers, thread_name_prefix="yolofold-burst")
+
+        def call() -> None:
+            for _ in range(RUNS_PER_CALLER):
+                run()
+
+        def burst() -> None:
+            for job in [pool.submit(call) for _ in range(callers)]:
+                job.result()
+
+        return burst
+
+    return TimedArm(arm.name, arm.title, arm.facts, open_burst)

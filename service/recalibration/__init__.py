@@ -1,0 +1,1 @@
+"""New BatchNorm statistics for a served network, beside it: what they change is shown, and nothing is replaced."""

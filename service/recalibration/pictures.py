@@ -1,0 +1,115 @@
+"""The unlabelled pictures of a folder: which can be read, which are fitted and which are held back."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import ImageError, RecalibrationError
+from service.evaluation.data_set import PICTURE_SUFFIXES
+from service.inference.images import decode_image
+from service.preprocessing.letterbox import letterbox, plan_letterbox
+
+#: Even if all variance lay between pictures and none within them, the mean of so many would be known to a quarter of a
+#: standard deviation.
+LEAST_FITTED = 16
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A readable image file and the SHA-256 of its bytes, hexadecimal."""
+
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that is named like a picture but cannot be used."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """What a folder holds.
+
+    Attributes:
+        fitted: pictures the statistics are estimated on.
+        held_back: pictures kept for the comparison alone; may be empty.
+        skipped: files left out because they cannot be read.
+        repeated: files left out because another one holds the same bytes.
+    """
+
+    folder: Path
+    fitted: list[Picture]
+    held_back: list[Picture]
+    skipped: list[Skipped]
+    repeated: int
+
+
+def open_pictures(folder: Path, hold_back: float, max_pixels: int, advance: Callable[[int, int], None]) -> PictureSet:
+    """Find and decode every picture in a folder and those below it, as serving would.
+
+    The pictures are put in the order of their bytes' SHA-256. So names decide nothing, neighbours on film or in a
+    camera's numbering are no neighbours here, and the same pictures give the same statistics.
+
+    Args:
+        hold_back: share of the pictures to keep for the comparison, 0 to 1.
+        max_pixels: larger pictures cannot be served and are skipped.
+        advance: told how many files have been read.
+
+    Raises:
+        RecalibrationError: there is no such folder, or fewer than ``LEAST_FITTED`` pictures are left to fit.
+    """
+    if not folder.is_dir():
+        raise RecalibrationError(f"--data {folder} is not a folder.")
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
+    found: dict[str, Picture] = {}
+    skipped: list[Skipped] = []
+    for number, path in enumerate(files, 1):
+        try:
+            data = path.read_bytes()
+            decode_image(data, max_pixels=max_pixels)
+            sha256 = hashlib.sha256(data).hexdigest()
+            found.setdefault(sha256, Picture(path, sha256))
+        except (ImageError, OSError) as error:
+            skipped.append(Skipped(path, str(error)))
+        advance(number, len(files))
+    ordered = [found[sha256] for sha256 in sorted(found)]
+    held_back = round(len(ordered) * hold_back)
+    fitted = ordered[held_back:]
+    if len(fitted) < LEAST_FITTED:
+        raise RecalibrationError(_too_few(folder, len(fitted), held_back, skipped))
+    return PictureSet(folder, fitted, ordered[:held_back], skipped, len(files) - len(skipped) - len(ordered))
+
+
+def _too_few(folder: Path, fitted: int, held_back: int, skipped: Sequence[Skipped]) -> str:
+    text = f"{folder} leaves {fitted} pictures to estimate on, with {held_back} held back; it takes {LEAST_FITTED}."
+    if skipped:
+        text += f" {len(skipped)} cannot be read, such as {skipped[0].path}: {skipped[0].reason}"
+    return text
+
+
+def digest(pictures: Sequence[Picture]) -> str:
+    """SHA-256 that names a set of pictures by their bytes: of their ascending SHA-256 sums, a line each."""
+    lines = "".join(f"{sha256}\n" for sha256 in sorted(picture.sha256 for picture in pictures))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def squares(pictures: Sequence[Picture], size: int, max_pixels: int) -> Iterator[NDArray[np.uint8]]:
+    """Each picture decoded and letterboxed as when it is served: uint8 (size, size, 3) BGR.
+
+    Raises:
+        RecalibrationError: a file is not what it was when the folder was read.
+    """
+    for picture in pictures:
+        data = picture.path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != picture.sha256:
+            raise RecalibrationError(f"{picture.path} has changed since the recalibration began.")
+        image = decode_image(data, max_pixels=max_pixels)
+        yield letterbox(image, plan_letterbox(image.shape[1], image.shape[0], size))

@@ -1,0 +1,209 @@
+"""The order of a recalibration: pictures, statistics, a bundle beside the served one, and what it changes."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.bundle import store
+from service.bundle.manifest import LayerShift, Recalibration
+from service.bundle.store import Bundle
+from service.errors import RecalibrationError, WeightsHashMismatch
+from service.inference.detections import Detections
+from service.inference.detector import Detector, Selection
+from service.inference.onnxruntime_engine import OnnxRuntimeEngine
+from service.measurement.study import Effort
+from service.observatory.diff import Side, compare_batchnorm, side_of_bundle, symmetric_divergence
+from service.prepare.checkpoint import load_model
+from service.prepare.pipeline import Choices, Progress, Study, build_bundle, bundle_version
+from service.prepare.population_statistics import TOLERANCE
+from service.prepare.recalibrated_checkpoint import RecalibratedCheckpoint, recalibrate_checkpoint
+from service.prepare.weights import Checkpoint, WeightsRequest, resolve_weights
+from service.recalibration.box_changes import count_changes
+from service.recalibration.pictures import Picture, PictureSet, digest, open_pictures, squares
+from service.recalibration.report import Data, RecalibrationReport, SkippedFile
+from service.settings import Settings
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to recalibrate with.
+
+    Attributes:
+        data: folder of unlabelled pictures.
+        prior: how many pictures the old statistics count for, at least 0.
+        hold_back: share of the pictures that are only compared on, 0 to 1; 0 compares on the fitted.
+        out: folder the new bundle becomes; None chooses one beside the served bundle.
+        threads: threads of the network, at least 1.
+        callers: concurrent callers that its throughput would be measured with, at least 1.
+    """
+
+    data: Path
+    prior: float
+    hold_back: float
+    out: Path | None
+    threads: int
+    callers: int
+
+
+def recalibrate(served: Bundle, request: Request, settings: Settings, progress: Progress) -> RecalibrationReport:
+    """Make a bundle of the served network with statistics of new pictures. The served bundle is only read.
+
+    Input size, head and default confidence are the served bundle's, so that statistics are all that differs.
+
+    Args:
+        settings: those that the served bundle was found by; they lead to its checkpoint.
+
+    Raises:
+        RecalibrationError: the pictures or the folder asked for will not do, or the network has no finite statistics.
+        WeightsError: the served bundle's checkpoint is not there any more, or cannot be read.
+        BundleDirUnusable: the bundle cannot be written where it was asked for.
+        PrepareError: the new bundle did not pass its proofs.
+        EngineError: the runtime failed.
+    """
+    root = served.path.parent if request.out is None else request.out.parent
+    if request.out is not None:
+        _require_free(request.out)
+    store.require_writable(root)
+    with progress.step("Pictures") as advance:
+        pictures = open_pictures(request.data, request.hold_back, settings.max_pixels, advance)
+    with progress.step("Weights"):
+        source = _find_checkpoint(served, settings)
+    with store.scratch_folder(root) as scratch:
+        with progress.step("Statistics, block by block") as advance:
+            size = served.manifest.model.input.height
+            result = recalibrate_checkpoint(
+                source,
+                lambda: squares(pictures.fitted, size, settings.max_pixels),
+                pictures=len(pictures.fitted),
+                prior=request.prior,
+                folder=scratch,
+                advance=advance,
+            )
+        target = _build(served, source, result, pictures, root, request, progress)
+    return _report(served, store.load_bundle(target), pictures, request, settings, progress)
+
+
+def _require_free(out: Path) -> None:
+    if store.is_settings_name(out.name):
+        raise RecalibrationError(
+            f"--out {out} is named like a bundle that serving finds by its settings; it could replace the served one. "
+            "Choose another name."
+        )
+    if out.exists():
+        raise RecalibrationError(f"--out {out} exists already; a recalibration replaces nothing.")
+
+
+def _find_checkpoint(served: Bundle, settings: Settings) -> Checkpoint:
+    weights, asked = served.manifest.weights, settings.weights
+    if served.manifest.recalibration is not None:
+        asked = str(served.path / weights.file)  # a bundle that was recalibrated itself holds its checkpoint
+    elif weights.source == "embedded":
+        asked = "embedded"  # `auto` fell back to it then, but need not now
+    cache = settings.bundle_dir / "downloads"
+    try:
+        return resolve_weights(WeightsRequest(asked, weights.sha256, settings.download_timeout_s, cache))
+    except WeightsHashMismatch as error:
+        raise WeightsHashMismatch(
+            f"{served.path} was prepared from another checkpoint, which is needed: {error}"
+        ) from error
+
+
+def _build(
+    served: Bundle,
+    source: Checkpoint,
+    result: RecalibratedCheckpoint,
+    pictures: PictureSet,
+    root: Path,
+    request: Request,
+    progress: Progress,
+) -> Path:
+    model = served.manifest.model
+    choices = Choices(model.input.height, model.head.kind, model.default_confidence)
+    version = bundle_version(result.checkpoint, choices)
+    target = root / _beside_name(model.name, version) if request.out is None else request.out
+    _require_free(target)
+    provenance = Recalibration(
+        bundle_version=model.version,
+        checkpoint_file=source.path.name,
+        checkpoint_sha256=source.sha256,
+        pictures=len(pictures.fitted),
+        pictures_sha256=digest(pictures.fitted),
+        prior=request.prior,
+        residual=result.residual,
+        tolerance=TOLERANCE,
+        layers=_shifts(served, result),
+    )
+    # Opened from the file, as anyone else would: what is proved and exported is what is written there.
+    loaded = load_model(result.checkpoint.path)
+    return build_bundle(
+        result.checkpoint,
+        loaded,
+        choices,
+        target,
+        progress,
+        Study(Effort(), request.threads, request.callers),
+        provenance,
+    )
+
+
+def _beside_name(model: str, version: str) -> str:
+    """Without a hyphen, which every name that serving looks for has."""
+    return f"{re.sub('[^A-Za-z0-9.]+', '_', model)}_recalibrated_{version}"
+
+
+def _shifts(served: Bundle, result: RecalibratedCheckpoint) -> list[LayerShift]:
+    eps = {layer.name: layer.eps for layer in served.batchnorm.layers}
+    halves = {
+        name: float(symmetric_divergence(a.mean, a.var + eps[name], b.mean, b.var + eps[name]).mean())
+        for name, (a, b) in result.halves.items()
+    }
+    after = Side("recalibrated", served.batchnorm.layers, result.arrays)
+    return [
+        LayerShift(
+            name=layer.name,
+            divergence_mean=layer.divergence_mean,
+            divergence_max=layer.divergence_max,
+            halves_divergence_mean=halves.get(layer.name),
+        )
+        for layer in compare_batchnorm(side_of_bundle(served), after).layers
+    ]
+
+
+def _report(
+    served: Bundle, new: Bundle, pictures: PictureSet, request: Request, settings: Settings, progress: Progress
+) -> RecalibrationReport:
+    assert new.manifest.recalibration is not None  # written a moment ago
+    compared = pictures.held_back or pictures.fitted
+    before, after = (_find_boxes(bundle, compared, request, settings, progress) for bundle in (served, new))
+    model = served.manifest.model
+    return RecalibrationReport(
+        served=str(served.path),
+        bundle=str(new.path),
+        data=Data(
+            folder=str(pictures.folder),
+            fitted=len(pictures.fitted),
+            held_back=len(pictures.held_back),
+            repeated=pictures.repeated,
+            skipped=[SkippedFile(file=str(one.path), reason=one.reason) for one in pictures.skipped],
+        ),
+        recalibration=new.manifest.recalibration,
+        batchnorm=compare_batchnorm(side_of_bundle(served), side_of_bundle(new)),
+        boxes=count_changes(before, after, model.default_confidence, model.classes),
+    )
+
+
+def _find_boxes(
+    bundle: Bundle, pictures: Sequence[Picture], request: Request, settings: Settings, progress: Progress
+) -> list[Detections]:
+    """Every box that leaves the graph, through the path that serves it."""
+    model = bundle.manifest.model
+    with progress.step(f"Boxes of {model.version}") as advance:
+        engine = OnnxRuntimeEngine(bundle.deployed_graph, settings.device, request.threads)
+        detector = Detector(bundle, engine, settings.max_pixels)
+        everything = Selection(model.head.min_confidence, model.head.max_det)
+        found = []
+        for number, picture in enumerate(pictures, 1):
+            found.append(detector.detect(picture.path.read_bytes(), everything).detections)
+            advance(number, len(pictures))
+    return found

@@ -1,0 +1,42 @@
+"""Readings of an invented network with two probed layers, of which one channel is dead."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.drift.distances import Normal
+from service.drift.layers import WatchedLayer, WatchedLayers
+
+CHANNELS = 7
+DEAD = 2
+MEAN = np.array([0.5, -1.0, 0.25, 2.0, 0.0, -0.5, 1.0])
+STD = np.array([1.0, 0.5, 0.0, 2.0, 1.5, 0.8, 1.2])
+
+
+@dataclass(frozen=True)
+class Invented:
+    means: np.ndarray
+    variances: np.ndarray
+    figures: np.ndarray
+
+
+def watched() -> WatchedLayers:
+    law = Normal(MEAN, STD**2)
+    layers = (
+        WatchedLayer("a.bn", 0, 3, Normal(law.mean[:3], law.variance[:3])),
+        WatchedLayer("b.bn", 3, 7, Normal(law.mean[3:], law.variance[3:])),
+    )
+    return WatchedLayers(layers, np.array([0, 1, 3, 4, 5, 6]))
+
+
+def readings(count: int, seed: int, shift: float = 0.0, darkness: float = 1.0) -> list[Invented]:
+    """Pictures whose means scatter by 0.3 standard deviations; ``shift`` moves them all by that many."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        means = MEAN + STD * (0.3 * rng.normal(size=CHANNELS) + shift)
+        variances = STD**2 * np.exp(0.3 * rng.normal(size=CHANNELS))
+        figures = np.exp(0.1 * rng.normal(size=12)) * np.repeat([0.4, 0.05, 0.01, 0.05], 3)
+        figures[:3] *= darkness
+        found.append(Invented(means, variances, figures))
+    return found

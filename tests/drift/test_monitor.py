@@ -1,0 +1,143 @@
+"""The monitor over invented readings: windows, calibration from the first pictures, alarm, onset and figures."""
+
+import numpy as np
+import pytest
+
+from service.drift.baseline import WINDOW
+from service.drift.calibration import Calibration, calibrate
+from service.drift.features import Samples
+from service.drift.monitor import FIRST_PICTURES, DriftMonitor
+from tests.drift.readings import CHANNELS, DEAD, MEAN, STD, Invented, readings, watched
+
+
+def stack(rows: list[Invented]) -> Samples:
+    return Samples(*(np.stack([getattr(row, name) for row in rows]) for name in ("means", "variances", "figures")))
+
+
+@pytest.fixture(scope="module")
+def calibration() -> Calibration:
+    return calibrate(stack(readings(256, seed=0)), watched().channels, 0.01, "2026-01-01T00:00:00+00:00")
+
+
+def feed(monitor: DriftMonitor, rows: list[Invented], start: float = 0.0) -> float:
+    """One picture a second; gives the time after the last."""
+    for second, row in enumerate(rows):
+        monitor.add(row, start + second)
+    return start + len(rows)
+
+
+def test_nothing_is_known_before_the_first_full_window(calibration: Calibration) -> None:
+    monitor = DriftMonitor(watched(), calibration)
+    feed(monitor, readings(WINDOW - 1, seed=1))
+    report = monitor.report()
+    assert (report.state, report.sampled, report.windows, report.layers) == ("watching", WINDOW - 1, (), ())
+    assert report.training is report.baseline is report.onset is None
+
+
+def test_windows_share_no_picture(calibration: Calibration) -> None:
+    monitor = DriftMonitor(watched(), calibration)
+    feed(monitor, readings(3 * WINDOW + 5, seed=1), start=1000.0)
+    spans = [(window.begun, window.ended) for window in monitor.report().windows]
+    assert spans == [(1000.0 + WINDOW * i, 1000.0 + WINDOW * (i + 1) - 1) for i in range(3)]
+
+
+def test_the_score_is_the_baselines(calibration: Calibration) -> None:
+    monitor, rows = DriftMonitor(watched(), calibration), readings(WINDOW, seed=2)
+    feed(monitor, rows)
+    (window,) = monitor.report().windows
+    assert window.score == calibration.baseline.score(stack(rows).features(watched().channels))
+
+
+def test_the_figures_of_the_last_window_against_numpy(calibration: Calibration) -> None:
+    monitor, rows = DriftMonitor(watched(), calibration), readings(WINDOW, seed=3, shift=0.2)
+    feed(monitor, readings(WINDOW, seed=2))
+    feed(monitor, rows)
+    report = monitor.report()
+    means, variances = np.stack([row.means for row in rows]), np.stack([row.variances for row in rows])
+    m, v = means.mean(0), variances.mean(0) + means.var(0)
+    alive = np.array([c for c in range(CHANNELS) if c != DEAD])
+    z = (m - MEAN)[alive] / STD[alive]
+    ratio, inverse = v[alive] / STD[alive] ** 2, STD[alive] ** 2 / v[alive]
+    kl = (ratio + z**2 + inverse + (m - MEAN)[alive] ** 2 / v[alive]) / 2 - 1
+    w2 = (m - MEAN)[alive] ** 2 + (np.sqrt(v[alive]) - STD[alive]) ** 2
+    assert report.training is not None and report.training.channels == 6
+    assert report.training.z_rms == pytest.approx(np.sqrt((z**2).mean()), rel=1e-9)
+    assert report.training.log_variance_ratio == pytest.approx(np.median(np.abs(np.log(ratio))), rel=1e-9)
+    assert report.training.symmetric_kl == pytest.approx(kl.mean(), rel=1e-9)
+    assert report.training.wasserstein2 == pytest.approx(np.sqrt(w2.mean()), rel=1e-9)
+    first, second = (layer.training for layer in report.layers)
+    assert first is not None and first.symmetric_kl == pytest.approx(kl[:2].mean(), rel=1e-9)
+    assert second is not None and second.z_rms == pytest.approx(np.sqrt((z[2:] ** 2).mean()), rel=1e-9)
+    clean = np.stack([row.means for row in readings(256, seed=0)])
+    assert report.baseline is not None
+    spread = np.stack([row.variances for row in readings(256, seed=0)]).mean(0) + clean.var(0)
+    against = (m - clean.mean(0))[alive] / np.sqrt(spread[alive])
+    assert report.baseline.z_rms == pytest.approx(np.sqrt((against**2).mean()), rel=1e-9)
+
+
+def test_a_drift_is_dated_from_its_first_window_and_ends_after_three_clear_ones(calibration: Calibration) -> None:
+    monitor = DriftMonitor(watched(), calibration)
+    onset = feed(monitor, readings(2 * WINDOW, seed=4), start=500.0)
+    assert monitor.report().state == "watching"
+    now = feed(monitor, readings(2 * WINDOW, seed=5, shift=1.0), start=onset)
+    report = monitor.report()
+    assert (report.state, report.onset) == ("drifting", onset)
+    assert [window.alarm for window in report.windows] == [False, False, True, True]
+    assert report.problems
+    for clear in range(1, 4):
+        now = feed(monitor, readings(WINDOW, seed=5 + clear), start=now)
+        report = monitor.report()
+        assert report.problems == ()
+        assert report.state == ("watching" if clear == 3 else "drifting")
+    assert report.onset is None
+
+
+def test_problems_name_the_layer_channel_and_direction(calibration: Calibration) -> None:
+    rows = readings(WINDOW, seed=6)
+    low = [Invented(row.means - 3 * STD * (np.arange(CHANNELS) == 4), row.variances, row.figures) for row in rows]
+    monitor = DriftMonitor(watched(), calibration)
+    feed(monitor, low)
+    (problem,) = monitor.report().problems
+    assert problem.startswith("b.bn moved furthest") and "channel 1 most" in problem and "below" in problem
+
+
+def test_dark_pictures_are_called_dark(calibration: Calibration) -> None:
+    monitor = DriftMonitor(watched(), calibration)
+    feed(monitor, readings(WINDOW, seed=7, shift=1.0, darkness=0.4))
+    assert any("darker" in problem for problem in monitor.report().problems)
+
+
+def test_without_a_file_the_first_pictures_are_the_calibration() -> None:
+    monitor = DriftMonitor(watched(), None)
+    first = readings(FIRST_PICTURES, seed=8)
+    now = feed(monitor, first[:-1])
+    report = monitor.report()
+    assert (report.state, report.source, report.calibrated) == ("calibrating", "first_pictures", None)
+    assert len(report.windows) == FIRST_PICTURES // WINDOW - 1 and report.windows[-1].score is None
+    assert report.training is not None, "the training law needs no calibration"
+    now = feed(monitor, first[-1:], start=now)
+    report = monitor.report()
+    expected = calibrate(stack(first), watched().channels, 0.01, "")
+    assert report.state == "watching" and report.calibrated is not None
+    assert report.calibrated.baseline.threshold == expected.baseline.threshold
+    feed(monitor, readings(WINDOW, seed=9, shift=1.0), start=now)
+    assert monitor.report().state == "drifting"
+
+
+def test_a_few_pictures_over_and_over_are_no_calibration_but_the_next_ones_may_be() -> None:
+    monitor = DriftMonitor(watched(), None)
+    feed(monitor, readings(4, seed=0) * (FIRST_PICTURES // 4) + readings(WINDOW, seed=1))
+    report = monitor.report()
+    assert (report.state, report.calibrated, report.gathered) == ("calibrating", None, WINDOW)
+    assert report.failure is not None and "Only 4 of 256 pictures differ" in report.failure
+    feed(monitor, readings(FIRST_PICTURES - WINDOW, seed=2))
+    report = monitor.report()
+    assert (report.state, report.failure, report.gathered) == ("watching", None, 0)
+
+
+def test_the_history_is_bounded(calibration: Calibration) -> None:
+    monitor, rows = DriftMonitor(watched(), calibration), readings(WINDOW, seed=10)
+    for _ in range(258):
+        feed(monitor, rows)
+    report = monitor.report()
+    assert (report.sampled, len(report.windows)) == (258 * WINDOW, 256)

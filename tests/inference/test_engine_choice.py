@@ -1,0 +1,86 @@
+"""Which engine the settings give, and that none is given in place of another."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.bundle.store import Bundle
+from service.errors import EngineError, SettingsError
+from service.inference.engine import InferenceEngine
+from service.inference.engine_choice import open_engine, require_precision
+from service.inference.onnxruntime_engine import OnnxRuntimeEngine
+from service.inference.openvino_engine import OpenVinoEngine
+from service.machine import usable_cores
+from service.settings import load_settings
+from tests.conftest import ROOT, clean_environ, command
+
+
+def choose(bundle: Bundle, *, cores: int = 2, workers: int = 2, **settings: Any) -> InferenceEngine:
+    return open_engine(bundle.deployed_graph, load_settings({}, **settings), cores=cores, workers=workers)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        ({}, OnnxRuntimeEngine),
+        ({"engine": "onnxruntime"}, OnnxRuntimeEngine),
+        ({"engine": "onnxruntime", "device": "cpu", "precision": "fp32"}, OnnxRuntimeEngine),
+        ({"engine": "openvino"}, OpenVinoEngine),
+        ({"engine": "openvino", "device": "cpu", "precision": "fp32"}, OpenVinoEngine),
+    ],
+)
+def test_the_settings_choose(bundle: Bundle, settings: dict[str, str], kind: type) -> None:
+    engine = choose(bundle, **settings)
+    assert isinstance(engine, kind)
+    if settings.get("device") == "cpu":
+        assert engine.precision == "fp32"
+
+
+@pytest.mark.skipif(usable_cores() < 2, reason="needs two cores")
+def test_streams_share_the_cores_out(bundle: Bundle) -> None:
+    """As many runs at once as there are workers, and no more threads in all than cores."""
+    for threads, workers, streams in ((0, 2, 1), (2, 4, 1), (1, 1, 1), (1, 2, 2), (1, 4, 2)):
+        engine = choose(bundle, cores=2, workers=workers, engine="openvino", threads=threads)
+        assert isinstance(engine, OpenVinoEngine)
+        assert (engine.threads, engine.streams) == (threads or 2, streams)
+
+
+@pytest.mark.parametrize("engine", ["auto", "onnxruntime"])
+def test_onnx_runtime_has_no_bf16(bundle: Bundle, engine: str) -> None:
+    with pytest.raises(SettingsError, match=r"YOLOFOLD_PRECISION=bf16.*YOLOFOLD_ENGINE=openvino.*PRECISION=fp32"):
+        choose(bundle, engine=engine, precision="bf16")
+
+
+def test_openvino_does_not_run_on_cuda(bundle: Bundle) -> None:
+    with pytest.raises(SettingsError, match=r"YOLOFOLD_DEVICE=cuda.*YOLOFOLD_ENGINE=onnxruntime"):
+        choose(bundle, engine="openvino", device="cuda")
+
+
+class CoarseEngine(OnnxRuntimeEngine):
+    """Says of itself what the same engine says on CUDA."""
+
+    precision = "tf32"
+
+
+def test_fp32_on_demand_is_not_tf32(bundle: Bundle) -> None:
+    engine = CoarseEngine(bundle.deployed_graph, "cpu", 1)
+    require_precision(engine, load_settings({}))
+    with pytest.raises(EngineError, match=r"YOLOFOLD_PRECISION=fp32.*tf32.*YOLOFOLD_PRECISION=auto"):
+        require_precision(engine, load_settings({}, precision="fp32"))
+
+
+def test_without_the_package_serve_ends_with_the_reason(bundle_root: Path, tmp_path: Path) -> None:
+    """Python runs sitecustomize before anything else; here it stands for an environment without OpenVINO."""
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['openvino'] = None\n")
+    environ = clean_environ(weights="embedded", bundle_dir=str(bundle_root), port="0", engine="openvino")
+    environ["PYTHONPATH"] = str(tmp_path)
+    done = subprocess.run(command("serve"), cwd=ROOT, env=environ, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "EngineError: YOLOFOLD_ENGINE=openvino, but the package openvino cannot be loaded" in done.stderr
+    assert "pip install openvino" in done.stderr and "YOLOFOLD_ENGINE=onnxruntime" in done.stderr
+    assert "Traceback" not in done.stderr
+    ready = [sys.executable, "-c", "import service.api.server"]
+    subprocess.run(ready, cwd=ROOT, env=environ, check=True, timeout=120)  # all else does without it

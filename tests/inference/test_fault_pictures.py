@@ -1,0 +1,114 @@
+"""Faults learnt from pictures, told on pictures that were not seen, and kept in a file."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from service.bundle.store import Bundle
+from service.drift.layers import watch_layers
+from service.errors import CalibrationUnusable
+from service.inference.fault_pictures import learn_faults
+from service.inference.linter import features_of
+from service.inference.probe import Probe
+from service.lint.faults import PICTURE_FAULTS, spoil_picture
+from service.lint.report import FaultWords
+from service.lint.signature_file import load_signatures, save_signatures, signature_path
+from service.lint.signatures import CERTAIN, Signatures, describe_signatures
+from service.preprocessing.letterbox import content_of, letterbox, picture_tensor, plan_letterbox
+from tests.lint.pictures import picture, write_pictures
+
+FRESH, GROUP = 2000, 32
+
+
+@pytest.fixture(scope="module")
+def learnt(bundle_copy: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Signatures:
+    folder = write_pictures(tmp_path_factory.mktemp("learnt") / "pictures", 160)
+    return learn_faults(bundle_copy, folder, 50_000_000, lambda _done, _total: None)
+
+
+@pytest.fixture(scope="module")
+def spoilt(bundle_copy: Bundle) -> np.ndarray:
+    """Features (GROUP, faults, F) of pictures that were not learnt from, made here step by step."""
+    probe, watched = Probe(bundle_copy.probe_graph), watch_layers(bundle_copy)
+    side = bundle_copy.manifest.model.input.height
+    rows = []
+    for index in range(FRESH, FRESH + GROUP):
+        image = picture(index)
+        plan = plan_letterbox(image.shape[1], image.shape[0], side)
+        content = np.ascontiguousarray(content_of(letterbox(image, plan), plan))
+        versions = spoil_picture(content, cv2.resize(image, (side, side)))
+        readings = [probe.measure(picture_tensor(versions[fault.name])) for fault in PICTURE_FAULTS]
+        rows.append([features_of(reading, watched) for reading in readings])
+    return np.array(rows)
+
+
+def test_a_window_of_new_pictures_is_told_and_no_fault_is_claimed_falsely(learnt: Signatures, spoilt: np.ndarray):
+    told = {}
+    for number, fault in enumerate(PICTURE_FAULTS):
+        probabilities = learnt.probabilities(spoilt[:, number])
+        if probabilities.max() >= CERTAIN:
+            told[fault.name] = learnt.names[int(probabilities.argmax())]
+    assert all(name == answer for name, answer in told.items())
+    # What changes light, colour or sharpness of every pixel leaves no doubt over 32 pictures.
+    assert {"channels_swapped", "inverted", "grey", "blurred", "dark", "noisy", "compressed"} <= set(told)
+
+
+def test_the_words_name_the_fault_and_what_to_do(learnt: Signatures, spoilt: np.ndarray):
+    say = FaultWords(learnt)
+    dark = [fault.name for fault in PICTURE_FAULTS].index("dark")
+    (sentence,) = say(spoilt[:, dark])
+    assert "darker" in sentence
+    assert "light" in sentence
+    assert say(spoilt[:, 0]) == []
+
+
+def test_the_table_has_a_row_for_each_fault(learnt: Signatures):
+    lines = describe_signatures(learnt)
+    assert [line.split()[0] for line in lines[2:]] == [fault.name for fault in PICTURE_FAULTS]
+
+
+def test_what_is_saved_is_read_back(learnt: Signatures, bundle_copy: Bundle):
+    assert load_signatures(bundle_copy) is None
+    path = save_signatures(learnt, bundle_copy)
+    found = load_signatures(bundle_copy)
+    assert found is not None
+    assert (found.names, found.temperature) == (learnt.names, learnt.temperature)
+    assert (found.centers == learnt.centers).all()
+    assert (found.precision == learnt.precision).all()
+    assert {size: table.tolist() for size, table in found.confusion.items()} == {
+        size: table.tolist() for size, table in learnt.confusion.items()
+    }
+    path.unlink()
+
+
+@pytest.mark.parametrize("spoil", ["truncated", "pickled", "other probe", "shape", "not finite"])
+def test_a_spoilt_file_is_refused(learnt: Signatures, bundle_copy: Bundle, spoil: str, tmp_path: Path):
+    path = save_signatures(learnt, bundle_copy)
+    if spoil == "truncated":
+        path.write_bytes(path.read_bytes()[:-200])
+    else:
+        with np.load(path) as stored:
+            arrays = dict(stored)
+        if spoil == "pickled":
+            arrays["centers"] = np.array([{"a": 1}], object)
+        elif spoil == "other probe":
+            text = str(arrays["spec"])
+            sha = bundle_copy.manifest.files["probe.onnx"].sha256
+            assert sha in text
+            arrays["spec"] = np.array(text.replace(sha, "0" * 64))
+        elif spoil == "shape":
+            arrays["scale"] = arrays["scale"][:-1]
+        else:
+            arrays["scale"][0] = np.nan
+        np.savez_compressed(path, **arrays)
+    with pytest.raises(CalibrationUnusable, match="calibrate"):
+        load_signatures(bundle_copy)
+    signature_path(bundle_copy).unlink()
+
+
+def test_too_few_pictures_are_refused(bundle_copy: Bundle, tmp_path: Path):
+    folder = write_pictures(tmp_path / "few", 3)
+    with pytest.raises(CalibrationUnusable, match="3 different pictures"):
+        learn_faults(bundle_copy, folder, 50_000_000, lambda _done, _total: None)
