@@ -17,6 +17,7 @@ from service.api.schemas import ModelRef
 from service.api.state import Service, ServiceDep
 from service.inference.linter import Linter
 from service.lint.report import Finding, LintReport
+from service.lint.scale import possible_scalings
 from service.lint.signatures import Signatures
 from service.lint.tensors import MAGIC, read_tensors
 
@@ -67,11 +68,15 @@ async def _look(service: Service, data: bytes, deadline: float) -> LintAnswer:
         shown = LintInput(kind="picture", pictures=1, shape=[height, width, 3], dtype="uint8", contract="image")
         return _answer(service, shown, linter.conclude_picture(look, signatures), signatures)
     given = (await service.pool.submit(lambda: read_tensors(data), deadline)).value
+    possible = (await service.pool.submit(partial(possible_scalings, given.values), deadline)).value
     looks = []
     for index in range(len(given.values)):
         # Each a job of its own, so that no live request waits for more than one of them.
-        looks.append((await service.pool.submit(partial(linter.look_at_tensor, given, index), deadline)).value)
-    report, about_shape = linter.conclude_tensors(given, looks, signatures)
+        looks.append(
+            (await service.pool.submit(partial(linter.look_at_tensor, given, index, possible), deadline)).value
+        )
+    concluding = service.pool.submit(partial(linter.conclude_tensors, given, looks, possible, signatures), deadline)
+    report, about_shape = (await concluding).value
     shown = LintInput(
         kind="tensor", pictures=len(looks), shape=list(given.shape), dtype=given.dtype, contract=given.contract
     )

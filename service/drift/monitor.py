@@ -149,13 +149,15 @@ class DriftMonitor:
     def _close_window(self) -> None:
         begun, ended = self._window[0][0], self._window[-1][0]
         samples = _stack([reading for _, reading in self._window])
-        self._window, self._last = [], samples
+        self._window = []
         score, alarm = None, False
         if self._calibration is not None:
             baseline = self._calibration.baseline
             score = baseline.score(samples.features(self._watched.channels))
             alarm = score > baseline.threshold
             self._onset.update(score, baseline.threshold, begun)
+        # Together and last: a report reads both.
+        self._last = samples
         self._windows.append(WindowScore(begun, ended, score, alarm))
 
     def report(self) -> Report:
@@ -170,8 +172,8 @@ class DriftMonitor:
         problems: list[str] = []
         if calibration is not None and last is not None and windows[-1].alarm:
             problems = _problems(self._watched, last, calibration)
-        if last is not None and self._faults is not None:
-            problems = self._faults(last.features(self._watched.channels)) + problems
+            if self._faults is not None:
+                problems = self._faults(last.features(self._watched.channels)) + problems
         return Report(
             state=state,
             sampled=sampled,

@@ -21,7 +21,7 @@ from service.lint.report import (
     Look,
     conclude,
 )
-from service.lint.scale import confirms_scaling, possible_scalings
+from service.lint.scale import confirms_scaling
 from service.lint.signatures import Signatures
 from service.lint.tensors import MIN_SIDE, GivenTensors
 from service.preprocessing.letterbox import Letterbox, content_tensor
@@ -47,25 +47,26 @@ class Linter:
         Raises:
             EngineError: the runtime failed.
         """
-        return self._look(content_tensor(square, plan), (RIGHT_SCALE,))
+        # Not cut to multiples of 32 yet: that would add the service's own padding to thin pictures.
+        return self._look(content_tensor(square, plan, multiple=1), (RIGHT_SCALE,))
 
-    def look_at_tensor(self, given: GivenTensors, index: int) -> Look:
-        """One of the tensors that a caller made. Raises EngineError."""
-        return self._look(given.values[index], self.possible(given))
-
-    def possible(self, given: GivenTensors) -> tuple[Scaling, ...]:
-        """The scalings that all of these tensors' values together can have."""
-        return possible_scalings(float(given.values.min()), float(given.values.max()))
+    def look_at_tensor(self, given: GivenTensors, index: int, possible: tuple[Scaling, ...]) -> Look:
+        """One of the tensors that a caller made; ``possible`` are the scalings of all of them. Raises EngineError."""
+        return self._look(given.values[index], possible)
 
     def conclude_picture(self, look: Look, signatures: Signatures | None) -> LintReport:
         """What one picture shows."""
         return conclude([look], (RIGHT_SCALE,), signatures, padded_by_caller=PADDED_PICTURE)
 
     def conclude_tensors(
-        self, given: GivenTensors, looks: Sequence[Look], signatures: Signatures | None
+        self,
+        given: GivenTensors,
+        looks: Sequence[Look],
+        possible: tuple[Scaling, ...],
+        signatures: Signatures | None,
     ) -> tuple[LintReport, tuple[Finding, ...]]:
         """What tensors show together, and what their shape does."""
-        report = conclude(looks, self.possible(given), signatures, padded_by_caller=PADDING_COLOR)
+        report = conclude(looks, possible, signatures, padded_by_caller=PADDING_COLOR)
         return report, self._about_shape(given)
 
     def _about_shape(self, given: GivenTensors) -> tuple[Finding, ...]:
@@ -81,7 +82,7 @@ class Linter:
 
     def _look(self, tensor: NDArray[np.float32], possible: tuple[Scaling, ...]) -> Look:
         distances, features, paddings, confirmed = {}, {}, {}, set()
-        grey = False
+        grey = {}
         for scaling in possible:
             right = scaling.undo(tensor)
             padding = find_padding(right)
@@ -94,7 +95,7 @@ class Linter:
             paddings[scaling.name] = padding
             if confirms_scaling(right, padded_as_expected=padding is not None and padding.expected):
                 confirmed.add(scaling.name)
-            grey = bool(np.ptp(content, axis=0).max() <= _SAME)
+            grey[scaling.name] = bool(np.ptp(content, axis=0).max() <= _SAME)
         return Look(distances, features, paddings, frozenset(confirmed), grey)
 
     def _distance(self, reading: Reading) -> float:

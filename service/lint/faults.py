@@ -3,7 +3,9 @@
 A right tensor is RGB, float32, scaled to 0..1, channels first, its picture letterboxed on grey 114.
 """
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -34,6 +36,24 @@ class Fault:
     advice: str
 
 
+class Extremes(NamedTuple):
+    """Values of tensors per channel, each (3, 1, 1): the lowest, the 2nd and the 98th percentile, the highest."""
+
+    low: Tensor
+    most_low: Tensor
+    most_high: Tensor
+    high: Tensor
+
+
+def find_extremes(values: Tensor) -> Extremes:
+    """The extremes of tensors (N, 3, H, W); percentiles of an even selection of at most about a million values."""
+    step = max(1, math.isqrt(values.size // _PERCENTILE_VALUES))
+    few = values[:, :, ::step, ::step]
+    most_low, most_high = np.percentile(few, (2, 98), axis=(0, 2, 3), keepdims=True)[:, 0].astype(np.float32)
+    low, high = values.min((0, 2, 3), keepdims=True)[0], values.max((0, 2, 3), keepdims=True)[0]
+    return Extremes(low, most_low, most_high, high)
+
+
 @dataclass(frozen=True, eq=False)
 class Scaling(Fault):
     """A range of values: right ones times ``gain`` plus ``offset``, each (3, 1, 1) or a number.
@@ -53,25 +73,28 @@ class Scaling(Fault):
         """The right tensor that was scaled like this."""
         return (tensor - self.offset) / self.gain
 
-    def possible(self, low: float, high: float) -> bool:
-        """Whether a tensor with these extremes can be scaled like this.
+    def possible(self, extremes: Extremes) -> bool:
+        """Whether tensors with these extremes can be scaled like this.
 
-        Values within 0..1 are not taken for a wider range: all of the picture would have to be nearly black, or
-        brighter than average.
+        Undone, nearly all values must lie within 0..1; interpolation may carry a few past the ends. Values within 0..1
+        are not taken for a wider range: all of the picture would have to be nearly black, or brighter than average.
         """
-        lowest, highest = float(self.offset.min()), float((self.gain + self.offset).max())
-        slack = SLACK * min(highest - lowest, 1.0)
-        if low < lowest - slack or high > highest + slack:
+        low, most_low, most_high, high = (self.undo(values) for values in extremes)
+        span = most_high - most_low
+        if (most_low < -SLACK * span).any() or (most_high > 1 + SLACK).any():
             return False
-        return self.hides or low < -SLACK or high > 1 + SLACK
+        if (low < -OVERSHOOT * span).any() or (high > 1 + OVERSHOOT).any():
+            return False
+        return self.hides or bool((extremes.most_low < -SLACK).any() or (extremes.most_high > 1 + SLACK).any())
 
 
 def _factor(value: float) -> Tensor:
     return np.full((3, 1, 1), value, np.float32)
 
 
-#: Resizing may carry values this far past 0..1, or past a smaller range in proportion.
-SLACK = 0.02
+#: Nearly all values may lie this far past the ends, and single ones, after cubic or Lanczos interpolation, that far.
+SLACK, OVERSHOOT = 0.02, 0.35
+_PERCENTILE_VALUES = 1_000_000
 RIGHT_SCALE = Scaling("none", "values from 0 to 1", "", _factor(1), _factor(0), hides=True)
 SCALINGS = (
     RIGHT_SCALE,

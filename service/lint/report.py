@@ -40,14 +40,14 @@ class Look:
         features: (F,) by the name of each possible scaling, that scaling undone.
         paddings: by the name of each possible scaling, that scaling undone.
         confirmed: names of the scalings that the values themselves confirm.
-        grey: its three channels are equal everywhere.
+        grey: by the name of each possible scaling, that scaling undone: its three channels are equal everywhere.
     """
 
     distances: Mapping[str, float]
     features: Mapping[str, Floats]
     paddings: Mapping[str, Padding | None]
     confirmed: frozenset[str]
-    grey: bool
+    grey: Mapping[str, bool]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def conclude(
     confirmed = frozenset.intersection(*(look.confirmed for look in looks))
     scale = choose_scaling(possible, distances, confirmed)
     findings = [*_about_scale(scale, possible), *_about_padding(looks, scale, padded_by_caller)]
-    if all(look.grey for look in looks):
+    if scale.scaling is not None and all(look.grey[scale.scaling.name] for look in looks):
         findings.append(Finding(GREY, "exact", "Red, green and blue are equal in every pixel."))
     probabilities, group = None, None
     if signatures is not None and scale.scaling is not None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.lint.faults import SCALINGS, Scaling
+from service.lint.faults import SCALINGS, Scaling, find_extremes
 
 #: Two scalings are told apart when one lies this much closer to the training law, in nats per channel.
 MARGIN = 0.05
@@ -31,9 +31,10 @@ class ScaleVerdict:
     distances: Mapping[str, float]
 
 
-def possible_scalings(low: float, high: float) -> tuple[Scaling, ...]:
-    """The scalings that pictures with these finite extreme values can have, the right one first."""
-    return tuple(scaling for scaling in SCALINGS if scaling.possible(low, high))
+def possible_scalings(values: NDArray[np.float32]) -> tuple[Scaling, ...]:
+    """The scalings that tensors (N, 3, H, W) of finite values can have, the right one first."""
+    extremes = find_extremes(values)
+    return tuple(scaling for scaling in SCALINGS if scaling.possible(extremes))
 
 
 def confirms_scaling(right: NDArray[np.float32], *, padded_as_expected: bool) -> bool:

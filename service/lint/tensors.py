@@ -12,8 +12,9 @@ from service.errors import BrokenTensor
 
 MAGIC = b"\x93NUMPY"
 MAX_TENSORS = 32
-MIN_SIDE, MAX_SIDE = 32, 4096
+MIN_SIDE, MAX_SIDE = 32, 2048
 _DTYPES = ("uint8", "float16", "float32", "float64")
+_WANTED = f"send (3, H, W), (H, W, 3) or up to {MAX_TENSORS} of one along a first axis"
 _MAX_HEADER_BYTES = 10_000
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -51,9 +52,7 @@ def read_tensors(data: bytes) -> GivenTensors:
     array = _read_npy(data)
     batch = array[None] if array.ndim == 3 else array
     if batch.ndim != 4 or not 1 <= len(batch) <= MAX_TENSORS or 3 not in (batch.shape[1], batch.shape[3]):
-        raise BrokenTensor(
-            f"The shape is {array.shape}; send (3, H, W), (H, W, 3) or up to {MAX_TENSORS} of one along a first axis."
-        )
+        raise BrokenTensor(f"The shape is {array.shape}; {_WANTED}.")
     channels_last = batch.shape[1] != 3
     pictures = batch.transpose(0, 3, 1, 2) if channels_last else batch
     if not all(MIN_SIDE <= side <= MAX_SIDE for side in pictures.shape[2:]):
@@ -77,10 +76,12 @@ def _read_npy(data: bytes) -> NDArray[np.generic]:
     try:
         version = np.lib.format.read_magic(stream)
         shape, fortran_order, dtype = _HEADERS[version](stream, _MAX_HEADER_BYTES)
-    except (ValueError, KeyError, EOFError) as error:
+    except Exception as error:  # the header is a Python literal: its parser raises many kinds
         raise BrokenTensor(f"This is no .npy file of version 1 or 2: {error}") from error
     if dtype.name not in _DTYPES:
         raise BrokenTensor(f"The dtype is {dtype}; send one of {', '.join(_DTYPES)}.")
+    if len(shape) not in (3, 4) or not all(1 <= side <= MAX_SIDE for side in shape):
+        raise BrokenTensor(f"The shape has {len(shape)} sides or one beyond 1 to {MAX_SIDE}; {_WANTED}.")
     body = memoryview(data)[stream.tell() :]
     if len(body) != math.prod(shape) * dtype.itemsize:
         raise BrokenTensor(f"The header promises {shape} {dtype}, but {len(body)} bytes follow it.")

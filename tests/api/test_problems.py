@@ -25,6 +25,7 @@ def all_errors(root: type[Exception] = errors.YolofoldError) -> Iterator[type[Ex
 EXPECTED = {
     errors.UnsupportedImage: 415,
     errors.BrokenImage: 422,
+    errors.BrokenTensor: 422,
     errors.ImageTooLarge: 413,
     errors.LayerNotFound: 404,
     errors.MeasurementRunning: 409,

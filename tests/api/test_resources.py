@@ -202,12 +202,16 @@ def test_wrong_methods(server: Serving, method: str, path: str, allowed: str) ->
 @pytest.mark.parametrize("path", [*GETS, "/model?x=1", "/model/bn-stats?layer=none", "/nothing", "/detect"])
 def test_head_is_answered_like_get_without_a_body(server: Serving, path: str) -> None:
     full = server.client.get(path)
+    # Metrics count the requests for them too, so their length grows.
+    same = (
+        ("content-type", "cache-control") if path == "/metrics" else ("content-type", "content-length", "cache-control")
+    )
     # The connection is kept, so that a body sent nevertheless would be read as the next answer's head.
     for _ in range(2):
         head = server.client.head(path)
         assert head.status_code == full.status_code
         assert head.content == b""
-        for name in ("content-type", "content-length", "cache-control"):
+        for name in same:
             assert head.headers.get(name) == full.headers.get(name)
 
 
@@ -264,6 +268,7 @@ METHODS = {
     "/detect": {"post"},
     "/model/fold/check": {"post"},
     "/model/drift/image": {"post"},
+    "/model/lint": {"post"},
     "/model/latency": {"get", "post", "delete"},
 }
 
@@ -278,6 +283,7 @@ def test_openapi_is_complete(server: Serving) -> None:
         "/model/fold",
         "/model/drift",
         "/model/drift/image",
+        "/model/lint",
         "/metrics",
         "/model/fold/check",
         "/model/latency",

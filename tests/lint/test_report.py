@@ -8,7 +8,6 @@ import pytest
 from service.lint.faults import CHANNELS_SWAPPED, GREY, PICTURE_FAULTS, SCALINGS
 from service.lint.padding import Padding
 from service.lint.report import PADDED_PICTURE, PADDING_COLOR, UNKNOWN_SCALE, Look, conclude
-from service.lint.scale import possible_scalings
 from service.lint.signatures import fit_signatures
 
 NAMES = tuple(fault.name for fault in PICTURE_FAULTS)
@@ -20,13 +19,13 @@ SIGNATURES = fit_signatures(
     lambda samples: samples.T @ samples / len(samples),
     np.random.default_rng(0),
 )
-RIGHT = possible_scalings(0.0, 1.0)
+RIGHT = (SCALINGS[0],)
 BLACK = Padding(40, 40, 0, 0, (0.0, 0.0, 0.0))
 GREY_114 = Padding(40, 40, 0, 0, (114 / 255,) * 3)
 
 
 def look(fault: int = 0, distance: float = 1.0, padding: Padding | None = None, *, grey: bool = False) -> Look:
-    return Look({"none": distance}, {"none": CENTERS[fault]}, {"none": padding}, frozenset(), grey)
+    return Look({"none": distance}, {"none": CENTERS[fault]}, {"none": padding}, frozenset(), {"none": grey})
 
 
 def codes(report) -> list[str]:
@@ -81,7 +80,7 @@ def test_a_scaling_is_found_and_what_lies_behind_it_too(scaling):
         {scaling.name: CENTERS[1], "none": CENTERS[0]},
         {scaling.name: None, "none": None},
         frozenset(),
-        grey=False,
+        dict.fromkeys((scaling.name, "none"), False),
     )
     report = conclude([shown] * 8, possible, SIGNATURES, padded_by_caller=PADDING_COLOR)
     assert [f.fault for f in report.findings] == [scaling, CHANNELS_SWAPPED]
@@ -97,7 +96,7 @@ def test_values_that_confirm_a_scaling_outweigh_the_law():
         dict.fromkeys((scaling.name, "none"), CENTERS[0]),
         dict.fromkeys((scaling.name, "none")),
         frozenset({scaling.name}),
-        grey=False,
+        dict.fromkeys((scaling.name, "none"), False),
     )
     report = conclude([shown], (scaling, SCALINGS[0]), None, padded_by_caller=PADDING_COLOR)
     assert [(f.fault, f.basis) for f in report.findings] == [(scaling, "exact")]
@@ -107,7 +106,7 @@ def test_values_that_confirm_a_scaling_outweigh_the_law():
 
 
 def test_values_in_no_known_range_are_said_to_be_so_and_nothing_else_is_guessed():
-    shown = Look({}, {}, {}, frozenset(), grey=False)
+    shown = Look({}, {}, {}, frozenset(), {})
     report = conclude([shown], (), SIGNATURES, padded_by_caller=PADDING_COLOR)
     assert [f.fault for f in report.findings] == [UNKNOWN_SCALE]
     assert report.probabilities is None

@@ -1,5 +1,6 @@
 """Scalings: what they do, undo and leave possible."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -25,7 +26,7 @@ def reference(name: str) -> np.ndarray:
 
 
 def possible_names(tensor: np.ndarray) -> list[str]:
-    return [scaling.name for scaling in possible_scalings(float(tensor.min()), float(tensor.max()))]
+    return [scaling.name for scaling in possible_scalings(np.asarray(tensor, np.float32)[None])]
 
 
 @pytest.mark.parametrize("scaling", SCALINGS, ids=lambda s: s.name)
@@ -43,11 +44,21 @@ def test_the_range_alone_settles_most():
     assert possible_names(reference("imagenet_normalised")) == ["imagenet_normalised"]
     assert possible_names(PICTURE * 2 - 1) == ["imagenet_normalised", "scale_minus1_1"]
     assert possible_names(PICTURE * 1000) == []
-    assert possible_names(PICTURE * 1.01) == ["none"]  # an interpolation that overshoots
+
+
+@pytest.mark.parametrize("interpolation", [cv2.INTER_CUBIC, cv2.INTER_LANCZOS4])
+def test_interpolation_that_overshoots_is_no_other_range(interpolation):
+    blocks = np.kron(np.random.default_rng(1).integers(0, 2, (12, 16)), np.ones((8, 8)))
+    smooth = np.tile(np.linspace(0, 1, 128), (96, 1))
+    picture = np.where(np.arange(96)[:, None] < 12, blocks, smooth).astype(np.float32)
+    resized = cv2.resize(np.dstack([picture] * 3), (320, 240), interpolation=interpolation).transpose(2, 0, 1)
+    assert resized.min() < -0.05 and resized.max() > 1.05
+    assert possible_names(resized) == ["none"]
+    assert possible_names(resized * 255) == ["scale_0_255"]
 
 
 def test_the_nearest_to_the_law_is_chosen_and_called_certain_only_at_a_distance():
-    possible = possible_scalings(0.0, 1 / 255)
+    possible = possible_scalings(PICTURE[None] / 255)
     far = choose_scaling(possible, {"none": 9.0, "divided_twice": 1.0})
     assert (far.scaling, far.certain) == (possible[1], True)
     near = choose_scaling(possible, {"none": 1.0, "divided_twice": 1.0 + MARGIN / 2})
@@ -72,7 +83,7 @@ def test_other_values_confirm_nothing_but_padding_does():
 
 
 def test_a_confirmed_scaling_is_taken_whatever_the_law_says():
-    possible = possible_scalings(0.0, 1 / 255)
+    possible = possible_scalings(PICTURE[None] / 255)
     verdict = choose_scaling(possible, {"none": 1.0, "divided_twice": 9.0}, {"divided_twice"})
     assert (verdict.scaling, verdict.certain, verdict.confirmed) == (possible[1], True, True)
 

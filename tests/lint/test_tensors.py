@@ -18,6 +18,24 @@ def npy(array: np.ndarray, version: tuple[int, int] | None = None) -> bytes:
     return stream.getvalue()
 
 
+HOSTILE = (
+    "{'descr': ",
+    "(" * 5000,
+    "-" * 9000 + "1",
+    "{[]: 1}",
+    "{1: 2, 'a': 3}",
+    "{'descr': (), 'fortran_order': False, 'shape': (3, 32, 32)}",
+    "{'descr': 'f4,,,', 'fortran_order': False, 'shape': (3, 32, 32)}",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 3, -32, 32)}",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (0, 3, 1180591620717411303424, 5)}",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': " + repr((1,) * 65) + "}",
+)
+
+
+def header(text: str) -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + bytes(4 * 3 * 32 * 32)
+
+
 @pytest.mark.parametrize("version", [(1, 0), (2, 0)])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f4"])
 def test_floats_are_taken_as_the_network_takes_them(dtype, version):
@@ -64,7 +82,8 @@ def test_fortran_order_is_read():
         (npy(np.zeros((0, 3, 32, 32), np.float32)), "shape"),
         (npy(np.zeros((MAX_TENSORS + 1, 3, 32, 32), np.float32)), "shape"),
         (npy(RIGHT[:, :31]), "sides"),
-        (npy(np.zeros((3, 32, 4097), np.float16)), "sides"),
+        (npy(np.zeros((3, 32, 2049), np.float16)), "sides"),
+        *((header(text), "no .npy|sides|shape") for text in HOSTILE),
         (npy(np.where(RIGHT > 0.99, np.nan, RIGHT)), "not a number"),
         (npy(RIGHT.astype(np.float64) * 1e300), "infinite"),
     ],
