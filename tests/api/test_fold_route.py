@@ -45,6 +45,12 @@ def parcel(samples: list[Path]) -> bytes:
     return next(path for path in samples if path.stem == "parcel").read_bytes()
 
 
+@pytest.fixture(scope="module")
+def shelf(samples: list[Path]) -> bytes:
+    """One in which it finds more than three."""
+    return next(path for path in samples if path.stem == "shelf").read_bytes()
+
+
 def get_fold(server: Serving, **params: str) -> dict:
     response = server.client.get("/model/fold", params=params)
     assert response.status_code == 200, response.text
@@ -148,28 +154,28 @@ def test_failures_of_the_certificate(server: Serving, bundle: Bundle) -> None:
 
 
 def plain_detections(bundle: Bundle, graph: Path, data: bytes, disabled: list[str]) -> np.ndarray:
-    """(N, 6) rows above 0.25 by falling confidence, in pixels of the picture, from a session of our own."""
+    """(N, 6) rows above the default confidence by falling confidence, in pixels of the picture, from a session of our own."""
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     height, width = image.shape[:2]
     plan = plan_letterbox(width, height, bundle.manifest.model.input.height)
     session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"], disabled_optimizers=disabled)
     rows = session.run(None, {"images": letterbox(image, plan)[None]})[0][0]
-    rows = rows[rows[:, 4] > 0.25].astype(np.float64)
+    rows = rows[rows[:, 4] > bundle.manifest.model.default_confidence].astype(np.float64)
     rows[:, :4] = (rows[:, :4] - [*plan.offset_xy] * 2) / (plan.resized_wh[0] / width)
     rows[:, :4] = rows[:, :4].clip(0, [width, height] * 2)
     return rows[np.argsort(-rows[:, 4], kind="stable")]
 
 
-def test_both_graphs_answer_as_in_sessions_of_our_own(server: Serving, bundle: Bundle, parcel: bytes) -> None:
-    answer = check(server, parcel)
+def test_both_graphs_answer_as_in_sessions_of_our_own(server: Serving, bundle: Bundle, shelf: bytes) -> None:
+    answer = check(server, shelf)
     assert answer["model"] == get_fold(server)["model"]
-    assert answer["image"] == {"width": 1280, "height": 960}
+    assert answer["image"] == {"width": 1280, "height": 800}
     assert (answer["conf"], answer["runs"]) == (bundle.manifest.model.default_confidence, ROUNDS)
     for name, graph, disabled in (
         ("reference", bundle.reference_graph, ["ConvBNFusion"]),
         ("deployed", bundle.deployed_graph, []),
     ):
-        run, rows = answer[name], plain_detections(bundle, graph, parcel, disabled)
+        run, rows = answer[name], plain_detections(bundle, graph, shelf, disabled)
         assert run["file"] == graph.name
         assert run["batch_normalization_nodes"] == getattr(bundle.manifest, name).batch_normalization_nodes
         assert [d["class"] for d in run["detections"]] == rows[:, 5].tolist()
@@ -178,7 +184,7 @@ def test_both_graphs_answer_as_in_sessions_of_our_own(server: Serving, bundle: B
         np.testing.assert_allclose(boxes, rows[:, :4], atol=2e-3)
         assert run["median_ms"] > 0
     assert answer["agrees"] is True
-    assert answer["matched"] == len(answer["reference"]["detections"]) == len(answer["deployed"]["detections"]) > 2
+    assert answer["matched"] == len(answer["reference"]["detections"]) == len(answer["deployed"]["detections"]) > 3
     assert answer["only_in_reference"] == answer["only_in_deployed"] == answer["borderline"] == 0
     assert 0 < answer["max_box_difference_px"] < answer["tolerance"]["box_px"]
     assert 0 <= answer["max_confidence_difference"] < answer["tolerance"]["score"]

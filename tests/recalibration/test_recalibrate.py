@@ -220,7 +220,7 @@ def test_weights_that_are_not_the_served_ones_are_refused(run: Run, data: Path, 
     [
         (("--prior", "-1"), 2, "prior"),
         (("--prior", "inf"), 1, "--prior inf is not a number of pictures"),
-        (("--prior", "nan"), 2, "--prior"),
+        (("--prior", "nan"), 2, "greater than or equal to 0"),
         (("--prior", "0", "--json", "/no/where/report.json"), 1, "there is no folder"),
         ((), 2, "--prior"),
     ],
