@@ -78,16 +78,16 @@ async def measure_image(
         with service.uploads.open() as share:
             limit = service.settings.max_upload_bytes
             data = await read_image_file(request, share, max_bytes=limit, deadline=deadline)
-            work = service.pool.submit(lambda: _measure(service, data), deadline)
-            plan, reading = (await until_client_leaves(request, work)).value
+            work = service.pool.submit(lambda: _measure(service, data, channels), deadline)
+            return json_answer((await until_client_leaves(request, work)).value)
     except ClientDisconnect:
         return Response(status_code=CLIENT_LEFT)
-    return json_answer(_image_answer(service, plan, reading, channels))
 
 
-def _measure(service: Service, data: bytes) -> tuple[Letterbox, Reading]:
+def _measure(service: Service, data: bytes, most: int) -> ImageDrift:
     plan, square = service.detector.fit(data)
-    return plan, service.drift.probe.measure(content_tensor(square, plan))
+    reading = service.drift.probe.measure(content_tensor(square, plan))
+    return _image_answer(service, plan, reading, most)
 
 
 def _model_ref(service: Service) -> ModelRef:
@@ -158,7 +158,7 @@ def _layer(report: LayerReport) -> LayerDrift:
 def _image_answer(service: Service, plan: Letterbox, reading: Reading, most: int) -> ImageDrift:
     drift = service.drift
     observed = Normal(reading.means, reading.variances)
-    calibration = drift.monitor.report().calibrated
+    calibration = drift.monitor.calibration
     samples = Samples(reading.means[None], reading.variances[None], reading.figures[None])
     training = _scores(compare_with_training(drift.watched, observed))
     assert training is not None

@@ -98,7 +98,7 @@ class Report:
 
 
 class DriftMonitor:
-    """Watches one model's pictures. Safe to use from several threads."""
+    """Watches one model's pictures. One thread adds them; any may read."""
 
     def __init__(
         self, watched: WatchedLayers, calibration: Calibration | None, faults: NamesFaults | None = None
@@ -126,9 +126,9 @@ class DriftMonitor:
         with self._lock:
             self._calibration = calibration
             self._sampled += 1
-            self._window.append((when, reading))
-            if len(self._window) == WINDOW:
-                self._close_window()
+        self._window.append((when, reading))
+        if len(self._window) == WINDOW:
+            self._close_window()
 
     def _gather(self, reading: Measured, when: float) -> Calibration | None:
         """The calibration after this picture. Only the sampling thread gets here, and readers need not wait for it."""
@@ -155,10 +155,17 @@ class DriftMonitor:
             baseline = self._calibration.baseline
             score = baseline.score(samples.features(self._watched.channels))
             alarm = score > baseline.threshold
-            self._onset.update(score, baseline.threshold, begun)
-        # Together and last: a report reads both.
-        self._last = samples
-        self._windows.append(WindowScore(begun, ended, score, alarm))
+        # Computed before the lock is taken: this thread has the least priority, and readers wait for the lock.
+        with self._lock:
+            if self._calibration is not None and score is not None:
+                self._onset.update(score, self._calibration.baseline.threshold, begun)
+            self._last = samples
+            self._windows.append(WindowScore(begun, ended, score, alarm))
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What windows are compared with; None while it is being gathered."""
+        return self._calibration
 
     def report(self) -> Report:
         """Where things stand now."""

@@ -38,7 +38,11 @@ class OpenVinoEngine:
         Raises:
             EngineError: the processor has no bf16, or the graph cannot be loaded or is of another kind.
         """
-        require_bf16(ov.Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"), precision)
+        try:
+            capabilities = ov.Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO cannot use the processor: {_reason(error)}") from error
+        require_bf16(capabilities, precision)
         self._model_path, self._precision = model_path, precision
         self._properties = _properties(precision, threads, streams)
         self._single = _LoadedGraph(model_path, self._properties, batch=1)

@@ -1,5 +1,6 @@
 """Lets somebody look at a share of the pictures that the detector sees, on a thread of its own, bounded in CPU."""
 
+import contextlib
 import logging
 import os
 import sys
@@ -107,4 +108,6 @@ class PictureSampler:
 def _yield_to_others() -> None:
     """Let the network's threads go first, where the system knows priorities of threads."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+        # A sandbox may forbid it: the pictures are watched nevertheless.
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)

@@ -49,6 +49,7 @@ Progress = Callable[[str, int, int], None]
 ALL_BATCHES = (1, 4, 8)
 LEFT_OUT = "Left to the thorough measurement."
 _HOST_ONLY = "A process's resident memory says nothing about the memory of a GPU."
+_THROUGHPUT = "How many images per second do concurrent callers get?"
 _PEAK_MEMORY = "How much memory does each arm take at most?"
 _FOLDING_ON: dict[Device, str] = {"cuda": "What does folding save in ONNX Runtime on CUDA?"}
 
@@ -191,7 +192,8 @@ class _Study:
             self._measure_latency(device, batch, arms, questions)
         if self._effort.thorough:
             for batch in self._effort.batches:
-                self._measure_throughput(device, batch, arms)
+                with self._optional("throughput", f"{_THROUGHPUT} Batch {batch}."):
+                    self._measure_throughput(device, batch, arms)
             self._measure_memory(device, arms, folder)
 
     def _preprocessing_arms(self, device: Device, folder: Path) -> list[GraphArm]:
@@ -199,11 +201,11 @@ class _Study:
         without = folder / "without_preprocessing.onnx"
         try:
             write_float_input(self._place.deployed, without)
+            return preprocessing_arms(without, self._place.threads, device)
         except (MeasurementRefused, OSError) as error:
             for question in PREPROCESSING_QUESTIONS:
                 self._give_reason(question.name, question.question, str(error))
             return []
-        return preprocessing_arms(without, self._place.threads, device)
 
     def _measure_latency(
         self, device: Device, batch: int, graph_arms: list[GraphArm], questions: Sequence[Question]
@@ -252,17 +254,19 @@ class _Study:
             return
         arms = [arm for arm in graph_arms if arm.name != NULL_CONTROL.candidate]
         for batch in sorted({1, self._effort.batches[-1]}):
-            programs = self._more.programs(self._place.imgsz, batch, folder)
+            programs: dict[str, list[str]] = {}
+            with self._optional("peak_memory", f"{_PEAK_MEMORY} Batch {batch}."):
+                programs |= self._more.programs(self._place.imgsz, batch, folder)
             programs |= {arm.name: session_peak.program(arm, self._place.imgsz, batch) for arm in arms}
             for arm, program in programs.items():
                 self._progress(f"peak memory, batch {batch}", self._rounds_done, self._rounds_wanted)
-                self._traffic.wait_until_quiet()
                 with self._optional("peak_memory", f"How much memory does {arm} take at most, batch {batch}?"):
+                    self._traffic.wait_until_quiet()
                     self.memory.append(measure_peak(arm, batch, program))
 
     def _leave_out(self) -> None:
         left = {question.name: question.question for question in PREPROCESSING_QUESTIONS}
-        left |= {"throughput": "How many images per second do concurrent callers get?", "peak_memory": _PEAK_MEMORY}
+        left |= {"throughput": _THROUGHPUT, "peak_memory": _PEAK_MEMORY}
         for name, question in left.items():
             self._give_reason(name, question, LEFT_OUT)
 
@@ -273,7 +277,7 @@ class _Study:
             yield
         except MeasurementCancelled:
             raise
-        except MeasurementRefused as error:
+        except (MeasurementRefused, OSError) as error:
             self._give_reason(name, question, str(error))
 
     def _give_reason(self, name: str, question: str, reason: str) -> None:

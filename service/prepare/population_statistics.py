@@ -112,7 +112,7 @@ def recalibrate_network(
     target = _Target(before, prior, pictures)
     with torch.inference_mode():
         _settle_blocks(working, layers, _Values(scratch), squares, target, advance)
-        proof = _measure(layers, lambda: [working(batch) for batch in _batches(squares())])
+        proof = _measure(layers, lambda: _run_through(working, squares()))
     residual = _residual(layers, proof, target)
     if not residual <= TOLERANCE:
         raise RecalibrationError(
@@ -124,6 +124,12 @@ def recalibrate_network(
         _store(layer, stored(layers[name]))
     halves = {name: (a.statistics(), b.statistics()) for name, (a, b) in proof.items()}
     return Recalibrated(clean, halves, residual)
+
+
+def _run_through(network: nn.Module, squares: Iterable[NDArray[np.uint8]]) -> None:
+    """Run every picture and keep no answer: together they would fill the memory."""
+    for batch in _batches(squares):
+        network(batch)
 
 
 def blend(source: Statistics, target: Statistics, prior: float, pictures: int) -> Statistics:

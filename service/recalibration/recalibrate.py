@@ -11,7 +11,7 @@ from service.bundle.store import Bundle
 from service.errors import RecalibrationError, WeightsHashMismatch
 from service.inference.detections import Detections
 from service.inference.detector import Detector, Selection
-from service.inference.onnxruntime_engine import OnnxRuntimeEngine
+from service.inference.engine_choice import open_engine
 from service.measurement.study import Effort
 from service.observatory.diff import Side, compare_batchnorm, side_of_bundle, symmetric_divergence
 from service.prepare.checkpoint import load_model
@@ -100,7 +100,8 @@ def _find_checkpoint(served: Bundle, settings: Settings) -> Checkpoint:
         asked = str(served.path / weights.file)  # a bundle that was recalibrated itself holds its checkpoint
     elif weights.source == "embedded":
         asked = "embedded"  # `auto` fell back to it then, but need not now
-    cache = settings.bundle_dir / "downloads"
+    # Beside the served bundle: YOLOFOLD_BUNDLE_DIR may name the bundle itself, which nothing may be added to.
+    cache = served.path.parent / "downloads"
     try:
         return resolve_weights(WeightsRequest(asked, weights.sha256, settings.download_timeout_s, cache))
     except WeightsHashMismatch as error:
@@ -199,7 +200,7 @@ def _find_boxes(
     """Every box that leaves the graph, through the path that serves it."""
     model = bundle.manifest.model
     with progress.step(f"Boxes of {model.version}") as advance:
-        engine = OnnxRuntimeEngine(bundle.deployed_graph, settings.device, request.threads)
+        engine = open_engine(bundle.deployed_graph, settings, cores=request.threads, workers=1)
         detector = Detector(bundle, engine, settings.max_pixels)
         everything = Selection(model.head.min_confidence, model.head.max_det)
         found = []

@@ -154,7 +154,7 @@ def test_failures_of_the_certificate(server: Serving, bundle: Bundle) -> None:
 
 
 def plain_detections(bundle: Bundle, graph: Path, data: bytes, disabled: list[str]) -> np.ndarray:
-    """(N, 6) rows above the default confidence by falling confidence, in pixels of the picture, from a session of our own."""
+    """(N, 6) rows above the default confidence, most confident first, in pixels, from a session of our own."""
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     height, width = image.shape[:2]
     plan = plan_letterbox(width, height, bundle.manifest.model.input.height)
