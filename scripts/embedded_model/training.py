@@ -22,37 +22,57 @@ RUN_NAME = "yolo26n-codes"
 TRAIN_SEED = 26
 
 _MANY_EPOCHS = 1000
-# A warm start keeps more of what the first run learnt when the rate does not go back to its height.
-_FRESH_RATE, _WARM_RATE = 0.01, 0.005
 _WARMUP_SHARE = 0.02
-_FIRST_MANY_WEIGHT, _LAST_MANY_WEIGHT = 0.8, 0.3
 _MOSAIC_SHARE = 0.3
 _HISTORY_SAMPLES = 100
 
 
 class Framing(NamedTuple):
-    """One way to make a training batch out of pictures of `BASE_SIZE`: shrink them, or cut a window out."""
+    """One way to make a training batch out of pictures of `BASE_SIZE`: shrink or enlarge them, or cut a window out."""
 
     size: int
     window: bool
     weight: float
 
 
+class Schedule(NamedTuple):
+    """What changes with the used share of a run's time: picture sizes and how much the one-to-many head weighs."""
+
+    rate: float
+    early: tuple[Framing, ...]
+    early_share: float
+    late: tuple[Framing, ...]
+    first_many_weight: float
+    last_many_weight: float
+
+
 # Windows keep the scale of a large picture at the price of a small one; whole pictures keep its outline.
-_EARLY_FRAMINGS = (
+_SMALL = (
     Framing(224, False, 0.20),
     Framing(256, True, 0.15),
     Framing(320, False, 0.35),
     Framing(320, True, 0.30),
 )
-_LATE_FRAMINGS = (
+_MEDIUM = (
     Framing(320, False, 0.25),
     Framing(320, True, 0.30),
     Framing(416, False, 0.20),
     Framing(512, False, 0.15),
     Framing(640, False, 0.10),
 )
-_EARLY_SHARE = 0.65
+# A code that fills a 640 px picture is larger than anything in a smaller one; the head without suppression
+# misses it unless it has met that size often.
+_LARGE = (
+    Framing(320, False, 0.15),
+    Framing(320, True, 0.15),
+    Framing(416, False, 0.20),
+    Framing(512, False, 0.25),
+    Framing(640, False, 0.25),
+)
+FRESH = Schedule(0.01, _SMALL, 0.65, _MEDIUM, first_many_weight=0.8, last_many_weight=0.3)
+# A warm start knows the small sizes, keeps more of what it learnt when the rate does not go back to its height,
+# and need not lead the one-to-one head by the other any more.
+WARM = Schedule(0.004, _MEDIUM, 0.5, _LARGE, first_many_weight=0.4, last_many_weight=0.15)
 # A label whose box keeps less than this share of its area within the window is dropped with its code.
 _VISIBLE_SHARE = 0.3
 
@@ -86,9 +106,12 @@ class CodesTrainer(DetectionTrainer):
     mosaic and the weight of the one-to-one head go from their first to their last values.
     """
 
-    def __init__(self, overrides: dict[str, Any], hours: float, run: Path, behind: Progress) -> None:
+    def __init__(
+        self, overrides: dict[str, Any], schedule: Schedule, hours: float, run: Path, behind: Progress
+    ) -> None:
         """`behind` is what an interrupted run of the same `hours` has behind it."""
         self._run = run
+        self._schedule = schedule
         self._history = BatchNormHistory(run / HISTORY, _HISTORY_SAMPLES, behind.step)
         self._total_seconds = hours * 3600
         self._spent_seconds = behind.seconds
@@ -128,7 +151,7 @@ class CodesTrainer(DetectionTrainer):
         if share > _WARMUP_SHARE:
             self._apply_schedule(share)
         batch = super().preprocess_batch(batch)
-        framings = _EARLY_FRAMINGS if share < _EARLY_SHARE else _LATE_FRAMINGS
+        framings = self._schedule.early if share < self._schedule.early_share else self._schedule.late
         framing = random.choices(framings, [f.weight for f in framings])[0]
         if framing.window:
             batch = cut_window(batch, framing.size, random.random(), random.random())
@@ -148,7 +171,8 @@ class CodesTrainer(DetectionTrainer):
         if getattr(model, "criterion", None) is None:  # it is made with the first loss, which may be late on the clock
             model.criterion = model.init_criterion()
         criterion = model.criterion
-        criterion.o2m = _FIRST_MANY_WEIGHT + (_LAST_MANY_WEIGHT - _FIRST_MANY_WEIGHT) * share
+        first, last = self._schedule.first_many_weight, self._schedule.last_many_weight
+        criterion.o2m = first + (last - first) * share
         criterion.o2o = criterion.total - criterion.o2m
         if share > _MOSAIC_SHARE and self._mosaic_open:
             self._mosaic_open = False
@@ -216,6 +240,7 @@ def train(data: Path, work: Path, hours: float, threads: int, start_from: Path |
     if is_over:
         print(f"The run in {run} has had its {hours:g} hours: it is not trained any further.")
         return last
+    schedule = FRESH if start_from is None else WARM
     overrides: dict[str, Any] = {
         "model": "yolo26n.yaml",
         "data": str(data),
@@ -226,7 +251,7 @@ def train(data: Path, work: Path, hours: float, threads: int, start_from: Path |
         "batch": 16,
         "nbs": 16,
         "optimizer": "MuSGD",
-        "lr0": _FRESH_RATE if start_from is None else _WARM_RATE,
+        "lr0": schedule.rate,
         "lrf": 0.02,
         "cos_lr": True,
         "warmup_epochs": 0.2,
@@ -251,7 +276,7 @@ def train(data: Path, work: Path, hours: float, threads: int, start_from: Path |
     }
     if last.exists():
         overrides |= {"model": str(last), "resume": str(last)}
-    trainer = CodesTrainer(overrides, hours, run, behind)
+    trainer = CodesTrainer(overrides, schedule, hours, run, behind)
     # Ultralytics leaves one core idle on the CPU; on two cores that halves the speed.
     trainer.add_callback("on_train_start", lambda _trainer: torch.set_num_threads(threads))
     trainer.train()  # type: ignore[no-untyped-call]
