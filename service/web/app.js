@@ -1,35 +1,14 @@
-/* The page speaks to the service over HTTP only, and writes what it receives as text, never as markup. */
+/* The page speaks to the service over HTTP only. */
+
+import { $, ask, count, element, scientific } from "./dom.js";
+import { holdAgainstTraining, watchDrift } from "./drift.js";
 
 const LOWEST_CONFIDENCE = 0.05; // what the slider can reach without asking again
-const SVG = "http://www.w3.org/2000/svg";
-const $ = (id) => document.getElementById(id);
-
-function element(name, attributes = {}, ...children) {
-  const node = name.startsWith("svg:") ? document.createElementNS(SVG, name.slice(4)) : document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  node.append(...children.map((child) => (child instanceof Node ? child : String(child))));
-  return node;
-}
-
-async function ask(path, options) {
-  let response;
-  try {
-    response = await fetch(path, options);
-  } catch {
-    throw new Error("The service does not answer. Is it still running?");
-  }
-  const answer = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(answer.detail ?? `The service answered ${response.status}.`);
-  return answer;
-}
 
 function showProblem(error) {
   $("problem").textContent = error.message;
   $("problem").hidden = false;
 }
-
-const count = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
-const scientific = (x) => (x === null ? "–" : x === 0 ? "0" : x.toExponential(1).replace("-", "−"));
 
 /* --- model ------------------------------------------------------------------------------------------------ */
 
@@ -54,7 +33,7 @@ function showModel(answer) {
 
 /* --- detection -------------------------------------------------------------------------------------------- */
 
-let shown = null; // { picture, answer } of the image on the canvas
+let shown = null; // { file, picture, answer } of the image on the canvas
 let newest = 0;
 
 async function detect(file) {
@@ -69,8 +48,10 @@ async function detect(file) {
       createImageBitmap(file).catch(() => null),
     ]);
     if (turn !== newest) return; // a later image was chosen meanwhile
-    shown = { answer, picture };
+    shown = { file, answer, picture };
     $("result").hidden = false;
+    $("hold").disabled = false;
+    $("image-drift").hidden = true; // it told of the image before
     showTiming(answer.timing_ms);
     showDetections();
   } catch (error) {
@@ -328,6 +309,7 @@ document.addEventListener("paste", (event) => {
   if (file) detect(file);
 });
 $("confidence").addEventListener("input", showDetections);
+$("hold").addEventListener("click", () => holdAgainstTraining(shown.file).catch(showProblem));
 $("status").addEventListener("change", showLayers);
 $("search").addEventListener("input", showLayers);
 
@@ -337,3 +319,4 @@ ask("/model").then((answer) => {
 }).catch(showProblem);
 ask("/model/fold").then(showProof).catch(showProblem);
 ask("/model/bn-stats").then(showBatchNorm).catch(showProblem);
+watchDrift().catch(showProblem);

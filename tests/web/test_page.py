@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
@@ -100,6 +101,25 @@ def test_a_picture_is_detected_and_drawn(page: Page, bundle: Bundle, complaints:
         " return [...c.getContext('2d').getImageData(c.width / 2, c.height * 0.6, 1, 1).data]; }"
     )
     assert pixel[3] == 255 and min(pixel[:3]) > 100
+    assert complaints == []
+
+
+def test_the_image_is_held_against_training(page: Page, server_url: str, complaints: list[str]) -> None:
+    picture = ROOT / "samples" / "shelf.jpg"
+    with picture.open("rb") as file:
+        drift = httpx.post(f"{server_url}/model/drift/image", files={"file": file}).raise_for_status().json()
+    expect(page.locator("#drift-state")).not_to_be_empty()
+    expect(page.locator("#hold")).to_be_disabled()
+    page.locator("#file").set_input_files(picture)
+    page.locator("#hold").click()
+    expect(page.locator("#image-title")).to_contain_text(f"{drift['training']['symmetric_kl']:.2f} nats a channel")
+    judged = [layer for layer in drift["layers"] if layer["training"] is not None]
+    rows = page.locator("#image-layers tr")
+    expect(rows).to_have_count(len(judged))
+    expect(rows.first).to_contain_text(judged[0]["name"])
+    expect(page.locator("#image-findings")).to_contain_text("judged after a calibration only")
+    page.locator("#file").set_input_files(ROOT / "samples" / "parcel.jpg")
+    expect(page.locator("#image-drift")).to_be_hidden()
     assert complaints == []
 
 
