@@ -40,6 +40,10 @@ class UnsupportedModel(WeightsError):
     """The checkpoint is sound but of a task, channel count or head that is not served."""
 
 
+class PrepareExtraMissing(PrepareError):
+    """The packages that only preparation and what builds on it need are not installed."""
+
+
 class FoldRejected(PrepareError):
     """The folded model does not reproduce the unfolded one within tolerance.
 

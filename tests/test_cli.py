@@ -19,6 +19,7 @@ from service.bundle.latency import LatencyReport
 from service.bundle.store import find_bundle, load_bundle
 from service.comparison import Tolerance
 from service.errors import BundleMissing
+from service.prepare.weights import EMBEDDED
 from service.settings import load_settings
 from tests.bundles import change_bias, rehash
 from tests.conftest import IMGSZ, ROOT, RunningServer, clean_environ, command, running_server
@@ -127,6 +128,40 @@ def test_a_bundle_is_reused_without_importing_torch(prepared: dict[str, str]) ->
     )
     assert "Reusing" in done.stderr
     assert not re.search(r"\|\s+(torch|ultralytics)$", done.stderr, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("prepare", "--force"),
+        ("recalibrate", "--data", "samples", "--prior", "1"),
+        ("bn-diff", str(EMBEDDED), str(EMBEDDED)),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+@pytest.mark.parametrize("missing", ["torch", "service.prepare"])
+def test_what_needs_the_prepare_extra_says_so_where_only_serving_is_installed(
+    missing: str, arguments: tuple[str, ...], prepared: dict[str, str], bundle_path: Path, tmp_path: Path
+) -> None:
+    program = "from service.cli import main; main()"
+    if missing == "torch":
+        program = f"import sys; sys.modules['torch'] = None; {program}"
+        root = ROOT
+    else:  # as in the images that serve
+        shutil.copytree(ROOT / "service", tmp_path / "service", ignore=shutil.ignore_patterns("prepare", "*.pt"))
+        root = tmp_path
+    before = set(bundle_path.parent.iterdir())
+    done = subprocess.run(
+        [command()[0], "-c", program, *arguments],
+        cwd=root,
+        env=clean_environ(**prepared),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith(f"PrepareExtraMissing: `{arguments[0]}` needs {missing}, ")
+    assert "python -m pip install '.[prepare]'" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert set(bundle_path.parent.iterdir()) == before
 
 
 def test_another_hash_than_demanded_is_not_served(prepared: dict[str, str]) -> None:

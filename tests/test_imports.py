@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.bundle.store import Bundle
+from service.cli import COMMANDS
 from tests.conftest import ROOT, clean_environ
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -60,7 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "nearest",
         "errors",
     },
-    "cli": {
+    "commands": {
         "api",
         "inference",
         "drift",
@@ -75,9 +76,16 @@ MAY_IMPORT: dict[str, set[str]] = {
         "machine",
         "errors",
     },
+    "cli": {"commands", "errors"},
     "__main__": {"cli"},
 }
-LOADED_WHEN_NEEDED = ("service.prepare", "service.api", "service.evaluation", "service.recalibration")
+#: What no other command should wait for, let alone need installed: the commands that load it, once they run.
+LOADED_BY = {
+    "prepare": {"prepare", "bn_diff"},
+    "api": {"serve"},
+    "evaluation": {"evaluate"},
+    "recalibration": {"recalibrate"},
+}
 NEVER_WHILE_SERVING = ("torch", "torchvision", "ultralytics", "onnx", "dill", "cloudpickle", "pycocotools")
 
 
@@ -110,10 +118,28 @@ def test_imports_follow_the_table(path: Path) -> None:
         name = module.split(".")
         if name[0] == "service" and len(name) > 1 and name[1] != part:
             assert name[1] in MAY_IMPORT[part], f"{path} imports {module}"
-        if part == "cli" and module.startswith(LOADED_WHEN_NEEDED):
+        if part == "commands" and len(name) > 1 and name[1] in LOADED_BY:
+            assert path.stem in LOADED_BY[name[1]], f"{path} imports {module}"
             assert not at_top, f"{path} imports {module} before it is known to be needed"
         if name[0] in ("torch", "torchvision", "ultralytics"):
             assert part == "prepare", f"{path} imports {module}"
+
+
+def test_no_command_imports_another() -> None:
+    names = {command.__name__ for command in COMMANDS}
+    folder = ROOT / "service/commands"
+    assert names <= {path.stem for path in folder.iterdir()}
+    for path in folder.glob("*.py"):
+        for module, _ in imported_modules(path):
+            assert module not in {f"service.commands.{name}" for name in names}, f"{path} imports {module}"
+
+
+def test_listing_the_commands_loads_nothing_that_only_one_of_them_needs() -> None:
+    program = "import sys, service.cli; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "service.commands.serve" in loaded
+    assert loaded.isdisjoint({*NEVER_WHILE_SERVING, *(f"service.{part}" for part in LOADED_BY)})
 
 
 def test_the_table_knows_every_part() -> None:

@@ -1,0 +1,88 @@
+"""``prepare``: weights in, bundle out."""
+
+from typing import Annotated
+
+import typer
+
+from service.bundle.health import SEVERITIES
+from service.bundle.store import Bundle, load_bundle
+from service.commands.console import StepProgress, console, print_error
+from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, Weights
+from service.commands.prepare_extra import needing_prepare_extra
+from service.commands.served_bundle import load_served
+from service.commands.termination import exit_orderly_when_terminated
+from service.errors import BundleError, BundleMissing, WeightsHashMismatch
+from service.measurement.terminal import series_verdicts
+from service.settings import load_settings
+
+
+def prepare(
+    weights: Weights = None,
+    imgsz: Imgsz = None,
+    head: Head = None,
+    default_conf: DefaultConf = None,
+    bundle_dir: BundleDir = None,
+    force: Annotated[bool, typer.Option(help="Prepare again even if a bundle exists.")] = False,
+    latency_rounds: Annotated[
+        int | None, typer.Option(min=12, help="Measure this many rounds, without the quick run's time limit.")
+    ] = None,
+    latency_thorough: Annotated[
+        bool,
+        typer.Option(
+            "--latency-thorough",
+            help="Measure all there is, without a time limit: both heads, preprocessing, batches of 1, 4 and 8, "
+            "throughput, memory.",
+        ),
+    ] = False,
+) -> None:
+    """Read, fold, prove, export and measure a checkpoint, and write the bundle."""
+    settings = load_settings(weights=weights, imgsz=imgsz, head=head, default_conf=default_conf, bundle_dir=bundle_dir)
+    if not force:
+        try:
+            reused = f"Reusing {load_served(settings).path}. Use --force to prepare it again."
+            console.print(reused, highlight=False, markup=False, soft_wrap=True)
+            return
+        except BundleMissing:
+            pass
+        except (BundleError, WeightsHashMismatch) as error:
+            print_error(error)
+            console.print("It is prepared again.")
+    exit_orderly_when_terminated()
+    from service.machine import usable_cores
+    from service.measurement.study import ALL_BATCHES, Effort
+
+    with needing_prepare_extra("prepare"):
+        from service.prepare.pipeline import prepare_bundle
+
+    effort = Effort() if latency_rounds is None else Effort(latency_rounds, float("inf"))
+    if latency_thorough:
+        effort = Effort(effort.rounds, float("inf"), thorough=True, batches=ALL_BATCHES)
+    path = prepare_bundle(settings, StepProgress(), effort, usable_cores())
+    _print_summary(load_bundle(path))
+
+
+def _print_summary(bundle: Bundle) -> None:
+    manifest, totals, certificate = bundle.manifest, bundle.batchnorm.totals, bundle.certificate
+    worst = max(certificate.layers, key=lambda layer: layer.relative_error / layer.tolerance, default=None)
+    lines = [
+        f"Model      {manifest.model.name} {manifest.model.version}, {manifest.weights.source} weights, "
+        f"{manifest.model.head.kind} head, suppression: {manifest.model.head.nms}",
+        f"BatchNorm  {totals.layers} layers: {totals.folded} folded, {totals.dropped} dropped with the unused head, "
+        f"{totals.unfoldable} left; {totals.dead_channels} dead and {totals.eps_dominated_channels} eps-dominated "
+        "channels",
+        f"Graphs     {manifest.deployed.nodes} nodes served; {manifest.reference.nodes} in the reference, "
+        f"{manifest.reference.batch_normalization_nodes} of them BatchNormalization",
+    ]
+    severities = [warning.severity for warning in bundle.health.warnings]
+    counts = ", ".join(f"{severities.count(severity)} {severity}" for severity in SEVERITIES)
+    lines.append(f"Health     {counts}; `python -m service bn-stats` says what")
+    if worst is not None:
+        lines.append(
+            f"Proof      passed on {len(certificate.end_to_end)} inputs; worst layer {worst.name} at "
+            f"{worst.relative_error / worst.tolerance:.0%} of its bound"
+        )
+    lines += [f"Latency    {line}" for line in series_verdicts(bundle.latency.series[0])]
+    if manifest.weights.note:
+        lines.append(f"Note       {manifest.weights.note}")
+    lines.append(f"Bundle     {bundle.path}")
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)

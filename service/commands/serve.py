@@ -1,0 +1,53 @@
+"""``serve``: the HTTP service."""
+
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from service.bundle.store import Bundle
+from service.commands.console import console
+from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, Weights
+from service.commands.served_bundle import load_served
+from service.settings import load_settings
+
+
+def serve(
+    weights: Weights = None,
+    imgsz: Imgsz = None,
+    head: Head = None,
+    default_conf: DefaultConf = None,
+    bundle_dir: BundleDir = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. [YOLOFOLD_HOST]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on, 0 for a free one. [YOLOFOLD_PORT]")] = None,
+) -> None:
+    """Serve the bundle over HTTP."""
+    settings = load_settings(
+        weights=weights,
+        imgsz=imgsz,
+        head=head,
+        default_conf=default_conf,
+        bundle_dir=bundle_dir,
+        host=host,
+        port=port,
+    )
+    bundle = load_served(settings)
+    from service.api.server import run_server
+
+    run_server(settings, bundle, announce=lambda address, runs_on: _announce(address, runs_on, bundle))
+
+
+def _announce(address: str, runs_on: str, bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    model = manifest.model
+    print(
+        f"yolofold serves {model.name} {model.version} ({manifest.weights.source} weights, "
+        f"{len(model.classes)} classes, {model.input.width} px, "
+        f"{bundle.batchnorm.totals.folded} BatchNorm layers folded)\n"
+        f"  on {runs_on}\n"
+        f"  {address}            the page; {address}/docs for the API\n"
+        f"  curl -F file=@samples/parcel.jpg {address}/detect",
+        flush=True,
+    )
+    if manifest.weights.note:
+        console.print(f"[yellow]warning[/]: {escape(manifest.weights.note)}", highlight=False, soft_wrap=True)
