@@ -17,12 +17,12 @@ class Installed:
 
     Attributes:
         cuda: ONNX Runtime was built with it.
-        openvino: it can be imported.
+        no_openvino: why it cannot be used; None where it can.
         bf16: OpenVINO says that the processor has instructions for it.
     """
 
     cuda: bool
-    openvino: bool
+    no_openvino: str | None
     bf16: bool
 
 
@@ -89,8 +89,8 @@ def allowed(candidate: Candidate, settings: Settings) -> bool:
 def _obstacle(kind: _Kind, settings: Settings, installed: Installed) -> str | None:
     if kind.device == "cuda" and not installed.cuda:
         return "the installed ONNX Runtime has no CUDA"
-    if kind.engine == "openvino" and not installed.openvino:
-        return "the package openvino is not installed"
+    if kind.engine == "openvino" and installed.no_openvino:
+        return installed.no_openvino
     if kind.precision == "bf16" and not installed.bf16:
         return "this processor has no instructions for it"
     return _forbidden(kind, settings)

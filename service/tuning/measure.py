@@ -1,6 +1,5 @@
 """The measurement itself. It runs in a process of its own: what it loads is given back when that ends."""
 
-import sys
 import time
 from datetime import UTC, datetime
 from functools import partial
@@ -69,14 +68,13 @@ def find_installed() -> Installed:
     """What this machine could run the network with; loads OpenVINO where it is installed."""
     cuda = "CUDAExecutionProvider" in ort.get_available_providers()
     if find_spec("openvino") is None:
-        return Installed(cuda=cuda, openvino=False, bf16=False)
+        return Installed(cuda=cuda, no_openvino="the package openvino is not installed", bf16=False)
     try:
         from service.inference.openvino_engine import processor_capabilities  # optional
 
-        return Installed(cuda=cuda, openvino=True, bf16="BF16" in processor_capabilities())
+        return Installed(cuda=cuda, no_openvino=None, bf16="BF16" in processor_capabilities())
     except (ImportError, EngineError) as error:
-        print(f"OpenVINO is installed but cannot be used: {error}", file=sys.stderr)
-        return Installed(cuda=cuda, openvino=False, bf16=False)
+        return Installed(cuda=cuda, no_openvino=str(error), bf16=False)
 
 
 def _entries(

@@ -52,11 +52,18 @@ def measure_apart(bundle: Bundle, settings: Settings, fingerprint: Fingerprint) 
             check=False,
         )
         report = Report.model_validate_json(done.stdout.splitlines()[-1])
-    except (OSError, subprocess.TimeoutExpired, IndexError, ValidationError) as error:
-        ended = f"ended with {done.returncode}" if isinstance(error, IndexError | ValidationError) else str(error)
-        raise EngineError(
-            f"YOLOFOLD_ENGINE=auto could not measure: the measuring process {ended}. Set YOLOFOLD_ENGINE=onnxruntime."
-        ) from error
+    except OSError as error:
+        raise _unmeasured(f"cannot be started: {error.strerror}") from error
+    except subprocess.TimeoutExpired as error:
+        raise _unmeasured(f"did not end within {_TIMEOUT_S:.0f} s") from error
+    except (IndexError, ValidationError) as error:
+        raise _unmeasured(f"ended with status {done.returncode} and without a report") from error
     if report.choice is None:
         raise EngineError(report.failure or "The measuring process gave no choice.")
     return report.choice
+
+
+def _unmeasured(how: str) -> EngineError:
+    return EngineError(
+        f"YOLOFOLD_ENGINE=auto could not measure: the measuring process {how}. Set YOLOFOLD_ENGINE=onnxruntime."
+    )

@@ -7,8 +7,8 @@ import pytest
 from service.settings import load_settings
 from service.tuning.candidates import Installed, Listing, allowed, list_candidates
 
-EVERYTHING = Installed(cuda=True, openvino=True, bf16=True)
-NO_GPU = Installed(cuda=False, openvino=True, bf16=True)
+EVERYTHING = Installed(cuda=True, no_openvino=None, bf16=True)
+NO_GPU = Installed(cuda=False, no_openvino=None, bf16=True)
 ORT, CUDA = ("onnxruntime", "cpu", "fp32"), ("onnxruntime", "cuda", "tf32")
 OPENVINO, BF16 = ("openvino", "cpu", "fp32"), ("openvino", "cpu", "bf16")
 
@@ -30,8 +30,8 @@ def layouts(listing: Listing) -> list[tuple[int, int]]:
     [
         (EVERYTHING, {"precision": "auto"}, [ORT, CUDA, OPENVINO, BF16]),
         (NO_GPU, {"precision": "auto"}, [ORT, OPENVINO, BF16]),
-        (Installed(cuda=False, openvino=True, bf16=False), {"precision": "auto"}, [ORT, OPENVINO]),
-        (Installed(cuda=False, openvino=False, bf16=False), {"precision": "auto"}, [ORT]),
+        (Installed(cuda=False, no_openvino=None, bf16=False), {"precision": "auto"}, [ORT, OPENVINO]),
+        (Installed(cuda=False, no_openvino="it is not installed", bf16=False), {"precision": "auto"}, [ORT]),
         # Unasked, nothing is tried that moves boxes on this processor.
         (NO_GPU, {}, [ORT, OPENVINO]),
         (EVERYTHING, {}, [ORT, CUDA, OPENVINO]),
@@ -54,9 +54,9 @@ def test_what_is_left_out_says_why() -> None:
         "ONNX Runtime on CUDA: the installed ONNX Runtime has no CUDA",
         "OpenVINO in bf16: YOLOFOLD_PRECISION=auto would try it",
     ]
-    bare = listed(Installed(cuda=False, openvino=False, bf16=False), precision="bf16")
+    bare = listed(Installed(cuda=False, no_openvino="it is not installed", bf16=False), precision="bf16")
     assert bare.not_tried[0] == "ONNX Runtime in fp32: YOLOFOLD_PRECISION=bf16"
-    assert bare.not_tried[-1] == "OpenVINO in bf16: the package openvino is not installed"
+    assert bare.not_tried[-1] == "OpenVINO in bf16: it is not installed"
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_the_share_that_must_recur(reference: Reference, answers: list[np.ndarra
         for lost in (moved(answers[0], 5, 1.0, slice(many)), moved(answers[0], 0, 50.0, slice(many))):
             found = reference.judge(precision, [lost, answers[1]])
             assert (found.matched, found.fault is None) == (PICTURES * BOXES - many, passes)
-        new = moved(rows(0.7), 1, 1000.0)[:many]
+        new = moved(rows(0.7), 1, 5000.0)[:many]
         found = reference.judge(precision, [np.concatenate([answers[0], new]), answers[1]])
         assert (found.matched, found.extra, found.fault is None) == (PICTURES * BOXES, many, passes)
 
