@@ -49,7 +49,7 @@ class Choice:
             f"{best.latency_ms:.1f} ms{_against_plain(made)}; {origin}"
         )
         if made.other_cores is not None and made.other_cores > _BUSY_SHARE * made.fingerprint.cores:
-            line += f" while other work kept {made.other_cores:.1f} cores busy"
+            line += f" (measured while other work kept {made.other_cores:.1f} cores busy)"
         if self.kept_in is None:
             return f"{line}, not kept ({self.not_kept}): every start measures. YOLOFOLD_STATE_DIR may name a folder"
         return line if self.remembered else f"{line}, kept in {self.kept_in}"
