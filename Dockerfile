@@ -7,7 +7,7 @@ ENV PYTHONDONTWRITEBYTECODE=1 \
     PATH=/opt/venv/bin:$PATH \
     YOLOFOLD_BUNDLE_DIR=/bundles
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin yolofold \
-    && install -d -o yolofold -g yolofold /bundles
+    && install -d -o yolofold -g yolofold /bundles /state
 WORKDIR /app
 
 FROM base AS serve-packages

@@ -36,6 +36,26 @@ def cpu_model(proc: Path = PROC) -> str:
     return platform.processor() or platform.machine() or "unknown"
 
 
+def cpu_flags(proc: Path = PROC) -> list[str]:
+    """The processor's instruction set extensions as Linux names them, sorted; empty where it does not say."""
+    for line in _read(proc / "cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):  # the latter on ARM
+            return sorted(set(value.split()))
+    return []
+
+
+def gpu_models(proc: Path = PROC) -> list[str]:
+    """Names of the NVIDIA GPUs whose driver this process sees, sorted."""
+    found = []
+    for path in (proc / "driver" / "nvidia" / "gpus").glob("*/information"):
+        for line in _read(path).splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "Model":
+                found.append(value.strip())
+    return sorted(found)
+
+
 def usable_cores(proc: Path = PROC, cgroup_root: Path = CGROUP_ROOT) -> int:
     """Whole cores this process can keep busy: CPU affinity, cut to the cgroup's CPU quota, at least 1."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -20,6 +20,10 @@ MOST_DEFAULT_WORKERS = 4
 MIN_IMGSZ, MAX_IMGSZ, STRIDE = 128, 2048, 32
 
 
+#: What the automatic choice of the engine is for; balanced weighs latency and throughput alike.
+Objective = Literal["balanced", "latency", "throughput"]
+
+
 class Settings(BaseSettings):
     """What an operator can choose. Names are the environment variables without their ``YOLOFOLD_`` prefix."""
 
@@ -49,16 +53,23 @@ class Settings(BaseSettings):
         description="Confidence that boxes must exceed where a request says nothing; empty takes the model's own.",
     )
     bundle_dir: Path = Field(Path("bundles"), description="Folder in which bundles are kept.")
+    state_dir: Path | None = Field(
+        None, description="Folder for the choice of YOLOFOLD_ENGINE=auto; empty keeps it beside the bundle."
+    )
 
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the network runs.")
     engine: Literal["auto", "onnxruntime", "openvino"] = Field(
-        "auto", description="Runtime of the network; auto takes ONNX Runtime."
+        "onnxruntime", description="Runtime of the network; auto measures what is installed and takes the fastest."
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto",
-        description="Arithmetic of the network; auto takes fp32. bf16 needs OpenVINO and a processor that has it.",
+    objective: Objective = Field(
+        "balanced", description="What YOLOFOLD_ENGINE=auto looks for: latency, throughput or, balanced, both alike."
+    )
+    precision: Literal["auto", "fp32", "bf16"] | None = Field(
+        None,
+        description="Arithmetic of the network, fp32 or bf16; empty never takes bf16, auto lets YOLOFOLD_ENGINE=auto "
+        "take it.",
     )
     workers: int = Field(0, ge=0, le=256, description="Requests worked on at once; 0 chooses from the cores.")
     threads: int = Field(0, ge=0, le=256, description="Threads of the network itself; 0 takes every usable core.")

@@ -17,12 +17,11 @@ from service.api.response_headers import ResponseHeaders
 from service.api.state import Service
 from service.bundle.store import Bundle
 from service.inference.detector import Detector
-from service.inference.engine_choice import open_engine
 from service.inference.fold_check import FoldChecker
 from service.inference.pool import WorkerPool
-from service.inference.self_check import check_engine
 from service.machine import usable_cores
 from service.settings import Settings
+from service.tuning.start import start_engine
 
 log = logging.getLogger(__name__)
 
@@ -85,24 +84,30 @@ def create_app(settings: Settings, bundle: Bundle, service: Service | None = Non
 def start_service(settings: Settings, bundle: Bundle) -> Service:
     """Load the network, check its answer to the stored picture and start the workers.
 
+    With ``YOLOFOLD_ENGINE=auto`` this may measure first, for seconds.
+
     Raises:
         SettingsError: the settings of the engine contradict each other.
-        EngineError: the network cannot be loaded or run, or (SelfCheckFailed) computes something else here.
+        EngineError: the network cannot be loaded or run, (SelfCheckFailed) computes something else here, or no engine
+            could be chosen.
         BundleSchemaError: the stored picture or answer cannot be read.
         CalibrationUnusable: the drift calibration beside the bundle is damaged or another bundle's.
     """
     cores = usable_cores()
-    workers = settings.workers_on(cores)
-    engine = open_engine(bundle.deployed_graph, settings, cores=cores, workers=workers)
-    checked = check_engine(bundle, engine)
+    started = start_engine(bundle, settings, cores)
+    engine = started.engine
     watch = start_drift_watch(bundle, settings.drift_cpu, cores)
     observe = None if watch.sampler is None else watch.sampler.offer
     detector = Detector(bundle, engine, settings.max_pixels, observe=observe)
-    pool = WorkerPool(workers, settings.queue_size)
+    pool = WorkerPool(started.workers, settings.queue_size)
     uploads = UploadBudget(_HELD_UPLOADS * settings.max_upload_bytes)
     # Both its graphs on one kind of device: the processor, unless the served one runs elsewhere.
-    checker = FoldChecker(bundle, detector, engine, "cpu" if settings.engine == "openvino" else settings.device)
+    checker = FoldChecker(
+        bundle, detector, engine, "cpu" if started.settings.engine == "openvino" else started.settings.device
+    )
     station = LatencyStation(bundle, pool, engine.threads)
-    service = Service(settings, bundle, engine, detector, pool, station, uploads, checked, checker, watch)
+    service = Service(
+        settings, bundle, engine, started.choice, detector, pool, station, uploads, started.check, checker, watch
+    )
     log.info("%s ready: %s", bundle.path, service.runs_on)
     return service

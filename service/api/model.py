@@ -5,11 +5,12 @@ from fastapi import APIRouter, Depends, Response
 from service.api import problems
 from service.api.answers import json_answer
 from service.api.query import KnownQuery
-from service.api.schemas import EngineInfo, FoldSummary, Graphs, ModelAnswer
+from service.api.schemas import EngineChoiceAnswer, EngineInfo, FoldSummary, Graphs, ModelAnswer
 from service.api.state import Service, ServiceDep
 from service.bundle.batchnorm import LayerTree
 from service.bundle.manifest import ModelSpec
 from service.bundle.store import Bundle
+from service.tuning.start import Choice
 
 router = APIRouter(prefix="/model", tags=["model"], dependencies=[Depends(KnownQuery())])
 
@@ -49,9 +50,17 @@ def _model_answer(service: Service) -> ModelAnswer:
             threads=service.engine.threads,
             workers=service.pool.workers,
         ),
+        engine_choice=_engine_choice(service.choice),
         ultralytics_predict=_equivalent_arguments(manifest.model),
         tools=manifest.tools,
     )
+
+
+def _engine_choice(choice: Choice | None) -> EngineChoiceAnswer | None:
+    if choice is None:
+        return None
+    kept = choice.kept_in is not None
+    return EngineChoiceAnswer(**choice.made.model_dump(), remembered=choice.remembered, kept=kept)
 
 
 def _equivalent_arguments(model: ModelSpec) -> dict[str, bool | int | float]:

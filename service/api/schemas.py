@@ -10,6 +10,7 @@ from service.bundle.health import BatchNormWarning, DeadChannel, LayerHealth, Ne
 from service.bundle.latency import LatencyReport
 from service.bundle.manifest import GraphSpec, ModelSpec, WeightsSource, WeightsSpec
 from service.inference.engine import Precision
+from service.tuning.records import EngineChoice
 
 
 class ModelRef(BaseModel):
@@ -88,6 +89,13 @@ class EngineInfo(BaseModel):
     workers: int = Field(description="Requests worked on at once.")
 
 
+class EngineChoiceAnswer(EngineChoice):
+    """How the engine was chosen: what every candidate achieved, and why it serves or does not."""
+
+    remembered: bool = Field(description="It was measured at an earlier start on this machine.")
+    kept: bool = Field(description="The next start will find it; otherwise that one measures again.")
+
+
 class Graphs(BaseModel):
     """The bundle's two ONNX files."""
 
@@ -108,6 +116,9 @@ class ModelAnswer(BaseModel):
     graphs: Graphs
     fold: FoldSummary
     engine: EngineInfo
+    engine_choice: EngineChoiceAnswer | None = Field(
+        description="The measurement that `YOLOFOLD_ENGINE=auto` chose the engine by; null where the settings name one."
+    )
     ultralytics_predict: dict[str, bool | int | float] = Field(
         description="Arguments with which Ultralytics' own predict on the same checkpoint gives the same detections.",
         examples=[{"imgsz": 640, "rect": False, "max_det": 300, "nms": False}],

@@ -52,13 +52,13 @@ def run_server(settings: Settings, bundle: Bundle, announce: Callable[[str, str]
     """Serve until SIGINT or SIGTERM.
 
     Args:
-        announce: called once with the address and what runs the network, when the network has passed its check and
+        announce: called once with the address and ``Service.runs_on``, when the network has passed its check and
             the port is open.
 
     Raises:
         SettingsError: the settings of the engine contradict each other.
-        EngineError: the engine or device asked for is not there, or the network cannot be run or computes something
-            else here.
+        EngineError: the engine or device asked for is not there, none could be chosen, or the network cannot be run or
+            computes something else here.
         BundleSchemaError: the stored picture or answer cannot be read.
         CalibrationUnusable: the drift calibration beside the bundle is damaged or another bundle's.
         SystemExit: the port could not be opened (uvicorn has logged why).

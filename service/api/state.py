@@ -16,15 +16,20 @@ from service.inference.fold_check import FoldChecker
 from service.inference.pool import WorkerPool
 from service.inference.self_check import StartupCheck
 from service.settings import Settings
+from service.tuning.start import Choice
 
 
 @dataclass(frozen=True)
 class Service:
-    """The running service. It exists only after its engine has passed the start-up check."""
+    """The running service. It exists only after its engine has passed the start-up check.
+
+    ``choice`` is None unless the engine was chosen by measurement.
+    """
 
     settings: Settings
     bundle: Bundle
     engine: InferenceEngine
+    choice: Choice | None
     detector: Detector
     pool: WorkerPool
     latency: LatencyStation
@@ -35,12 +40,13 @@ class Service:
 
     @property
     def runs_on(self) -> str:
-        """What runs the network, in one line."""
+        """What runs the network, in one line; in a second why, where it was chosen by measurement."""
         engine = self.engine
-        return (
+        line = (
             f"{engine.runtime} ({engine.provider}) in {engine.precision}, threads per run: {engine.threads}, "
             f"workers: {self.pool.workers}"
         )
+        return line if self.choice is None else f"{line}\n  {self.choice.line}"
 
     def close(self) -> None:
         """End what runs in the background and let the workers finish."""

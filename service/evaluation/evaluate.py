@@ -37,6 +37,7 @@ from service.inference.engine import InferenceEngine
 from service.inference.engine_choice import open_engine
 from service.inference.onnxruntime_engine import UnfoldedEngine
 from service.settings import Settings
+from service.tuning.start import settle_engine
 
 
 class Progress(Protocol):
@@ -95,6 +96,8 @@ def evaluate(
         _require_same_classes(subject.bundle, other.bundle)
     with progress.step("Labels"):
         data = open_data_set(request.data, request.split, model.classes, settings.max_pixels, request.negatives)
+    # Both networks in the engine that serves the first.
+    settings = settle_engine(subject.bundle, settings)
     judged, figures = _run(subject, data, request, settings, progress)
     comparison = None
     if other is not None:

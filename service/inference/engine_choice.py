@@ -11,7 +11,9 @@ from service.settings import Settings
 def open_engine(graph: Path, settings: Settings, *, cores: int, workers: int) -> InferenceEngine:
     """Load the deployed graph as ``YOLOFOLD_ENGINE``, ``_PRECISION``, ``_DEVICE`` and ``_THREADS`` say.
 
-    ``auto`` stands for ONNX Runtime and for fp32: bf16 does not find the same boxes.
+    ``auto`` is no engine: ``service.tuning`` turns it into one of the others.
+
+    Without a precision that is fp32: bf16 does not find the same boxes.
 
     Args:
         graph: ``model.onnx`` of a verified bundle.
@@ -20,8 +22,11 @@ def open_engine(graph: Path, settings: Settings, *, cores: int, workers: int) ->
 
     Raises:
         SettingsError: the settings contradict each other.
+        ValueError: the engine is still ``auto``.
         EngineError: what they ask for is not installed or not possible on this machine, or the graph cannot be loaded.
     """
+    if settings.engine == "auto":
+        raise ValueError("the engine has not been chosen yet")
     threads = settings.threads_on(cores)
     if settings.engine == "openvino":
         return _open_openvino(graph, settings, threads, streams=max(1, min(workers, cores // threads)))
@@ -41,10 +46,10 @@ def require_precision(engine: InferenceEngine, settings: Settings) -> None:
     Raises:
         EngineError: it does not.
     """
-    if settings.precision not in ("auto", engine.precision):
+    if settings.precision not in (None, "auto", engine.precision):
         raise EngineError(
             f"YOLOFOLD_PRECISION={settings.precision}, but {engine.runtime} multiplies in {engine.precision} with "
-            f"{engine.provider}. Set YOLOFOLD_PRECISION=auto to accept that, or YOLOFOLD_DEVICE=cpu."
+            f"{engine.provider}. Leave YOLOFOLD_PRECISION empty to accept that, or YOLOFOLD_DEVICE=cpu."
         )
 
 

@@ -38,11 +38,7 @@ class OpenVinoEngine:
         Raises:
             EngineError: the processor has no bf16, or the graph cannot be loaded or is of another kind.
         """
-        try:
-            capabilities = ov.Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
-        except RuntimeError as error:
-            raise EngineError(f"OpenVINO cannot use the processor: {_reason(error)}") from error
-        require_bf16(capabilities, precision)
+        require_bf16(processor_capabilities(), precision)
         self._model_path, self._precision = model_path, precision
         self._properties = _properties(precision, threads, streams)
         self._single = _LoadedGraph(model_path, self._properties, batch=1)
@@ -134,6 +130,18 @@ class _LoadedGraph:
             raise EngineError(f"OpenVINO failed: {_reason(error)}") from error  # and the request is dropped
         self._idle.append(request)
         return rows
+
+
+def processor_capabilities() -> list[str]:
+    """What OpenVINO says that the processor can do, such as FP32 and BF16.
+
+    Raises:
+        EngineError: OpenVINO cannot use the processor.
+    """
+    try:
+        return list(ov.Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"))
+    except RuntimeError as error:
+        raise EngineError(f"OpenVINO cannot use the processor: {_reason(error)}") from error
 
 
 def require_bf16(capabilities: list[str], precision: Literal["fp32", "bf16"]) -> None:

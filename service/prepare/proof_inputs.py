@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from service.errors import PrepareError
+from service.pictures import PICTURES
 from service.preprocessing.letterbox import letterbox, plan_letterbox
 
 ProofKind = Literal["photograph", "generated", "noise"]
 
-PICTURES = Path(__file__).parent / "pictures"
 _NOISE_SEED = 0
 
 
@@ -37,7 +37,7 @@ class ProofInput:
 
 
 def proof_inputs(imgsz: int) -> list[ProofInput]:
-    """Ultralytics' two photographs, the pictures shipped beside this module, and seeded uniform noise.
+    """Ultralytics' two photographs, the pictures that come with the project, and seeded uniform noise.
 
     Raises:
         PrepareError: a picture is missing from the installation.

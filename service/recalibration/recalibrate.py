@@ -23,6 +23,7 @@ from service.recalibration.box_changes import count_changes
 from service.recalibration.pictures import Picture, PictureSet, digest, open_pictures, squares
 from service.recalibration.report import Data, RecalibrationReport, SkippedFile
 from service.settings import Settings
+from service.tuning.start import settle_engine
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,7 @@ def _report(
 ) -> RecalibrationReport:
     assert new.manifest.recalibration is not None  # written a moment ago
     compared = pictures.held_back or pictures.fitted
+    settings = settle_engine(served, settings)  # both in the engine that serves the first
     before, after = (_find_boxes(bundle, compared, request, settings, progress) for bundle in (served, new))
     model = served.manifest.model
     return RecalibrationReport(

@@ -48,10 +48,14 @@ def test_streams_share_the_cores_out(bundle: Bundle) -> None:
         assert (engine.threads, engine.streams) == (threads or 2, streams)
 
 
-@pytest.mark.parametrize("engine", ["auto", "onnxruntime"])
-def test_onnx_runtime_has_no_bf16(bundle: Bundle, engine: str) -> None:
+def test_onnx_runtime_has_no_bf16(bundle: Bundle) -> None:
     with pytest.raises(SettingsError, match=r"YOLOFOLD_PRECISION=bf16.*YOLOFOLD_ENGINE=openvino.*PRECISION=fp32"):
-        choose(bundle, engine=engine, precision="bf16")
+        choose(bundle, precision="bf16")
+
+
+def test_auto_is_no_engine(bundle: Bundle) -> None:
+    with pytest.raises(ValueError, match="not been chosen"):
+        choose(bundle, engine="auto")
 
 
 def test_openvino_does_not_run_on_cuda(bundle: Bundle) -> None:
@@ -68,7 +72,7 @@ class CoarseEngine(OnnxRuntimeEngine):
 def test_fp32_on_demand_is_not_tf32(bundle: Bundle) -> None:
     engine = CoarseEngine(bundle.deployed_graph, "cpu", 1)
     require_precision(engine, load_settings({}))
-    with pytest.raises(EngineError, match=r"YOLOFOLD_PRECISION=fp32.*tf32.*YOLOFOLD_PRECISION=auto"):
+    with pytest.raises(EngineError, match=r"YOLOFOLD_PRECISION=fp32.*tf32.*YOLOFOLD_PRECISION empty"):
         require_precision(engine, load_settings({}, precision="fp32"))
 
 

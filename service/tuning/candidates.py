@@ -1,0 +1,119 @@
+"""Which candidates there are on a machine: few enough to be measured in seconds."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from service.settings import MOST_DEFAULT_WORKERS, Settings
+from service.tuning.records import Candidate
+
+#: Each run at once keeps its own activations, some 30 MB for a YOLO26n at 640 px.
+_MOST_RUNS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What this machine could run the network with.
+
+    Attributes:
+        cuda: ONNX Runtime was built with it.
+        no_openvino: why it cannot be used; None where it can.
+        bf16: OpenVINO says that the processor has instructions for it.
+    """
+
+    cuda: bool
+    no_openvino: str | None
+    bf16: bool
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Candidates in the order in which the earlier one wins a tie, and what was left out with the reason."""
+
+    candidates: list[Candidate]
+    not_tried: list[str]
+
+
+@dataclass(frozen=True)
+class _Kind:
+    engine: Literal["onnxruntime", "openvino"]
+    device: Literal["cpu", "cuda"]
+    precision: Literal["fp32", "tf32", "bf16"]
+    name: str
+
+
+#: The plainest first.
+_KINDS = (
+    _Kind("onnxruntime", "cpu", "fp32", "ONNX Runtime in fp32"),
+    _Kind("onnxruntime", "cuda", "tf32", "ONNX Runtime on CUDA"),
+    _Kind("openvino", "cpu", "fp32", "OpenVINO in fp32"),
+    _Kind("openvino", "cpu", "bf16", "OpenVINO in bf16"),
+)
+
+
+def list_candidates(settings: Settings, installed: Installed, cores: int) -> Listing:
+    """Every kind of engine that the settings and the machine allow, with each way to share the cores out.
+
+    Args:
+        settings: device, precision, threads and workers narrow the list where they are set.
+        cores: that this process may use.
+    """
+    candidates: list[Candidate] = []
+    not_tried: list[str] = []
+    for kind in _KINDS:
+        if obstacle := _obstacle(kind, settings, installed):
+            not_tried.append(f"{kind.name}: {obstacle}")
+            continue
+        # On a GPU the processor's threads decide nothing.
+        layouts = list(_layouts(settings, cores))[: 1 if kind.device == "cuda" else None]
+        candidates += [
+            Candidate(
+                engine=kind.engine, device=kind.device, precision=kind.precision, threads=threads, workers=workers
+            )
+            for threads, workers in layouts
+        ]
+    return Listing(candidates, not_tried)
+
+
+def allowed(candidate: Candidate, settings: Settings) -> bool:
+    """Whether a candidate contradicts none of the settings."""
+    kind = next((kind for kind in _KINDS if (kind.engine, kind.device, kind.precision) == candidate.kind), None)
+    return (
+        kind is not None
+        and _forbidden(kind, settings) is None
+        and settings.threads in (0, candidate.threads)
+        and settings.workers in (0, candidate.workers)
+    )
+
+
+def _obstacle(kind: _Kind, settings: Settings, installed: Installed) -> str | None:
+    if kind.device == "cuda" and not installed.cuda:
+        return "the installed ONNX Runtime has no CUDA"
+    if kind.engine == "openvino" and installed.no_openvino:
+        return installed.no_openvino
+    if kind.precision == "bf16" and not installed.bf16:
+        return "this processor has no instructions for it"
+    return _forbidden(kind, settings)
+
+
+def _forbidden(kind: _Kind, settings: Settings) -> str | None:
+    if settings.device not in ("auto", kind.device):
+        return f"YOLOFOLD_DEVICE={settings.device}"
+    if settings.precision is None:
+        # Nobody's detections change unasked.
+        return "YOLOFOLD_PRECISION=auto would try it" if kind.precision == "bf16" else None
+    return None if settings.precision in ("auto", kind.precision) else f"YOLOFOLD_PRECISION={settings.precision}"
+
+
+def _layouts(settings: Settings, cores: int) -> Iterator[tuple[int, int]]:
+    """Threads of a run and workers: all cores for each run, half of them, or as many runs at once as there are cores.
+
+    At least as many workers as by default, so that pictures are decoded while the network runs.
+    """
+    most = min(cores, _MOST_RUNS_AT_ONCE, settings.workers or cores)
+    if settings.threads:
+        runs_at_once = [max(1, min(most, cores // settings.threads))]
+    else:
+        runs_at_once = sorted({1, 2 if most >= 4 else 1, most})
+    for runs in runs_at_once:
+        yield settings.threads or cores // runs, settings.workers or max(runs, min(cores, MOST_DEFAULT_WORKERS))

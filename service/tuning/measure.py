@@ -1,0 +1,100 @@
+"""The measurement itself. It runs in a process of its own: what it loads is given back when that ends."""
+
+import time
+from datetime import UTC, datetime
+from functools import partial
+from importlib.util import find_spec
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from service.bundle.store import Bundle, load_bundle
+from service.errors import EngineError
+from service.inference.engine import InferenceEngine
+from service.inference.engine_choice import open_engine
+from service.inference.onnxruntime_engine import OnnxRuntimeEngine
+from service.inference.self_check import check_engine
+from service.machine import CpuWatch
+from service.settings import Settings
+from service.tuning.candidates import Installed, Listing, list_candidates
+from service.tuning.pictures import comparison_pictures
+from service.tuning.process import Order
+from service.tuning.records import Candidate, EngineChoice
+from service.tuning.selection import choose
+from service.tuning.tolerance import Reference
+from service.tuning.trial import Budget, Entry, Trial
+
+#: Share of the budget for the reference's own answers. A slow network is compared on fewer pictures, but on these.
+_REFERENCE_SHARE, _LEAST_PICTURES = 0.15, 3
+
+
+def measure(order: Order) -> EngineChoice:
+    """Measure what may be chosen and choose.
+
+    Raises:
+        EngineError: no candidate can serve.
+        BundleError: the bundle cannot be read.
+    """
+    bundle, cores = load_bundle(order.bundle), order.fingerprint.cores
+    begun, budget, others = time.perf_counter(), Budget(), CpuWatch()
+    installed = find_installed()
+    listing = list_candidates(order.settings, installed, cores)
+    engine = OnnxRuntimeEngine(bundle.deployed_graph, "cpu", cores)
+    pictures, answers = _answer_in_time(engine, comparison_pictures(bundle), budget)
+    reference = Reference(bundle, answers)
+    trial = Trial(
+        _entries(listing, bundle, order.settings, cores, engine),
+        pictures,
+        reference,
+        partial(check_engine, bundle),
+        order.settings.objective,
+        budget,
+    )
+    results = choose(trial.run(), order.settings.objective)
+    return EngineChoice(
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        measured_in_s=round(time.perf_counter() - begun, 3),
+        other_cores=None if (busy := others.other_cores()) is None else round(busy, 2),
+        fingerprint=order.fingerprint,
+        pictures=len(pictures),
+        tolerances={p: reference.tolerance_in_words(p) for p in {c.precision: None for c in listing.candidates}},
+        not_tried=listing.not_tried,
+        candidates=results,
+    )
+
+
+def find_installed() -> Installed:
+    """What this machine could run the network with; loads OpenVINO where it is installed."""
+    cuda = "CUDAExecutionProvider" in ort.get_available_providers()
+    if find_spec("openvino") is None:
+        return Installed(cuda=cuda, no_openvino="the package openvino is not installed", bf16=False)
+    try:
+        from service.inference.openvino_engine import processor_capabilities  # optional
+
+        return Installed(cuda=cuda, no_openvino=None, bf16="BF16" in processor_capabilities())
+    except (ImportError, EngineError) as error:
+        return Installed(cuda=cuda, no_openvino=str(error), bf16=False)
+
+
+def _entries(
+    listing: Listing, bundle: Bundle, settings: Settings, cores: int, reference: OnnxRuntimeEngine
+) -> list[Entry]:
+    def load(candidate: Candidate) -> InferenceEngine:
+        if candidate.kind == ("onnxruntime", "cpu", "fp32") and candidate.threads == reference.threads:
+            return reference
+        settled = candidate.settle(settings)
+        return open_engine(bundle.deployed_graph, settled, cores=cores, workers=candidate.workers)
+
+    return [Entry(candidate, partial(load, candidate)) for candidate in listing.candidates]
+
+
+def _answer_in_time(
+    engine: InferenceEngine, pictures: list[NDArray[np.uint8]], budget: Budget
+) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.float32]]]:
+    answers: list[NDArray[np.float32]] = []
+    for picture in pictures:
+        if len(answers) >= _LEAST_PICTURES and budget.spent > _REFERENCE_SHARE:
+            break
+        answers.append(engine.run(picture[None])[0])
+    return pictures[: len(answers)], answers

@@ -1,0 +1,117 @@
+"""What a choice of the engine is made of. Kept as JSON, and answered by ``GET /model`` as it is kept."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from service.bundle.manifest import Record, Sha256
+from service.inference.engine import Precision
+from service.settings import Objective, Settings
+
+Verdict = Literal["chosen", "slower", "refused", "failed", "not_measured"]
+
+
+class Candidate(Record):
+    """One way to run the network."""
+
+    engine: Literal["onnxruntime", "openvino"]
+    device: Literal["cpu", "cuda"]
+    precision: Precision
+    threads: int = Field(description="Threads of one run.")
+    workers: int = Field(description="Requests worked on at once.")
+
+    @property
+    def kind(self) -> tuple[str, str, str]:
+        """What decides the answers: engine, device and precision."""
+        return self.engine, self.device, self.precision
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        name = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}[self.engine]
+        where = " on CUDA" if self.device == "cuda" else ""
+        return f"{name}{where} in {self.precision}, threads per run: {self.threads}, workers: {self.workers}"
+
+    def settle(self, settings: Settings) -> Settings:
+        """The settings with this candidate in place of ``auto``."""
+        chosen = {
+            "engine": self.engine,
+            "device": self.device,
+            # CUDA multiplies in TF32, for which there is no setting: it is what comes without one.
+            "precision": None if self.precision == "tf32" else self.precision,
+            "threads": self.threads,
+            "workers": self.workers,
+        }
+        return settings.model_copy(update=chosen)
+
+
+class CandidateResult(Record):
+    """What was found out about a candidate; figures are null where it did not come to that."""
+
+    candidate: Candidate
+    verdict: Verdict = Field(
+        description="refused: its boxes are out of tolerance. failed: it could not be loaded or run. not_measured: "
+        "left out to save time."
+    )
+    reason: str = Field(description="Why this verdict, in words.")
+    latency_ms: float | None = Field(None, description="Median of one run, one caller alone, milliseconds.")
+    images_per_second: float | None = Field(None, description="Median, with as many callers as workers.")
+    runs: int = Field(0, description="Runs of one caller alone that were timed.")
+    boxes: int | None = Field(None, description="Boxes of fp32 ONNX Runtime that were looked for.")
+    boxes_matched: int | None = Field(
+        None, description="Of these, found again: as the tolerance asks in bf16 and TF32, paired in fp32."
+    )
+    boxes_extra: int | None = Field(None, description="Boxes found besides.")
+    box_px: float | None = Field(None, description="Furthest corner among paired boxes, pixels of the square.")
+    confidence: float | None = Field(None, description="Largest difference of confidence among paired boxes.")
+
+    @property
+    def measured(self) -> bool:
+        """Whether it can be compared: it passed and was timed."""
+        return self.verdict in ("chosen", "slower") and None not in (self.latency_ms, self.images_per_second)
+
+
+class Fingerprint(Record):
+    """Everything a choice depends on; a choice made under another one is not used."""
+
+    yolofold: str
+    bundle_version: str
+    graph_sha256: Sha256
+    cpu: str
+    cpu_flags_sha256: Sha256 = Field(description="Of the instruction set extensions, sorted, joined by spaces.")
+    cores: int = Field(description="That this process may use: CPU affinity, cut to the cgroup's quota.")
+    gpus: list[str]
+    onnxruntime: str
+    onnxruntime_providers: list[str]
+    openvino: str | None = Field(description="null where it is not installed.")
+    objective: Objective
+    device: str
+    precision: str | None
+    threads: int
+    workers: int
+
+
+class EngineChoice(Record):
+    """One measurement and what follows from it."""
+
+    schema_version: Literal[1] = 1
+    measured_at: str = Field(description="UTC, ISO 8601.")
+    measured_in_s: float = Field(description="Seconds it took.")
+    other_cores: float | None = Field(
+        description="Cores that other work kept busy meanwhile; far from 0, trust no figure. null where the system "
+        "does not say."
+    )
+    fingerprint: Fingerprint
+    pictures: int = Field(description="Stored pictures, and variations of them, that boxes were compared on.")
+    tolerances: dict[str, str] = Field(description="What is asked of a candidate's boxes, by precision.")
+    not_tried: list[str] = Field(description="What would have been a candidate, and why it was none.")
+    candidates: list[CandidateResult] = Field(description="In the order in which the earlier one wins a tie.")
+
+    @property
+    def chosen(self) -> CandidateResult:
+        """The one that serves.
+
+        Raises:
+            StopIteration: there is none, which no choice that was made has.
+        """
+        return next(result for result in self.candidates if result.verdict == "chosen")

@@ -1,0 +1,154 @@
+"""The engine that serves: as the settings say, or as measured; either way it has to pass the start-up check."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.bundle.store import Bundle
+from service.errors import EngineError
+from service.inference.engine import InferenceEngine
+from service.inference.engine_choice import open_engine
+from service.inference.self_check import StartupCheck, check_engine
+from service.machine import usable_cores
+from service.settings import Settings
+from service.tuning.fingerprint import take_fingerprint
+from service.tuning.memory import ChoiceMemory
+from service.tuning.process import measure_apart
+from service.tuning.records import CandidateResult, EngineChoice
+
+log = logging.getLogger(__name__)
+
+#: Of the cores; where other work took more while candidates were timed, the figures say little.
+_BUSY_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A choice and where it comes from.
+
+    Attributes:
+        remembered: it was made at an earlier start.
+        kept_in: the file that the next start will find it in; None where it could not be kept.
+        not_kept: why not; None where it could be.
+    """
+
+    made: EngineChoice
+    remembered: bool
+    kept_in: Path | None
+    not_kept: str | None
+
+    @property
+    def line(self) -> str:
+        """For the first lines that ``serve`` prints."""
+        made, best = self.made, self.made.chosen
+        measured = sum(result.measured for result in made.candidates)
+        objective = made.fingerprint.objective
+        origin = f"remembered from {made.measured_at}" if self.remembered else f"measured in {made.measured_in_s:.1f} s"
+        line = (
+            f"chosen from {measured} measured for {objective}: {best.images_per_second:.1f} images/s, "
+            f"{best.latency_ms:.1f} ms{_against_plain(made)}; {origin}"
+        )
+        if made.other_cores is not None and made.other_cores > _BUSY_SHARE * made.fingerprint.cores:
+            line += f" (measured while other work kept {made.other_cores:.1f} cores busy)"
+        if self.kept_in is None:
+            return f"{line}, not kept ({self.not_kept}): every start measures. YOLOFOLD_STATE_DIR may name a folder"
+        return line if self.remembered else f"{line}, kept in {self.kept_in}"
+
+
+def _against_plain(made: EngineChoice) -> str:
+    """How the chosen one compares with fp32 ONNX Runtime on every core, where that was measured."""
+    plain = next(iter(made.candidates), None)
+    if plain is None or not _comparable(plain) or plain.verdict == "chosen":
+        return ""
+    best = made.chosen
+    assert plain.images_per_second and plain.latency_ms and best.images_per_second and best.latency_ms
+    return (
+        f" ({best.images_per_second / plain.images_per_second:.2f} and {plain.latency_ms / best.latency_ms:.2f} times "
+        "as fast as fp32 ONNX Runtime)"
+    )
+
+
+def _comparable(result: CandidateResult) -> bool:
+    return result.measured and result.candidate.kind == ("onnxruntime", "cpu", "fp32")
+
+
+@dataclass(frozen=True)
+class StartedEngine:
+    """An engine that passed the start-up check.
+
+    Attributes:
+        settings: those of the operator, with ``auto`` settled.
+        workers: requests to work on at once.
+        choice: None unless the engine was chosen by measurement.
+    """
+
+    engine: InferenceEngine
+    settings: Settings
+    workers: int
+    check: StartupCheck
+    choice: Choice | None
+
+
+def start_engine(bundle: Bundle, settings: Settings, cores: int) -> StartedEngine:
+    """Load what the settings ask for and check its answer to the stored picture.
+
+    Args:
+        cores: that this process may use.
+
+    Raises:
+        SettingsError: the settings of the engine contradict each other.
+        EngineError: the network cannot be loaded or run, computes something else here (SelfCheckFailed), or no engine
+            could be chosen.
+        BundleSchemaError: the stored picture or answer cannot be read.
+    """
+    if settings.engine != "auto":
+        return _start(bundle, settings, cores, None)
+    choice = make_choice(bundle, settings, cores)
+    try:
+        return _start(bundle, choice.made.chosen.candidate.settle(settings), cores, choice)
+    except EngineError as error:
+        if not choice.remembered:
+            raise
+        log.warning("%s no longer works and is measured anew: %s", choice.made.chosen.candidate.title, error)
+    choice = make_choice(bundle, settings, cores, anew=True)
+    return _start(bundle, choice.made.chosen.candidate.settle(settings), cores, choice)
+
+
+def settle_engine(bundle: Bundle, settings: Settings) -> Settings:
+    """For commands that want the boxes that are served: ``YOLOFOLD_ENGINE=auto`` replaced by what serves ``bundle``
+    here, measured if need be. How the cores are shared out changes no boxes and is left as it is.
+
+    Raises:
+        EngineError: no engine could be chosen.
+    """
+    if settings.engine != "auto":
+        return settings
+    settled = make_choice(bundle, settings, usable_cores()).made.chosen.candidate.settle(settings)
+    return settled.model_copy(update={"threads": settings.threads, "workers": settings.workers})
+
+
+def make_choice(bundle: Bundle, settings: Settings, cores: int, *, anew: bool = False) -> Choice:
+    """The choice kept from an earlier start, or else one measured now and kept.
+
+    Args:
+        anew: pass over what is kept.
+
+    Raises:
+        EngineError: no engine could be chosen.
+    """
+    fingerprint = take_fingerprint(bundle, settings, cores)
+    memory = ChoiceMemory(bundle, settings, fingerprint)
+    kept, unusable = (None, None) if anew else memory.recall()
+    if kept is not None:
+        return Choice(kept, remembered=True, kept_in=memory.path, not_kept=None)
+    if unusable:
+        log.warning("The engine is chosen anew, since %s is not used: %s", memory.path, unusable)
+    made = measure_apart(bundle, settings, fingerprint)
+    obstacle = memory.keep(made)
+    return Choice(made, remembered=False, kept_in=None if obstacle else memory.path, not_kept=obstacle)
+
+
+def _start(bundle: Bundle, settings: Settings, cores: int, choice: Choice | None) -> StartedEngine:
+    workers = settings.workers_on(cores)
+    engine = open_engine(bundle.deployed_graph, settings, cores=cores, workers=workers)
+    return StartedEngine(engine, settings, workers, check_engine(bundle, engine), choice)

@@ -1,0 +1,222 @@
+"""Candidates run side by side on the same pictures: checked first, then timed in short rounds until the time is up.
+
+Bounded by dropping early: of each kind of engine only the first layout is loaded at once, the other layouts only of
+kinds that keep up, and whoever is clearly behind is not timed again.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import EngineError, SelfCheckFailed
+from service.inference.engine import InferenceEngine
+from service.settings import Objective
+from service.tuning.records import Candidate, CandidateResult, Verdict
+from service.tuning.selection import score
+from service.tuning.tolerance import Agreement, Reference
+
+#: Seconds after which no further round begins. What is loaded by then has been checked and timed once in any case, so
+#: a network that takes a second for a picture takes longer than this.
+BUDGET_S = 6.0
+#: Share of the budget after which no further layout is loaded.
+_LOADING_SHARE = 0.6
+#: Runs of one caller alone and, in the burst that follows, of each caller.
+_RUNS_ALONE, _RUNS_PER_CALLER = 3, 2
+_MOST_ROUNDS = 8
+#: Who reaches less than this share of the best score is not timed again, nor are other layouts of its kind.
+_CLEARLY_BEHIND = 0.75
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A candidate and how it is loaded; loading may raise ``EngineError``."""
+
+    candidate: Candidate
+    load: Callable[[], InferenceEngine]
+
+
+class Budget:
+    """Wall-clock time, seconds."""
+
+    def __init__(self, seconds: float = BUDGET_S, clock: Callable[[], float] = time.perf_counter) -> None:
+        """Start counting."""
+        self._clock, self._begun, self._seconds = clock, clock(), seconds
+
+    @property
+    def spent(self) -> float:
+        """Share that has gone by; above 1 when it is used up."""
+        return (self._clock() - self._begun) / self._seconds
+
+
+@dataclass
+class _Runner:
+    """A candidate that passed, loaded, with what was timed so far."""
+
+    candidate: Candidate
+    engine: InferenceEngine
+    agreement: Agreement
+    alone_s: list[float] = field(default_factory=list)
+    per_second: list[float] = field(default_factory=list)
+
+    @property
+    def latency_ms(self) -> float:
+        return statistics.median(self.alone_s) * 1e3
+
+    @property
+    def images_per_second(self) -> float:
+        return statistics.median(self.per_second)
+
+    def time_round(self, pictures: Sequence[NDArray[np.uint8]], callers: ThreadPoolExecutor) -> None:
+        """A few runs alone, then a burst of as many callers as workers."""
+        turns = cycle(pictures)
+        for picture in islice(turns, _RUNS_ALONE):
+            begun = time.perf_counter()
+            self.engine.run(picture[None])
+            self.alone_s.append(time.perf_counter() - begun)
+        burst = list(islice(turns, self.candidate.workers * _RUNS_PER_CALLER))
+        begun = time.perf_counter()
+        answer_all(self.engine, burst, callers)
+        self.per_second.append(len(burst) / (time.perf_counter() - begun))
+
+
+class Trial:
+    """One comparison of candidates. ``run`` it once."""
+
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        pictures: Sequence[NDArray[np.uint8]],
+        reference: Reference,
+        approve: Callable[[InferenceEngine], object],
+        objective: Objective,
+        budget: Budget,
+    ) -> None:
+        """Prepare to compare.
+
+        Args:
+            entries: in the order in which the earlier one wins a tie.
+            pictures: squares (S, S, 3) uint8 BGR that ``reference`` holds the answers to.
+            approve: the check that each engine has to pass at the start of the service; raises ``EngineError``.
+        """
+        self._entries, self._pictures, self._reference = entries, pictures, reference
+        self._approve, self._objective, self._budget = approve, objective, budget
+        self._results: dict[Candidate, CandidateResult] = {}
+        self._runners: dict[Candidate, _Runner] = {}
+
+    def run(self) -> list[CandidateResult]:
+        """Check and time the candidates; those that were timed all have the verdict ``slower`` as yet.
+
+        Returns:
+            One result for each entry, in their order.
+        """
+        leaders: dict[tuple[str, str, str], Entry] = {}
+        for entry in self._entries:
+            leaders.setdefault(entry.candidate.kind, entry)
+        for entry in leaders.values():
+            self._admit(entry)
+        self._time_round(list(self._runners))
+        for entry in self._entries:
+            leader = leaders[entry.candidate.kind]
+            if entry is not leader and not self._passed_over(entry, leader.candidate):
+                self._admit(entry)
+        racing = [c for c, runner in self._runners.items() if not runner.alone_s or not self._behind(c)]
+        for _ in range(_MOST_ROUNDS):
+            self._time_round(racing)
+            racing = [candidate for candidate in racing if candidate in self._runners and not self._behind(candidate)]
+            # Whoever is left alone has won.
+            if len(racing) <= 1 or self._budget.spent >= 1:
+                break
+        self._report_timed()
+        return [self._results[entry.candidate] for entry in self._entries]
+
+    def _admit(self, entry: Entry) -> None:
+        """Load a candidate and check its boxes, through as many callers as it will have."""
+        candidate = entry.candidate
+        try:
+            engine = entry.load()
+            self._approve(engine)
+            with ThreadPoolExecutor(candidate.workers) as callers:
+                answers = answer_all(engine, self._pictures, callers)
+        except EngineError as error:
+            self._conclude(candidate, "refused" if isinstance(error, SelfCheckFailed) else "failed", str(error))
+            return
+        agreement = self._reference.judge(candidate.precision, answers)
+        if agreement.fault is None:
+            self._runners[candidate] = _Runner(candidate, engine, agreement)
+        else:
+            self._conclude(candidate, "refused", agreement.fault, agreement)
+
+    def _passed_over(self, entry: Entry, leader: Candidate) -> bool:
+        """Whether another layout of a kind is not worth loading; then the reason is on record."""
+        candidate, found = entry.candidate, self._results.get(leader)
+        if found is not None:
+            self._conclude(candidate, "not_measured", f"its kind {found.verdict} with other threads")
+        elif self._behind(leader):
+            self._conclude(candidate, "not_measured", "clearly behind with other threads")
+        elif self._budget.spent > _LOADING_SHARE:
+            self._conclude(candidate, "not_measured", "the time was up")
+        else:
+            return False
+        return True
+
+    def _time_round(self, candidates: Iterable[Candidate]) -> None:
+        for candidate in candidates:
+            runner = self._runners[candidate]
+            try:
+                with ThreadPoolExecutor(candidate.workers) as callers:
+                    runner.time_round(self._pictures, callers)
+            except EngineError as error:
+                del self._runners[candidate]
+                self._conclude(candidate, "failed", str(error), runner.agreement)
+
+    def _behind(self, candidate: Candidate) -> bool:
+        best = max((self._score(runner) for runner in self._runners.values() if runner.alone_s), default=0.0)
+        return self._score(self._runners[candidate]) < _CLEARLY_BEHIND * best
+
+    def _score(self, runner: _Runner) -> float:
+        if not runner.per_second:
+            return 0.0
+        return score(self._objective, runner.latency_ms, runner.images_per_second)
+
+    def _report_timed(self) -> None:
+        for candidate, runner in self._runners.items():
+            self._conclude(candidate, "slower", "timed", runner.agreement, runner)
+
+    def _conclude(
+        self,
+        candidate: Candidate,
+        verdict: Verdict,
+        reason: str,
+        agreement: Agreement | None = None,
+        runner: _Runner | None = None,
+    ) -> None:
+        self._results[candidate] = CandidateResult(
+            candidate=candidate,
+            verdict=verdict,
+            reason=reason,
+            latency_ms=None if runner is None else runner.latency_ms,
+            images_per_second=None if runner is None else runner.images_per_second,
+            runs=0 if runner is None else len(runner.alone_s),
+            boxes=None if agreement is None else agreement.boxes,
+            boxes_matched=None if agreement is None else agreement.matched,
+            boxes_extra=None if agreement is None else agreement.extra,
+            box_px=None if agreement is None else agreement.box_px,
+            confidence=None if agreement is None else agreement.confidence,
+        )
+
+
+def answer_all(
+    engine: InferenceEngine, pictures: Iterable[NDArray[np.uint8]], callers: ThreadPoolExecutor
+) -> list[NDArray[np.float32]]:
+    """Rows (N, 6) of each picture (S, S, 3), in their order.
+
+    Raises:
+        EngineError: the runtime failed.
+    """
+    return list(callers.map(lambda picture: engine.run(picture[None])[0], pictures))

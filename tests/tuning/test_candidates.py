@@ -1,0 +1,112 @@
+"""Which candidates there are: what is installed, what the processor can do, and what the settings leave."""
+
+from typing import Any
+
+import pytest
+
+from service.settings import load_settings
+from service.tuning.candidates import Installed, Listing, allowed, list_candidates
+
+EVERYTHING = Installed(cuda=True, no_openvino=None, bf16=True)
+NO_GPU = Installed(cuda=False, no_openvino=None, bf16=True)
+ORT, CUDA = ("onnxruntime", "cpu", "fp32"), ("onnxruntime", "cuda", "tf32")
+OPENVINO, BF16 = ("openvino", "cpu", "fp32"), ("openvino", "cpu", "bf16")
+
+
+def listed(installed: Installed = NO_GPU, cores: int = 2, **settings: Any) -> Listing:
+    return list_candidates(load_settings({}, engine="auto", **settings), installed, cores)
+
+
+def kinds(listing: Listing) -> list[tuple[str, str, str]]:
+    return list(dict.fromkeys(candidate.kind for candidate in listing.candidates))
+
+
+def layouts(listing: Listing) -> list[tuple[int, int]]:
+    return list(dict.fromkeys((candidate.threads, candidate.workers) for candidate in listing.candidates))
+
+
+@pytest.mark.parametrize(
+    ("installed", "settings", "expected"),
+    [
+        (EVERYTHING, {"precision": "auto"}, [ORT, CUDA, OPENVINO, BF16]),
+        (NO_GPU, {"precision": "auto"}, [ORT, OPENVINO, BF16]),
+        (Installed(cuda=False, no_openvino=None, bf16=False), {"precision": "auto"}, [ORT, OPENVINO]),
+        (Installed(cuda=False, no_openvino="it is not installed", bf16=False), {"precision": "auto"}, [ORT]),
+        # Unasked, nothing is tried that moves boxes on this processor.
+        (NO_GPU, {}, [ORT, OPENVINO]),
+        (EVERYTHING, {}, [ORT, CUDA, OPENVINO]),
+        (EVERYTHING, {"precision": "fp32"}, [ORT, OPENVINO]),
+        (EVERYTHING, {"precision": "bf16"}, [BF16]),
+        (EVERYTHING, {"device": "cuda", "precision": "auto"}, [CUDA]),
+        (EVERYTHING, {"device": "cpu", "precision": "auto"}, [ORT, OPENVINO, BF16]),
+        (NO_GPU, {"device": "cuda"}, []),
+        (EVERYTHING, {"device": "cuda", "precision": "bf16"}, []),
+    ],
+)
+def test_kinds(installed: Installed, settings: dict[str, str], expected: list[tuple[str, str, str]]) -> None:
+    listing = listed(installed, **settings)
+    assert kinds(listing) == expected
+    assert len(listing.not_tried) == 4 - len(expected)
+
+
+def test_what_is_left_out_says_why() -> None:
+    assert listed().not_tried == [
+        "ONNX Runtime on CUDA: the installed ONNX Runtime has no CUDA",
+        "OpenVINO in bf16: YOLOFOLD_PRECISION=auto would try it",
+    ]
+    bare = listed(Installed(cuda=False, no_openvino="it is not installed", bf16=False), precision="bf16")
+    assert bare.not_tried[0] == "ONNX Runtime in fp32: YOLOFOLD_PRECISION=bf16"
+    assert bare.not_tried[-1] == "OpenVINO in bf16: it is not installed"
+
+
+@pytest.mark.parametrize(
+    ("cores", "settings", "expected"),
+    [
+        (1, {}, [(1, 1)]),
+        (2, {}, [(2, 2), (1, 2)]),
+        (4, {}, [(4, 4), (2, 4), (1, 4)]),
+        (8, {}, [(8, 4), (4, 4), (1, 8)]),
+        # No more runs at once than memory should be spent on.
+        (64, {}, [(64, 4), (32, 4), (4, 16)]),
+        (8, {"threads": 3}, [(3, 4)]),
+        (8, {"threads": 1}, [(1, 8)]),
+        (8, {"workers": 1}, [(8, 1)]),
+        (8, {"workers": 4}, [(8, 4), (4, 4), (2, 4)]),
+        (2, {"workers": 6}, [(2, 6), (1, 6)]),
+        (2, {"threads": 2, "workers": 3}, [(2, 3)]),
+        (2, {"threads": 5}, [(5, 2)]),
+    ],
+)
+def test_cores_are_shared_out(cores: int, settings: dict[str, int], expected: list[tuple[int, int]]) -> None:
+    listing = listed(cores=cores, **settings)
+    assert layouts(listing) == expected
+    assert len(listing.candidates) == 2 * len(expected) == len(set(listing.candidates))
+
+
+def test_there_are_never_many_candidates() -> None:
+    assert max(len(listed(EVERYTHING, cores, precision="auto").candidates) for cores in range(1, 129)) <= 10
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"precision": "fp32"}, {"precision": "bf16"}, {"device": "cpu"}, {"threads": 1}, {"workers": 1, "threads": 2}],
+)
+def test_a_candidate_is_allowed_exactly_where_it_could_be_listed(settings: dict[str, Any]) -> None:
+    everything = listed(EVERYTHING, precision="auto").candidates + listed(EVERYTHING, workers=1).candidates
+    mine = load_settings({}, engine="auto", **settings)
+    for candidate in everything:
+        fits = settings.get("threads") in (None, candidate.threads) and settings.get("workers") in (
+            None,
+            candidate.workers,
+        )
+        assert allowed(candidate, mine) == (fits and candidate.kind in kinds(listed(EVERYTHING, **settings)))
+
+
+@pytest.mark.parametrize("listing", [listed(EVERYTHING, precision="auto")])
+def test_a_candidate_becomes_settings(listing: Listing) -> None:
+    before = load_settings({}, engine="auto", precision="auto", queue_size=7)
+    for candidate in listing.candidates:
+        after = candidate.settle(before)
+        assert (after.engine, after.device, after.queue_size) == (candidate.engine, candidate.device, 7)
+        assert (after.threads, after.workers) == (candidate.threads, candidate.workers)
+        assert after.precision == (None if candidate.precision == "tf32" else candidate.precision)
