@@ -102,7 +102,7 @@ def start_service(settings: Settings, bundle: Bundle) -> Service:
     uploads = UploadBudget(_HELD_UPLOADS * settings.max_upload_bytes)
     # Both its graphs on one kind of device: the processor, unless the served one runs elsewhere.
     checker = FoldChecker(bundle, detector, engine, "cpu" if settings.engine == "openvino" else settings.device)
-    station = LatencyStation(bundle, pool, engine.threads)
+    station = LatencyStation(bundle, pool, engine.threads, settings.device)
     service = Service(settings, bundle, engine, detector, pool, station, uploads, checked, checker, watch)
     log.info("%s ready: %s", bundle.path, service.runs_on)
     return service

@@ -73,7 +73,7 @@ async def start_latency(
     dependencies=[Depends(KnownQuery())],
 )
 async def cancel_latency(service: ServiceDep) -> Response:
-    """It ends after the round or memory measurement it is in; GET then shows it as cancelled."""
+    """It ends after the round it is in; GET then shows it as cancelled."""
     if not service.latency.cancel():
         raise problems.RequestRefused(problems.NO_MEASUREMENT, "No measurement is running.")
     return json_answer(_answer(service))
