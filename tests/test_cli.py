@@ -224,13 +224,15 @@ def test_bench_measures_a_bundle_and_leaves_it_alone(
     before = (bundle_path / "latency.json").read_bytes()
     file = tmp_path / "report.json"
     arguments = ("bench", "--rounds", "12", "--batch", "1", "--json", str(file))
-    done = run(*arguments, timeout=900, **prepared, workers="3", threads="1")
+    done = run(*arguments, timeout=900, **prepared, workers="3", threads="1", device="cpu")
     assert done.returncode == 0, done.stderr
     report = LatencyReport.model_validate_json(file.read_bytes())
     on_cpu = [series for series in report.series if series.device == "cpu"]
     assert [(series.batch, series.callers) for series in on_cpu] == [(1, 1), (1, 3)]
     assert report.threads == 1 and {series.rounds for series in report.series} == {12}
     assert all(arm.title in done.stdout for series in report.series for arm in series.arms)
+    (cuda,) = (left for left in report.not_measured if left.name == "cuda")
+    assert cuda.reason.startswith("YOLOFOLD_DEVICE=cpu ")
     assert (bundle_path / "latency.json").read_bytes() == before
     assert load_bundle(bundle_path)
 
