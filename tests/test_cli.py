@@ -16,13 +16,14 @@ from fastapi.testclient import TestClient
 
 from service.api.app import create_app
 from service.bundle.latency import LatencyReport
-from service.bundle.store import find_bundle, load_bundle
+from service.bundle.store import DEPLOYED, REFERENCE, find_bundle, load_bundle
 from service.comparison import Tolerance
 from service.errors import BundleMissing
 from service.prepare.weights import EMBEDDED
 from service.settings import load_settings
 from tests.bundles import change_bias, rehash
 from tests.conftest import IMGSZ, ROOT, RunningServer, clean_environ, command, running_server
+from tests.tiny_graphs import Graphs
 
 RUNTIME = f"OpenVINO {version('openvino')}"
 #: Corners are answered to six significant digits.
@@ -258,15 +259,30 @@ def test_bench_measures_a_bundle_and_leaves_it_alone(
     before = (bundle_path / "latency.json").read_bytes()
     file = tmp_path / "report.json"
     arguments = ("bench", "--rounds", "12", "--batch", "1", "--json", str(file))
-    done = run(*arguments, timeout=900, **prepared, workers="3", threads="1")
+    done = run(*arguments, timeout=900, **prepared, workers="3", threads="1", device="cpu")
     assert done.returncode == 0, done.stderr
     report = LatencyReport.model_validate_json(file.read_bytes())
     on_cpu = [series for series in report.series if series.device == "cpu"]
     assert [(series.batch, series.callers) for series in on_cpu] == [(1, 1), (1, 3)]
     assert report.threads == 1 and {series.rounds for series in report.series} == {12}
     assert all(arm.title in done.stdout for series in report.series for arm in series.arms)
+    (cuda,) = (left for left in report.not_measured if left.name == "cuda")
+    assert cuda.reason.startswith("YOLOFOLD_DEVICE=cpu ")
     assert (bundle_path / "latency.json").read_bytes() == before
     assert load_bundle(bundle_path)
+
+
+def test_bench_says_in_one_line_why_a_graph_cannot_be_run(
+    prepared: dict[str, str], bundle_path: Path, tmp_path: Path
+) -> None:
+    tiny = Graphs(tmp_path)  # for pictures of another size than the bundle's, which only a run brings to light
+    copy = Path(shutil.copytree(bundle_path, tmp_path / "copy"))
+    for graph, file in ((tiny.reference, REFERENCE), (tiny.deployed, DEPLOYED)):
+        shutil.copy(graph, copy / file)
+        rehash(copy, file)
+    done = run("bench", "--rounds", "12", "--batch", "1", **prepared | {"bundle_dir": str(copy)})
+    assert done.returncode == 1
+    assert "MeasurementRefused: ONNX Runtime cannot run " in done.stderr and "Traceback" not in done.stderr
 
 
 def test_bench_refuses_a_batch_of_nothing(prepared: dict[str, str]) -> None:

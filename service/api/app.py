@@ -105,7 +105,7 @@ def start_service(settings: Settings, bundle: Bundle) -> Service:
     checker = FoldChecker(
         bundle, detector, engine, "cpu" if started.settings.engine == "openvino" else started.settings.device
     )
-    station = LatencyStation(bundle, pool, engine.threads)
+    station = LatencyStation(bundle, pool, engine.threads, started.settings.device)
     service = Service(
         settings, bundle, engine, started.choice, detector, pool, station, uploads, started.check, checker, watch
     )

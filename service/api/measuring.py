@@ -14,6 +14,7 @@ from service.bundle.store import Bundle
 from service.errors import MeasurementCancelled, MeasurementRefused, MeasurementRunning, Overloaded, YolofoldError
 from service.inference.pool import WorkerPool
 from service.measurement.bench import bench_bundle
+from service.measurement.runtime_arms import AllowedDevice
 from service.measurement.study import Effort
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ State = Literal["running", "done", "cancelled", "failed"]
 #: A server that has no quiet moment for so long is too busy to be measured.
 PATIENCE_S = 60.0
 _POLL_S = 0.01
+_ASKED = "It was asked to end."
 
 
 class Measurement(BaseModel):
@@ -41,9 +43,9 @@ class Measurement(BaseModel):
 class LatencyStation:
     """Starts, watches and ends measurements of the served bundle. Safe to use from several threads."""
 
-    def __init__(self, bundle: Bundle, pool: WorkerPool, threads: int) -> None:
-        """``threads`` is what the served network runs with."""
-        self._bundle, self._pool, self._threads = bundle, pool, threads
+    def __init__(self, bundle: Bundle, pool: WorkerPool, threads: int, device: AllowedDevice) -> None:
+        """Measure ``bundle`` with the ``threads`` that the served network runs with, where ``device`` allows it."""
+        self._bundle, self._pool, self._threads, self._device = bundle, pool, threads, device
         self._lock = threading.Lock()
         self._cancel = threading.Event()
         self._thread: threading.Thread | None = None
@@ -84,8 +86,7 @@ class LatencyStation:
             return self._latest
 
     def cancel(self) -> bool:
-        """Ask the running measurement to end; False when there is none. It ends after the round or the program
-        it is in."""
+        """Ask the running measurement to end; False when there is none. It ends after the round it is in."""
         with self._lock:
             self._cancel.set()
             return self._latest is not None and self._latest.state == "running"
@@ -103,6 +104,7 @@ class LatencyStation:
                 effort,
                 threads=self._threads,
                 callers=self._pool.workers,
+                device=self._device,
                 progress=lambda stage, done, wanted: self._update(stage=stage, rounds_done=done, rounds_wanted=wanted),
                 traffic=traffic,
             )
@@ -137,7 +139,11 @@ class _LiveTraffic:
             if time.monotonic() >= until:
                 raise MeasurementRefused(f"Requests left no quiet moment for {PATIENCE_S:.0f} s.")
             self._cancelled.wait(_POLL_S)
-        raise MeasurementCancelled("It was asked to end.")
+        raise MeasurementCancelled(_ASKED)
 
     def count(self) -> int:
         return self._pool.begun
+
+    def require_wanted(self) -> None:
+        if self._cancelled.is_set():
+            raise MeasurementCancelled(_ASKED)

@@ -9,7 +9,7 @@ from service.bundle.manifest import Record
 Verdict = Literal["gain", "loss", "indistinguishable"]
 Engine = Literal["torch", "onnxruntime"]
 Device = Literal["cpu", "cuda"]
-Precision = Literal["fp32"]
+Precision = Literal["fp32", "tf32"]
 SeriesKind = Literal["latency", "throughput"]
 
 
@@ -20,7 +20,7 @@ class Arm(Record):
     title: str = Field(examples=["ONNX Runtime, folded"])
     engine: Engine
     device: Device
-    precision: Precision
+    precision: Precision = Field(description="What the convolutions multiply in.")
     nodes: int | None = Field(
         description="Nodes that the engine executes after its own optimisation; null for eager PyTorch, which has no "
         "graph."

@@ -42,6 +42,7 @@ def bench(
             Effort(rounds, float("inf"), thorough=True, batches=batches),
             threads=settings.threads_on(cores),
             callers=settings.workers_on(cores),
+            device=settings.device,
             progress=lambda stage, done, wanted: status.update(f"Measuring {stage} ... {done}/{wanted}"),
         )
     if json_file is not None:

@@ -10,30 +10,9 @@ from numpy.typing import NDArray
 
 from service.errors import DataSetError, ImageError
 from service.inference.images import inspect_image
+from service.inference.picture_folder import PICTURE_SUFFIXES
 
 Layout = Literal["YOLO", "COCO", "pictures"]
-
-#: File names that end so are taken for pictures. Some of these formats are not served: they stop the evaluation
-#: instead of being left out in silence.
-PICTURE_SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in (
-        "avif",
-        "bmp",
-        "dng",
-        "gif",
-        "heic",
-        "heif",
-        "jp2",
-        "jpeg",
-        "jpg",
-        "mpo",
-        "png",
-        "tif",
-        "tiff",
-        "webp",
-    )
-)
 
 
 @dataclass(frozen=True)

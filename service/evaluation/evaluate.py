@@ -31,11 +31,12 @@ from service.evaluation.report import (
     Figures,
     Network,
 )
+from service.evaluation.sides import find_differences
 from service.inference.detections import Detections
 from service.inference.detector import Detector, Selection
 from service.inference.engine import InferenceEngine
 from service.inference.engine_choice import open_engine
-from service.inference.onnxruntime_engine import UnfoldedEngine
+from service.inference.onnxruntime_engine import OnnxRuntimeEngine, UnfoldedEngine
 from service.settings import Settings
 from service.tuning.start import settle_engine
 
@@ -80,7 +81,10 @@ def evaluate(
 ) -> EvaluationReport:
     """Evaluate a bundle as it is served: the same decoding, letterboxing, runtime and boxes.
 
+    A second network runs in the same way, except that one kept unfolded runs in ONNX Runtime whatever is set.
+
     Args:
+        subject: must be folded; ``other`` may be unfolded.
         other: what it is compared with on the same pictures, or None.
 
     Raises:
@@ -96,12 +100,14 @@ def evaluate(
         _require_same_classes(subject.bundle, other.bundle)
     with progress.step("Labels"):
         data = open_data_set(request.data, request.split, model.classes, settings.max_pixels, request.negatives)
-    # Both networks in the engine that serves the first.
-    settings = settle_engine(subject.bundle, settings)
-    judged, figures = _run(subject, data, request, settings, progress)
+    with progress.step("Engine"):
+        settings = settle_engine(subject.bundle, settings)  # both networks in the engine that serves the first
+        engine = open_engine(subject.bundle.deployed_graph, settings, cores=request.threads, workers=1)
+        beside = None if other is None else _open_beside(other, engine, settings, request.threads)
+    judged, figures = _run(subject, engine, data, request, settings, progress)
     comparison = None
-    if other is not None:
-        judged_other, figures_other = _run(other, data, request, settings, progress)
+    if other is not None and beside is not None:
+        judged_other, figures_other = _run(other, beside, data, request, settings, progress)
         confidence = model.default_confidence if request.confidence is None else request.confidence
         with progress.step("Comparison"):
             comparison = _compare(judged, judged_other, figures, figures_other, data, confidence)
@@ -126,14 +132,17 @@ def _require_same_classes(first: Bundle, second: Bundle) -> None:
 
 
 def _run(
-    subject: Subject, data: DataSet, request: Request, settings: Settings, progress: Progress
+    subject: Subject, engine: InferenceEngine, data: DataSet, request: Request, settings: Settings, progress: Progress
 ) -> tuple[Judged, Figures]:
-    model = subject.bundle.manifest.model
-    engine = _open_engine(subject, settings, request.threads)
+    manifest = subject.bundle.manifest
+    model = manifest.model
     network = Network(
         bundle=str(subject.bundle.path),
         name=model.name,
         version=model.version,
+        weights_sha256=manifest.weights.sha256,
+        input_px=model.input.height,
+        head=model.head.kind,
         graph="unfolded" if subject.unfolded else "folded",
         runtime=engine.runtime,
         provider=engine.provider,
@@ -149,11 +158,14 @@ def _run(
         return judged, make_figures(network, judged, data, model.classes, request.confidence)
 
 
-def _open_engine(subject: Subject, settings: Settings, threads: int) -> InferenceEngine:
-    bundle = subject.bundle
-    if not subject.unfolded:
+def _open_beside(other: Subject, first: InferenceEngine, settings: Settings, threads: int) -> InferenceEngine:
+    """What runs the second side: the same as the first, unless only ONNX Runtime can keep BatchNorm unfolded."""
+    bundle = other.bundle
+    if not other.unfolded:
         return open_engine(bundle.deployed_graph, settings, cores=threads, workers=1)
-    engine = UnfoldedEngine(bundle.reference_graph, settings.device, threads)
+    # Where another runtime runs the first side, on the processor as that does.
+    device = settings.device if isinstance(first, OnnxRuntimeEngine) else "cpu"
+    engine = UnfoldedEngine(bundle.reference_graph, device, threads)
     wanted = bundle.manifest.reference.batch_normalization_nodes
     if engine.batch_normalizations != wanted:
         raise EvaluationError(
@@ -191,6 +203,7 @@ def _compare(
     found = compare_boxes(first.found, second.found, confidence)
     return Comparison(
         other=other,
+        differences=find_differences(figures.network, other.network),
         map50_95=map50_95,
         map50=map50,
         false_boxes_per_picture=_alarm_difference(first, second, data, confidence),

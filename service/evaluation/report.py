@@ -33,6 +33,9 @@ class Network(Part):
     bundle: str = Field(description="Folder of the bundle.")
     name: str
     version: str
+    weights_sha256: str = Field(description="SHA-256 of the checkpoint.")
+    input_px: int = Field(description="Side of the square input.")
+    head: str = Field(description="The head that answers.")
     graph: Graph = Field(description="unfolded: reference.onnx, its BatchNorm kept and executed.")
     runtime: str = Field(description="The runtime and its release.")
     provider: str = Field(description="What executed the graph, as the runtime names it.")
@@ -164,10 +167,21 @@ class BoxAgreement(Part):
     largest_corner_difference_px: float = Field(description="Pixels of the upright picture, per coordinate.")
 
 
+class SideDifference(Part):
+    """One thing that is not the same on both sides of a comparison."""
+
+    what: str = Field(examples=["arithmetic"])
+    first: str
+    second: str
+
+
 class Comparison(Part):
     """Two networks on the same pictures."""
 
     other: Figures
+    differences: list[SideDifference] = Field(
+        description="All that differs between the two sides: only `folding` where folding alone is compared."
+    )
     map50_95: Difference | None = Field(description="None where no object is labelled.")
     map50: Difference | None = Field(description="None where no object is labelled.")
     false_boxes_per_picture: Difference | None = Field(

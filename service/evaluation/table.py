@@ -21,6 +21,7 @@ from service.evaluation.report import (
     OperatingPoints,
     Precision,
 )
+from service.evaluation.sides import describe_differences
 
 _WIDTH = 100
 _SIZE_TITLES = {
@@ -183,6 +184,13 @@ def _comparison_table(figures: Figures, other: Figures, differences: tuple[Diffe
 
 
 def _comparison_lines(comparison: Comparison) -> Iterator[str]:
+    """The verdict first, with all that it may be due to."""
+    verdict, *rest = _judgements(comparison)
+    yield f"{verdict}; {describe_differences(comparison.differences, comparison.other.network)}"
+    yield from rest
+
+
+def _judgements(comparison: Comparison) -> Iterator[str]:
     found, alarms = comparison.boxes, comparison.false_boxes_per_picture
     if comparison.map50_95:
         yield (

@@ -3,6 +3,7 @@
 from service.bundle.latency import LatencyReport, Machine, NotMeasured
 from service.bundle.store import Bundle
 from service.measurement.runner import Traffic
+from service.measurement.runtime_arms import AllowedDevice
 from service.measurement.study import Effort, NoMoreArms, Place, Progress, run_study
 
 #: What only a preparation can measure, since it alone has PyTorch.
@@ -21,6 +22,7 @@ def bench_bundle(
     *,
     threads: int,
     callers: int,
+    device: AllowedDevice,
     progress: Progress | None = None,
     traffic: Traffic | None = None,
 ) -> LatencyReport:
@@ -29,13 +31,14 @@ def bench_bundle(
     Args:
         threads: threads of each run, at least 1.
         callers: concurrent callers whose throughput is measured, at least 1.
+        device: the setting; "cpu" forbids to measure elsewhere.
         progress, traffic: as in ``run_study``.
 
     Raises:
         MeasurementRefused: there is nothing to compare, too few rounds are asked for, or ``traffic`` ended it.
     """
     imgsz = bundle.manifest.model.input.height
-    place = Place(bundle.reference_graph, bundle.deployed_graph, imgsz, threads, callers)
+    place = Place(bundle.reference_graph, bundle.deployed_graph, imgsz, threads, callers, device)
     return run_study(place, effort, more=NoMoreArms(NEEDS_TORCH), progress=progress, traffic=traffic)
 
 

@@ -1,43 +1,79 @@
 """Most memory that loading and running one arm takes, each in a process of its own, where nothing else counts."""
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import service
 from service.bundle.latency import PeakMemory
 from service.errors import MeasurementRefused
 from service.machine import resident_peak_bytes
+from service.measurement import peak_process
 from service.measurement.runner import Run
 
 #: The second run of an engine may still allocate what the first only planned.
 RUNS = 2
 TIMEOUT_S = 600.0
+_POLL_S = 0.1
 
 
-def measure_peak(arm: str, batch: int, program: Sequence[str]) -> PeakMemory:
-    """Run a program that ends with ``report_peak``, and read what it found.
+def measure_peak(arm: str, batch: int, program: Sequence[str], require_wanted: Callable[[], None]) -> PeakMemory:
+    """Run a program that ends with ``report_peak``, and read what it found. It never outlives this process.
 
     Args:
         arm, batch: recorded.
         program: module below ``service`` to run, and its arguments.
+        require_wanted: called several times a second; what it raises ends the program and is passed on.
 
     Raises:
         MeasurementRefused: it ended without an answer, for instance because the system ran out of memory.
     """
-    command = [sys.executable, "-m", *program]
+    with _running(program) as process:
+        output, errors = _wait(process, require_wanted)
+    if process.returncode:
+        last = (errors.strip().splitlines() or ["nothing"])[-1]
+        raise MeasurementRefused(f"The process that ran it ended with code {process.returncode} and said: {last}")
+    return PeakMemory(arm=arm, batch=batch, **json.loads(output.splitlines()[-1]))
+
+
+@contextmanager
+def _running(program: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    """The program, which has ended when the block has."""
+    command = [sys.executable, "-m", peak_process.__name__, *program]
+    watched, held = os.pipe()  # while this process lives and holds the second end, the program waits at the first
     try:
-        done = subprocess.run(
-            command, cwd=Path(service.__file__).parents[1], capture_output=True, text=True, timeout=TIMEOUT_S
-        )
-    except subprocess.TimeoutExpired as error:
-        raise MeasurementRefused(f"The process that ran it had not ended after {TIMEOUT_S:.0f} s.") from error
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["nothing"])[-1]
-        raise MeasurementRefused(f"The process that ran it ended with code {done.returncode} and said: {last}")
-    return PeakMemory(arm=arm, batch=batch, **json.loads(done.stdout.splitlines()[-1]))
+        with subprocess.Popen(
+            command,
+            cwd=Path(service.__file__).parents[1],
+            stdin=watched,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()  # does nothing to one that has ended
+    finally:
+        os.close(watched)
+        os.close(held)
+
+
+def _wait(process: subprocess.Popen[str], require_wanted: Callable[[], None]) -> tuple[str, str]:
+    """What the program wrote, once it has ended by itself."""
+    until = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < until:
+        require_wanted()
+        try:
+            return process.communicate(timeout=_POLL_S)
+        except subprocess.TimeoutExpired:
+            continue
+    raise MeasurementRefused(f"The process that ran it had not ended after {TIMEOUT_S:.0f} s.")
 
 
 def report_peak(load: Callable[[], Run]) -> None:

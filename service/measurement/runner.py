@@ -82,6 +82,14 @@ class Traffic(Protocol):
         """Pieces of other work begun so far; a round during which it changed is dropped."""
         ...
 
+    def require_wanted(self) -> None:
+        """Return at once.
+
+        Raises:
+            MeasurementCancelled: the measurement is to end.
+        """
+        ...
+
 
 class NoTraffic:
     """A process in which nothing else happens."""
@@ -93,6 +101,9 @@ class NoTraffic:
     def count(self) -> int:
         """Always 0."""
         return 0
+
+    def require_wanted(self) -> None:
+        """Nobody asks for the end."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ without its first nodes, fed once with a tensor that is ready, and once with pix
 """
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from service.bundle.latency import Device
+from service.bundle.latency import Device, Precision
 from service.errors import MeasurementRefused
 from service.measurement.onnx_file import count_nodes
 from service.measurement.runner import SEED, ArmFacts, Question, Run, TimedArm
@@ -32,6 +33,8 @@ _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 #: What an arm is fed: pixels as the service has them; the tensor the network begins with, made beforehand; or
 #: pixels that OpenCV turns into that tensor in every run.
 Feed = Literal["pixels", "tensor", "opencv"]
+#: The setting: "cpu" keeps the measurement off CUDA, the others do not.
+AllowedDevice = Literal["auto", "cpu", "cuda"]
 
 NULL_CONTROL = Question(
     "null_control",
@@ -108,8 +111,15 @@ class GraphArm:
 
 
 def random_images(imgsz: int, batch: int) -> NDArray[np.uint8]:
-    """The images every arm is given, (batch, imgsz, imgsz, 3), the same for the same arguments."""
-    return np.random.default_rng(SEED).integers(0, 256, (batch, imgsz, imgsz, 3), dtype=np.uint8)
+    """The images every arm is given, (batch, imgsz, imgsz, 3), the same for the same arguments.
+
+    Raises:
+        MeasurementRefused: they do not fit into memory.
+    """
+    try:
+        return np.random.default_rng(SEED).integers(0, 256, (batch, imgsz, imgsz, 3), dtype=np.uint8)
+    except MemoryError as error:
+        raise MeasurementRefused(f"{batch} images of {imgsz} px do not fit into memory.") from error
 
 
 def opencv_tensor(images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -118,9 +128,28 @@ def opencv_tensor(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return tensor
 
 
-def installed_devices() -> list[Device]:
-    """Where the installed ONNX Runtime can run; the processor first."""
-    return ["cpu", "cuda"] if _CUDA in ort.get_available_providers() else ["cpu"]
+def installed_providers() -> list[str]:
+    """Execution providers of the installed ONNX Runtime, by its names."""
+    return list(ort.get_available_providers())
+
+
+def measured_devices(allowed: AllowedDevice, providers: Sequence[str]) -> list[Device]:
+    """Where to measure; the processor first, and always, since all else is held against it.
+
+    Args:
+        allowed: "cpu" forbids CUDA.
+        providers: as ``installed_providers`` returns them.
+    """
+    return ["cpu", "cuda"] if _CUDA in providers and allowed != "cpu" else ["cpu"]
+
+
+def multiplied_in(options: Mapping[str, Mapping[str, str]]) -> Precision:
+    """What a session's convolutions multiply in.
+
+    Args:
+        options: ``InferenceSession.get_provider_options()``. CUDA rounds float32 to TF32 unless ``use_tf32`` is off.
+    """
+    return "tf32" if _CUDA in options and options[_CUDA].get("use_tf32", "1") != "0" else "fp32"
 
 
 def folding_arms(reference: Path, deployed: Path, threads: int, device: Device = "cpu") -> list[GraphArm]:
@@ -178,13 +207,21 @@ def session_run(plan: SessionPlan, fed: NDArray[Any]) -> Run:
     Args:
         plan: how.
         fed: (B, S, S, 3) uint8 BGR; for the feed "tensor" float32 (B, 3, S, S) RGB in 0..1.
+
+    Raises:
+        MeasurementRefused: the graph cannot be loaded; from what is returned, it cannot be run.
     """
     session = open_session(plan)
     name = session.get_inputs()[0].name
-    if plan.feed == "opencv":
-        return lambda: session.run(None, {name: opencv_tensor(fed)})
-    feed = {name: fed}
-    return lambda: session.run(None, feed)
+    convert = opencv_tensor if plan.feed == "opencv" else None
+
+    def run() -> object:
+        try:
+            return session.run(None, {name: convert(fed) if convert else fed})
+        except Exception as error:  # its exceptions share no public base class
+            raise MeasurementRefused(f"ONNX Runtime cannot run {plan.graph.name} on {plan.device}: {error}") from error
+
+    return run
 
 
 def inspect_plan(plan: SessionPlan) -> ArmFacts:
@@ -194,11 +231,12 @@ def inspect_plan(plan: SessionPlan) -> ArmFacts:
     """
     with tempfile.TemporaryDirectory(prefix="yolofold-") as folder:
         optimised = Path(folder) / "optimised.onnx"
-        open_session(plan, save_as=optimised)
+        precision = multiplied_in(open_session(plan, save_as=optimised).get_provider_options())
         nodes = count_nodes(optimised)
     return ArmFacts(
         engine="onnxruntime",
         device=plan.device,
+        precision=precision,
         nodes=nodes.total(),
         batch_normalizations=nodes["BatchNormalization"],
         bytes=plan.graph.stat().st_size,

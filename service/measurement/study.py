@@ -35,9 +35,11 @@ from service.measurement.runtime_arms import (
     PREPROCESSING_QUESTIONS,
     RUNTIME_QUESTIONS,
     THROUGHPUT_ARMS,
+    AllowedDevice,
     GraphArm,
     folding_arms,
-    installed_devices,
+    installed_providers,
+    measured_devices,
     preprocessing_arms,
     random_images,
 )
@@ -48,6 +50,8 @@ Progress = Callable[[str, int, int], None]
 
 ALL_BATCHES = (1, 4, 8)
 LEFT_OUT = "Left to the thorough measurement."
+_FORBIDDEN = "YOLOFOLD_DEVICE=cpu keeps the measurement on the processor."
+_NO_CUDA = "The installed ONNX Runtime has no CUDA provider."
 _HOST_ONLY = "A process's resident memory says nothing about the memory of a GPU."
 _THROUGHPUT = "How many images per second do concurrent callers get?"
 _PEAK_MEMORY = "How much memory does each arm take at most?"
@@ -73,13 +77,22 @@ class Effort:
 
 @dataclass(frozen=True)
 class Place:
-    """What is measured and with what: both graphs, the side of their input, threads per run, concurrent callers."""
+    """What is measured and with what.
+
+    Attributes:
+        reference, deployed: the two graphs.
+        imgsz: side of their input, pixels.
+        threads: threads per run on the processor, at least 1.
+        callers: concurrent callers whose throughput is measured, at least 1.
+        device: the setting; "cpu" forbids to measure elsewhere.
+    """
 
     reference: Path
     deployed: Path
     imgsz: int
     threads: int
     callers: int
+    device: AllowedDevice = "auto"
 
 
 class MoreArms(Protocol):
@@ -128,7 +141,7 @@ def run_study(
     progress: Progress | None = None,
     traffic: Traffic | None = None,
 ) -> LatencyReport:
-    """Measure latency, and if asked throughput and memory, on every device of the installed ONNX Runtime.
+    """Measure latency, and if asked throughput and memory, on every device ONNX Runtime has and ``place`` allows.
 
     What cannot be measured is named in the report with the reason. Only what every report needs, folding on the
     processor, makes the whole fail.
@@ -166,7 +179,8 @@ class _Study:
         self.series: list[Series] = []
         self.memory: list[PeakMemory] = []
         self.not_measured = list(more.not_measured)
-        self._devices = installed_devices() if effort.thorough else installed_devices()[:1]
+        devices = measured_devices(place.device, installed_providers())
+        self._devices = devices if effort.thorough else devices[:1]
 
     def run(self, folder: Path) -> None:
         """Measure everything; ``folder`` is for temporary files."""
@@ -177,7 +191,7 @@ class _Study:
         if not self._effort.thorough:
             self._leave_out()
         elif "cuda" not in self._devices:
-            self._give_reason("cuda", _FOLDING_ON["cuda"], "The installed ONNX Runtime has no CUDA provider.")
+            self._give_reason("cuda", _FOLDING_ON["cuda"], _FORBIDDEN if self._place.device == "cpu" else _NO_CUDA)
 
     def _measure_device(self, device: Device, folder: Path) -> None:
         place = self._place
@@ -262,7 +276,7 @@ class _Study:
                 self._progress(f"peak memory, batch {batch}", self._rounds_done, self._rounds_wanted)
                 with self._optional("peak_memory", f"How much memory does {arm} take at most, batch {batch}?"):
                     self._traffic.wait_until_quiet()
-                    self.memory.append(measure_peak(arm, batch, program))
+                    self.memory.append(measure_peak(arm, batch, program, self._traffic.require_wanted))
 
     def _leave_out(self) -> None:
         left = {question.name: question.question for question in PREPROCESSING_QUESTIONS}

@@ -43,8 +43,8 @@ def _series_lines(series: Series) -> Iterator[str]:
         spread = f"[{arm.p05_ms:.2f}, {arm.p95_ms:.2f}]"
         nodes = "" if arm.nodes is None else f"{arm.nodes} nodes, "
         yield (
-            f"{arm.median_ms:9.2f} ms {spread:<20}{arm.images_per_second:8.1f} images/s  {arm.title} ({nodes}"
-            f"{arm.batch_normalizations} BatchNorm, {arm.bytes / 1e6:.1f} MB, loads in {arm.load_ms:.0f} ms)"
+            f"{arm.median_ms:9.2f} ms {spread:<20}{arm.images_per_second:8.1f} images/s  {arm.title} ({arm.precision}, "
+            f"{nodes}{arm.batch_normalizations} BatchNorm, {arm.bytes / 1e6:.1f} MB, loads in {arm.load_ms:.0f} ms)"
         )
     yield from series_verdicts(series)
 

@@ -21,6 +21,7 @@ from service.bundle.health import SCHEMA_VERSION as HEALTH_SCHEMA
 from service.bundle.manifest import BundleManifest, GraphSpec, InputSpec, ModelSpec, Recalibration, WeightsSpec
 from service.bundle.probe import SCHEMA_VERSION as PROBE_SCHEMA
 from service.errors import UnsupportedModel
+from service.measurement.runtime_arms import AllowedDevice
 from service.measurement.study import Effort, Place
 from service.prepare.bn_stats import BatchNormStats, collect_bn_stats
 from service.prepare.checkpoint import (
@@ -62,11 +63,12 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Study:
-    """How the finished graphs are measured: how much, with how many threads per run and how many concurrent callers."""
+    """How the finished graphs are measured: how much, and otherwise as ``Place`` says."""
 
     effort: Effort
     threads: int
     callers: int
+    device: AllowedDevice
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def prepare_bundle(settings: Settings, progress: Progress, effort: Effort, cores
     )
     key = store.bundle_key(settings.weights, settings.imgsz, settings.head, settings.default_conf)
     target = settings.bundle_dir / f"{key}-{bundle_version(checkpoint, choices)}"
-    study = Study(effort, settings.threads_on(cores), settings.workers_on(cores))
+    study = Study(effort, settings.threads_on(cores), settings.workers_on(cores), settings.device)
     return build_bundle(checkpoint, loaded, choices, target, progress, study)
 
 
@@ -174,7 +176,8 @@ def build_bundle(
             macs = ledger.macs_of_each()
             probe = write_probe(folder / store.DEPLOYED, folder / store.PROBE_GRAPH, stats.report, macs, imgsz)
             store.write_json(folder / store.PROBE, probe)
-        place = Place(folder / store.REFERENCE, folder / store.DEPLOYED, imgsz, study.threads, study.callers)
+        graphs = folder / store.REFERENCE, folder / store.DEPLOYED
+        place = Place(*graphs, imgsz, study.threads, study.callers, study.device)
         _measure(folder, subject, place, study.effort, progress)
         if recalibration is not None:
             shutil.copyfile(checkpoint.path, folder / checkpoint.path.name)

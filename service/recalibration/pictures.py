@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import ImageError, RecalibrationError
-from service.evaluation.data_set import PICTURE_SUFFIXES
+from service.errors import RecalibrationError
 from service.inference.images import decode_image
+from service.inference.picture_folder import Decoded, Unreadable, picture_files, read_files
 from service.preprocessing.letterbox import letterbox, plan_letterbox
 
 #: Even if all variance lay between pictures and none within them, the mean of so many would be known to a quarter of a
@@ -27,14 +27,6 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """A file that is named like a picture but cannot be used."""
-
-    path: Path
-    reason: str
-
-
-@dataclass(frozen=True)
 class PictureSet:
     """What a folder holds.
 
@@ -48,7 +40,7 @@ class PictureSet:
     folder: Path
     fitted: list[Picture]
     held_back: list[Picture]
-    skipped: list[Skipped]
+    skipped: list[Unreadable]
     repeated: int
 
 
@@ -68,19 +60,16 @@ def open_pictures(folder: Path, hold_back: float, max_pixels: int, advance: Call
     """
     if not folder.is_dir():
         raise RecalibrationError(f"--data {folder} is not a folder.")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
-    found: dict[str, Picture] = {}
-    skipped: list[Skipped] = []
-    for number, path in enumerate(files, 1):
-        try:
-            data = path.read_bytes()
-            decode_image(data, max_pixels=max_pixels)
-            sha256 = hashlib.sha256(data).hexdigest()
-            found.setdefault(sha256, Picture(path, sha256))
-        except (ImageError, OSError) as error:
-            skipped.append(Skipped(path, str(error)))
+    files = picture_files(folder)
+    pictures: list[Picture] = []
+    skipped: list[Unreadable] = []
+    for number, found in enumerate(read_files(files, max_pixels), 1):
+        if isinstance(found, Decoded):
+            pictures.append(Picture(found.path, found.sha256))
+        elif isinstance(found, Unreadable):
+            skipped.append(found)
         advance(number, len(files))
-    ordered = [found[sha256] for sha256 in sorted(found)]
+    ordered = sorted(pictures, key=lambda picture: picture.sha256)
     held_back = round(len(ordered) * hold_back)
     fitted = ordered[held_back:]
     if len(fitted) < LEAST_FITTED:
@@ -88,7 +77,7 @@ def open_pictures(folder: Path, hold_back: float, max_pixels: int, advance: Call
     return PictureSet(folder, fitted, ordered[:held_back], skipped, len(files) - len(skipped) - len(ordered))
 
 
-def _too_few(folder: Path, fitted: int, held_back: int, skipped: Sequence[Skipped]) -> str:
+def _too_few(folder: Path, fitted: int, held_back: int, skipped: Sequence[Unreadable]) -> str:
     text = f"{folder} leaves {fitted} pictures to estimate on, with {held_back} held back; it takes {LEAST_FITTED}."
     if skipped:
         text += f" {len(skipped)} cannot be read, such as {skipped[0].path}: {skipped[0].reason}"

@@ -1,7 +1,6 @@
 """The order of a recalibration: pictures, statistics, a bundle beside the served one, and what it changes."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from service.bundle.store import Bundle
 from service.errors import RecalibrationError, WeightsHashMismatch
 from service.inference.detections import Detections
 from service.inference.detector import Detector, Selection
+from service.inference.engine import InferenceEngine
 from service.inference.engine_choice import open_engine
 from service.measurement.study import Effort
 from service.observatory.diff import Side, compare_batchnorm, side_of_bundle, symmetric_divergence
@@ -20,8 +20,8 @@ from service.prepare.population_statistics import TOLERANCE
 from service.prepare.recalibrated_checkpoint import RecalibratedCheckpoint, recalibrate_checkpoint
 from service.prepare.weights import Checkpoint, WeightsRequest, resolve_weights
 from service.recalibration.box_changes import count_changes
-from service.recalibration.pictures import Picture, PictureSet, digest, open_pictures, squares
-from service.recalibration.report import Data, RecalibrationReport, SkippedFile
+from service.recalibration.pictures import PictureSet, digest, open_pictures, squares
+from service.recalibration.report import Data, Engine, RecalibrationReport, SkippedFile
 from service.settings import Settings
 from service.tuning.start import settle_engine
 
@@ -47,29 +47,44 @@ class Request:
     callers: int
 
 
+@dataclass(frozen=True)
+class _Boxes:
+    """What an engine found in each of the pictures compared on."""
+
+    engine: Engine
+    found: list[Detections]
+
+
 def recalibrate(served: Bundle, request: Request, settings: Settings, progress: Progress) -> RecalibrationReport:
     """Make a bundle of the served network with statistics of new pictures. The served bundle is only read.
 
     Input size, head and default confidence are the served bundle's, so that statistics are all that differs.
 
     Args:
-        settings: those that the served bundle was found by; they lead to its checkpoint.
+        settings: those that the served bundle was found by; they lead to its checkpoint and to the engine that
+            finds the boxes compared.
 
     Raises:
         RecalibrationError: the pictures or the folder asked for will not do, or the network has no finite statistics.
         WeightsError: the served bundle's checkpoint is not there any more, or cannot be read.
         BundleDirUnusable: the bundle cannot be written where it was asked for.
         PrepareError: the new bundle did not pass its proofs.
-        EngineError: the runtime failed.
+        SettingsError: the settings of the engine contradict each other; nothing was done yet.
+        EngineError: the engine asked for is not there (nothing was done yet), or the runtime failed.
     """
     root = served.path.parent if request.out is None else request.out.parent
     if request.out is not None:
         _require_free(request.out)
     store.require_writable(root)
+    with progress.step("Engine"):
+        settings = settle_engine(served, settings)  # both bundles in the engine that serves the first
+        engine = _open_engine(served, request, settings)
     with progress.step("Pictures") as advance:
         pictures = open_pictures(request.data, request.hold_back, settings.max_pixels, advance)
     with progress.step("Weights"):
         source = _find_checkpoint(served, settings)
+    before = _find_boxes(served, engine, pictures, settings, progress)
+    del engine  # PyTorch needs the memory
     with store.scratch_folder(root) as scratch:
         with progress.step("Statistics, block by block") as advance:
             size = served.manifest.model.input.height
@@ -81,8 +96,10 @@ def recalibrate(served: Bundle, request: Request, settings: Settings, progress: 
                 folder=scratch,
                 advance=advance,
             )
-        target = _build(served, source, result, pictures, root, request, progress)
-    return _report(served, store.load_bundle(target), pictures, request, settings, progress)
+        target = _build(served, source, result, pictures, root, request, settings, progress)
+    new = store.load_bundle(target)
+    after = _find_boxes(new, _open_engine(new, request, settings), pictures, settings, progress)
+    return _report(served, new, pictures, before, after)
 
 
 def _require_free(out: Path) -> None:
@@ -118,6 +135,7 @@ def _build(
     pictures: PictureSet,
     root: Path,
     request: Request,
+    settings: Settings,
     progress: Progress,
 ) -> Path:
     model = served.manifest.model
@@ -144,7 +162,7 @@ def _build(
         choices,
         target,
         progress,
-        Study(Effort(), request.threads, request.callers),
+        Study(Effort(), request.threads, request.callers, settings.device),
         provenance,
     )
 
@@ -172,13 +190,8 @@ def _shifts(served: Bundle, result: RecalibratedCheckpoint) -> list[LayerShift]:
     ]
 
 
-def _report(
-    served: Bundle, new: Bundle, pictures: PictureSet, request: Request, settings: Settings, progress: Progress
-) -> RecalibrationReport:
+def _report(served: Bundle, new: Bundle, pictures: PictureSet, before: _Boxes, after: _Boxes) -> RecalibrationReport:
     assert new.manifest.recalibration is not None  # written a moment ago
-    compared = pictures.held_back or pictures.fitted
-    settings = settle_engine(served, settings)  # both in the engine that serves the first
-    before, after = (_find_boxes(bundle, compared, request, settings, progress) for bundle in (served, new))
     model = served.manifest.model
     return RecalibrationReport(
         served=str(served.path),
@@ -192,21 +205,25 @@ def _report(
         ),
         recalibration=new.manifest.recalibration,
         batchnorm=compare_batchnorm(side_of_bundle(served), side_of_bundle(new)),
-        boxes=count_changes(before, after, model.default_confidence, model.classes),
+        engines=(before.engine, after.engine),
+        boxes=count_changes(before.found, after.found, model.default_confidence, model.classes),
     )
 
 
+def _open_engine(bundle: Bundle, request: Request, settings: Settings) -> InferenceEngine:
+    return open_engine(bundle.deployed_graph, settings, cores=request.threads, workers=1)
+
+
 def _find_boxes(
-    bundle: Bundle, pictures: Sequence[Picture], request: Request, settings: Settings, progress: Progress
-) -> list[Detections]:
-    """Every box that leaves the graph, through the path that serves it."""
-    model = bundle.manifest.model
+    bundle: Bundle, engine: InferenceEngine, pictures: PictureSet, settings: Settings, progress: Progress
+) -> _Boxes:
+    """Every box that leaves the graph, through the path that serves it, in the pictures to compare on."""
+    model, compared = bundle.manifest.model, pictures.held_back or pictures.fitted
     with progress.step(f"Boxes of {model.version}") as advance:
-        engine = open_engine(bundle.deployed_graph, settings, cores=request.threads, workers=1)
         detector = Detector(bundle, engine, settings.max_pixels)
         everything = Selection(model.head.min_confidence, model.head.max_det)
         found = []
-        for number, picture in enumerate(pictures, 1):
+        for number, picture in enumerate(compared, 1):
             found.append(detector.detect(picture.path.read_bytes(), everything).detections)
-            advance(number, len(pictures))
-    return found
+            advance(number, len(compared))
+    return _Boxes(Engine(runtime=engine.runtime, provider=engine.provider, arithmetic=engine.precision), found)

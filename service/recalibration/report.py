@@ -3,6 +3,7 @@
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.bundle.manifest import Recalibration
+from service.inference.engine import Precision
 from service.observatory.diff import BatchNormDiff
 
 
@@ -10,6 +11,14 @@ class Part(BaseModel):
     """Base of the report's parts."""
 
     model_config = ConfigDict(frozen=True)
+
+
+class Engine(Part):
+    """What ran a network."""
+
+    runtime: str = Field(description="The runtime and its release.")
+    provider: str = Field(description="What executed the graph, as the runtime names it.")
+    arithmetic: Precision = Field(description="What the network's convolutions multiplied in.")
 
 
 class SkippedFile(Part):
@@ -65,4 +74,5 @@ class RecalibrationReport(Part):
     data: Data
     recalibration: Recalibration
     batchnorm: BatchNormDiff = Field(description="From the served to the recalibrated bundle.")
+    engines: tuple[Engine, Engine] = Field(description="What ran the served and what ran the recalibrated network.")
     boxes: BoxChanges

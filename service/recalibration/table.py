@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.bundle.manifest import LayerShift
-from service.recalibration.report import ClassChanges, RecalibrationReport
+from service.recalibration.report import ClassChanges, Engine, RecalibrationReport
 
 _WIDTH = 100
 _MOST_LAYERS, _MOST_SKIPPED = 10, 10
@@ -119,12 +119,20 @@ def _box_row(one: ClassChanges) -> list[str]:
 
 
 def _box_lines(report: RecalibrationReport) -> Iterator[str]:
-    boxes = report.boxes
+    boxes, engines = report.boxes, [_engine(engine) for engine in report.engines]
+    if engines[0] == engines[1]:
+        yield f"Both networks ran on {engines[0]}."
+    else:
+        yield f"The served network ran on {engines[0]}, the recalibrated one on {engines[1]}: that changes boxes too."
     yield f"{boxes.pictures_changed} of {boxes.pictures} pictures have other boxes than before."
     yield "Sunk and risen boxes crossed the confidence; gone and new ones have no counterpart at any confidence."
     yield "Confidence is the mean change over the kept, sunk and risen."
     if not report.data.held_back:
         yield "The statistics were fitted to these very pictures; --hold-back keeps some apart."
+
+
+def _engine(engine: Engine) -> str:
+    return f"{engine.runtime} ({engine.provider}) in {engine.arithmetic}"
 
 
 def _advice(report: RecalibrationReport) -> Iterator[str]:

@@ -1,7 +1,9 @@
 """Measuring on the machine that serves: through a real server, with the real graphs."""
 
+import shutil
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +13,12 @@ from service.bundle.latency import LatencyReport, Machine
 from service.bundle.store import Bundle
 from service.measurement.bench import staleness
 from tests.api.serving import Serving, assert_problem, serving, wait_until
+from tests.tiny_graphs import Graphs
 
 
 @pytest.fixture(scope="module")
 def server(bundle: Bundle) -> Iterator[Serving]:
-    with serving(bundle) as running:
+    with serving(bundle, device="cpu") as running:
         yield running
 
 
@@ -67,7 +70,8 @@ def test_a_measurement_runs_to_its_end(server: Serving) -> None:
     arms = [arm for series in report.series for arm in series.arms]
     assert all(arm.engine == "onnxruntime" and arm.median_ms > 0 and arm.load_ms > 0 for arm in arms)
     assert {item.batch for item in report.memory} == {1}
-    assert "torch" in {item.name for item in report.not_measured}
+    reasons = {item.name: item.reason for item in report.not_measured}
+    assert "torch" in reasons and reasons["cuda"].startswith("YOLOFOLD_DEVICE=cpu ")
 
 
 def test_a_cancelled_measurement_ends_and_another_may_begin(server: Serving) -> None:
@@ -97,6 +101,20 @@ def test_a_server_that_is_never_quiet_is_not_measured(server: Serving, monkeypat
         measured = wait_for_end(server)
     assert measured["state"] == "failed"
     assert "no quiet moment" in measured["reason"]
+
+
+def test_graphs_that_cannot_be_run_are_a_failed_measurement_with_the_reason(
+    bundle_copy: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(bundle_copy) as running:
+        tiny = Graphs(tmp_path)  # for pictures of another size than the bundle's, which only a run brings to light
+        shutil.copy(tiny.reference, bundle_copy.reference_graph)
+        shutil.copy(tiny.deployed, bundle_copy.deployed_graph)
+        running.client.post("/model/latency", params={"rounds": 12})
+        measured = wait_for_end(running)
+    assert (measured["state"], measured["report"]) == ("failed", None)
+    assert measured["reason"].startswith("ONNX Runtime cannot run ")
+    assert not any(record.exc_info for record in caplog.records)
 
 
 def test_requests_are_answered_meanwhile(server: Serving, samples: list) -> None:

@@ -142,6 +142,8 @@ def test_counts_above_a_confidence_are_those_of_the_service(evaluated: tuple, da
 
 def test_folding_changes_nothing(evaluated: tuple) -> None:
     comparison = evaluated[0]["comparison"]
+    assert comparison["differences"] == [{"what": "folding", "first": "folded", "second": "unfolded"}]
+    assert "the two sides differ in folding alone" in evaluated[1]
     assert comparison["other"]["network"]["graph"] == "unfolded"
     for figure in ("map50_95", "map50"):
         # Rounding turns the order of two boxes at most.
@@ -154,9 +156,10 @@ def test_folding_changes_nothing(evaluated: tuple) -> None:
 
 def test_it_runs_the_engine_that_would_serve(evaluated: tuple, data: Path, bundle_root: Path, tmp_path: Path) -> None:
     file = tmp_path / "report.json"
-    done = run(data, bundle_root, "--json", str(file), engine="openvino")
+    done = run(data, bundle_root, "--against", "unfolded", "--json", str(file), engine="openvino")
     assert done.returncode == 0, done.stderr
-    network, sizes = (json.loads(file.read_text())["figures"][part] for part in ("network", "sizes"))
+    report = json.loads(file.read_text())
+    network, sizes = (report["figures"][part] for part in ("network", "sizes"))
     used = (f"OpenVINO {version('openvino')}", "CPU", "fp32")
     assert (network["runtime"], network["provider"], network["arithmetic"]) == used
     assert f"on {used[0]} (CPU) in fp32" in done.stdout
@@ -164,6 +167,17 @@ def test_it_runs_the_engine_that_would_serve(evaluated: tuple, data: Path, bundl
     assert default["network"]["runtime"].startswith("ONNX Runtime")
     for figure in ("ap50_95", "ap50"):
         assert sizes["all"][figure] == pytest.approx(default["sizes"]["all"][figure], abs=0.002)
+    # Only ONNX Runtime can keep BatchNorm unfolded: the runtimes differ too, and the verdict says so.
+    differences = {one["what"]: [one["first"], one["second"]] for one in report["comparison"]["differences"]}
+    unfolded = report["comparison"]["other"]["network"]
+    assert unfolded["runtime"] == default["network"]["runtime"]
+    assert differences == {
+        "folding": ["folded", "unfolded"],
+        "runtime": [used[0], unfolded["runtime"]],
+        "provider": ["CPU", unfolded["provider"]],
+    }
+    (verdict,) = (line for line in done.stdout.splitlines() if line.startswith("Interval "))
+    assert "the two sides differ in more than folding: runtime" in verdict and unfolded["runtime"] in verdict
     refused = run(data, bundle_root, precision="bf16")
     assert refused.returncode == 1 and "SettingsError: YOLOFOLD_PRECISION=bf16" in refused.stderr
 
@@ -214,6 +228,7 @@ def test_a_worse_bundle_is_seen_to_be_worse(data: Path, bundle: Bundle, bundle_r
     assert comparison["map50_95"]["estimate"] > comparison["map50_95"]["low"] > 0
     assert comparison["boxes"]["largest_corner_difference_px"] > 3
     assert "mAP50-95 differs" in done.stdout
+    assert "the two sides differ in nothing that their bundles or runtimes tell" in done.stdout
 
 
 def test_another_bundle_must_have_the_same_classes_and_be_another(

@@ -16,15 +16,20 @@ from service.measurement.runtime_arms import (
     PREPROCESSING_QUESTIONS,
     RUNTIME_QUESTIONS,
     THROUGHPUT_ARMS,
+    AllowedDevice,
+    Feed,
     GraphArm,
     SessionPlan,
     folding_arms,
     inspect_plan,
-    installed_devices,
+    installed_providers,
+    measured_devices,
+    multiplied_in,
     open_session,
     opencv_tensor,
     preprocessing_arms,
     random_images,
+    session_run,
 )
 from tests.tiny_graphs import SIZE, Graphs
 
@@ -157,12 +162,63 @@ def test_each_opening_is_a_session_of_its_own(arms: list[GraphArm], monkeypatch:
         assert opened[0][1] is not opened[1][1]
 
 
-def test_the_devices_are_those_of_the_installed_runtime() -> None:
-    has_cuda = "CUDAExecutionProvider" in ort.get_available_providers()
-    assert installed_devices() == (["cpu", "cuda"] if has_cuda else ["cpu"])
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
-@pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="CUDA may well start here")
+@pytest.mark.parametrize(
+    ("allowed", "providers", "devices"),
+    [
+        ("auto", [CPU], ["cpu"]),
+        ("auto", [CUDA, CPU], ["cpu", "cuda"]),
+        ("cuda", [CUDA, CPU], ["cpu", "cuda"]),
+        ("cuda", [CPU], ["cpu"]),
+        ("cpu", [CUDA, CPU], ["cpu"]),
+    ],
+)
+def test_cuda_is_measured_where_it_is_installed_and_allowed(
+    allowed: AllowedDevice, providers: list[str], devices: list[str]
+) -> None:
+    assert measured_devices(allowed, providers) == devices
+
+
+def test_the_providers_are_those_of_the_installed_runtime() -> None:
+    assert installed_providers() == ort.get_available_providers()
+
+
+@pytest.mark.parametrize(
+    ("options", "precision"),
+    [
+        ({CPU: {}}, "fp32"),
+        ({CUDA: {"device_id": "0", "use_tf32": "1"}, CPU: {}}, "tf32"),
+        ({CUDA: {"device_id": "0", "use_tf32": "0"}, CPU: {}}, "fp32"),
+        ({CUDA: {"device_id": "0"}, CPU: {}}, "tf32"),  # releases that had no option for it used TF32
+    ],
+)
+def test_cuda_multiplies_in_tf32_unless_told_not_to(options: dict[str, dict[str, str]], precision: str) -> None:
+    assert multiplied_in(options) == precision
+
+
+@pytest.mark.skipif(CUDA not in ort.get_available_providers(), reason="needs a GPU")
+def test_an_arm_on_cuda_is_recorded_as_tf32(graphs: Graphs) -> None:
+    facts = inspect_plan(SessionPlan(graphs.deployed, 1, "cuda"))
+    assert (facts.device, facts.precision) == ("cuda", "tf32")
+
+
+@pytest.mark.parametrize("feed", ["pixels", "opencv"])
+def test_a_run_that_fails_is_refused_with_the_runtimes_reason(graphs: Graphs, without: Path, feed: Feed) -> None:
+    """Pictures of another size than the graph takes, which only a run brings to light."""
+    graph = graphs.deployed if feed == "pixels" else without
+    run = session_run(SessionPlan(graph, 1, feed=feed), random_images(SIZE + 1, 1))
+    with pytest.raises(MeasurementRefused, match=rf"(?s)cannot run {graph.name} on cpu: .*Got: {SIZE + 1}"):
+        run()
+
+
+def test_more_images_than_fit_into_memory_are_refused() -> None:
+    with pytest.raises(MeasurementRefused, match="do not fit into memory"):
+        random_images(640, 10**9)  # 1.2 PB
+
+
+@pytest.mark.skipif(CUDA in ort.get_available_providers(), reason="CUDA may well start here")
 def test_cuda_that_does_not_start_is_refused(graphs: Graphs) -> None:
     with pytest.raises(MeasurementRefused, match="CUDA"):
         inspect_plan(SessionPlan(graphs.deployed, 1, "cuda"))

@@ -1,6 +1,7 @@
 """What makes up a report: which series, with which arms, and what is said of the rest."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ CALLERS = 3
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     graphs = Graphs(tmp_path_factory.mktemp("graphs"))
-    return Place(graphs.reference, graphs.deployed, SIZE, threads=1, callers=CALLERS)
+    return Place(graphs.reference, graphs.deployed, SIZE, threads=1, callers=CALLERS, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +47,10 @@ def thorough(place: Place, calls: list[tuple[str, int, int]]) -> LatencyReport:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def processor_only() -> None:
-    """What a GPU adds is not for these tests to say."""
+def cuda_installed() -> None:
+    """All that a machine without a GPU can show is where CUDA would be used."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(study, "installed_devices", lambda: ["cpu"])
+    patch.setattr(study, "installed_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     yield
     patch.undo()
 
@@ -122,16 +123,16 @@ def test_progress_runs_through_all_series(thorough: LatencyReport, calls: list[t
     ]
 
 
-def test_no_cuda_is_said(thorough: LatencyReport) -> None:
+def test_a_setting_that_forbids_cuda_is_obeyed_and_said(thorough: LatencyReport) -> None:
+    assert {series.device for series in thorough.series} == {"cpu"}
     assert [(item.name, item.reason) for item in thorough.not_measured] == [
-        ("cuda", "The installed ONNX Runtime has no CUDA provider.")
+        ("cuda", "YOLOFOLD_DEVICE=cpu keeps the measurement on the processor.")
     ]
 
 
 def test_a_device_that_does_not_start_is_said_and_the_rest_measured(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(study, "installed_devices", lambda: ["cpu", "cuda"])
     monkeypatch.setattr(study._Study, "_measure_memory", lambda *_: None)
     open_arms = study.folding_arms
 
@@ -141,7 +142,7 @@ def test_a_device_that_does_not_start_is_said_and_the_rest_measured(
         return open_arms(reference, deployed, threads)
 
     monkeypatch.setattr(study, "folding_arms", no_cuda)
-    report = run_study(place, Effort(MIN_ROUNDS, thorough=True))
+    report = run_study(replace(place, device="auto"), Effort(MIN_ROUNDS, thorough=True))
     assert [(s.kind, s.device) for s in report.series] == [("latency", "cpu"), ("throughput", "cpu")]
     assert [(item.name, item.reason) for item in report.not_measured] == [("cuda", "its driver is missing")]
 
@@ -153,15 +154,17 @@ def test_a_graph_that_cannot_be_cut_is_said_and_the_rest_measured(
         raise OSError("No space left on device")
 
     monkeypatch.setattr(study, "write_float_input", refuse)
+    monkeypatch.setattr(study, "installed_providers", lambda: ["CPUExecutionProvider"])
     monkeypatch.setattr(study._Study, "_measure_memory", lambda *_: None)
-    report = run_study(place, Effort(MIN_ROUNDS, thorough=True))
+    report = run_study(replace(place, device="auto"), Effort(MIN_ROUNDS, thorough=True))
     assert {arm.name for arm in report.series[0].arms} == FOLDING_ARMS
     said = {item.name: item.reason for item in report.not_measured}
     assert all(said[question.name] == "No space left on device" for question in PREPROCESSING_QUESTIONS)
+    assert said["cuda"] == "The installed ONNX Runtime has no CUDA provider."
 
 
 def test_memory_that_cannot_be_measured_is_said(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(arm: str, batch: int, program: list[str]) -> None:
+    def refuse(arm: str, *_: object) -> None:
         raise MeasurementRefused(f"{arm} ended with code -9")
 
     monkeypatch.setattr(study, "measure_peak", refuse)
@@ -189,6 +192,22 @@ def test_a_cancelled_measurement_ends_wherever_it_is(place: Place, after: int) -
 
     with pytest.raises(MeasurementCancelled, match="asked to end"):
         run_study(place, Effort(MIN_ROUNDS, thorough=True), traffic=Cancelled())
+
+
+def test_it_ends_while_memory_is_measured_too(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study._Study, "_measure", lambda *_: None)  # the timing, which takes longest
+
+    class Cancelled(NoTraffic):
+        def require_wanted(self) -> None:
+            raise MeasurementCancelled("asked to end")
+
+    with pytest.raises(MeasurementCancelled, match="asked to end"):
+        run_study(place, Effort(MIN_ROUNDS, thorough=True), traffic=Cancelled())
+
+
+def test_a_graph_that_cannot_be_run_fails_the_measurement_with_the_reason(place: Place) -> None:
+    with pytest.raises(MeasurementRefused, match=r"ONNX Runtime cannot run (reference|model)\.onnx on cpu: "):
+        run_study(replace(place, imgsz=SIZE + 1), Effort(MIN_ROUNDS))
 
 
 def test_the_terminal_shows_everything(thorough: LatencyReport) -> None:

@@ -6,23 +6,28 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from fastapi.testclient import TestClient
+from onnxruntime import get_available_providers
 
 from service.api.app import create_app
 from service.bundle.store import Bundle, bundle_names, load_bundle, sha256_file
-from service.errors import BundleDirUnusable, RecalibrationError, WeightsHashMismatch
+from service.errors import BundleDirUnusable, EngineError, RecalibrationError, SettingsError, WeightsHashMismatch
 from service.inference.detector import Detector, Selection
 from service.inference.onnxruntime_engine import OnnxRuntimeEngine
 from service.prepare.checkpoint import load_model
 from service.recalibration.pictures import open_pictures
 from service.recalibration.recalibrate import Request, recalibrate
+from service.recalibration.report import Engine
 from service.settings import Settings, load_settings
+from tests.bundles import rehash
 from tests.conftest import ROOT, clean_environ, command
 
 IMGSZ, PICTURES, PRIOR = 320, 24, 4.0
@@ -147,6 +152,9 @@ def test_what_is_printed_says_all_of_that(run: Run) -> None:
     assert "18 fitted and 6 held back" in run.printed and "broken.jpg: " in run.printed
     assert "the old statistics count 18.2%" in run.printed
     assert f"YOLOFOLD_BUNDLE_DIR={run.new.path} python -m service serve" in run.printed
+    engine = run.report["engines"][0]
+    assert run.report["engines"] == [engine, engine]
+    assert f"ran on {engine['runtime']} ({engine['provider']}) in {engine['arithmetic']}." in run.printed
     for one in (*run.report["boxes"]["classes"], run.report["boxes"]["total"]):
         assert one["name"] in run.printed
 
@@ -163,10 +171,13 @@ def test_it_can_be_served_and_says_what_it_is(run: Run, data: Path) -> None:
 def test_a_recalibrated_bundle_can_be_recalibrated_and_a_huge_prior_leaves_every_box(
     run: Run, data: Path, tmp_path: Path
 ) -> None:
-    """From the checkpoint it holds, into a folder of one's choice, compared on the fitted pictures."""
+    """From the checkpoint it holds, into a folder of one's choice, compared on the fitted pictures with the engine that
+    the settings ask for."""
     before, out = fingerprints(run.new.path), tmp_path / "chosen"
     request = Request(data, 1e15, 0.0, out, 1, 1)
-    report = recalibrate(run.new, request, settings_of(run, weights="not-there.pt"), Silent())
+    report = recalibrate(run.new, request, settings_of(run, weights="not-there.pt", engine="openvino"), Silent())
+    used = Engine(runtime=f"OpenVINO {version('openvino')}", provider="CPU", arithmetic="fp32")
+    assert report.engines == (used, used)
     assert (report.data.fitted, report.data.held_back, report.boxes.pictures) == (PICTURES, 0, PICTURES)
     total = report.boxes.total
     assert total.before == total.after == total.kept > 0
@@ -174,6 +185,32 @@ def test_a_recalibrated_bundle_can_be_recalibrated_and_a_huge_prior_leaves_every
     assert [verdict.code for verdict in report.batchnorm.verdicts] == ["identical"]
     assert fingerprints(run.new.path) == before
     assert load_bundle(out).manifest.recalibration.bundle_version == run.new.manifest.model.version
+
+
+class Bomb:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self.trace,)
+
+
+def test_serving_it_never_opens_the_checkpoint_in_it(run: Run, data: Path, tmp_path: Path) -> None:
+    copy, trace = Path(shutil.copytree(run.new.path, tmp_path / "copy")), tmp_path / "trace"
+    checkpoint = copy / run.new.manifest.weights.file
+    torch.save(Bomb(trace), checkpoint)
+    rehash(copy, checkpoint.name)
+    with TestClient(create_app(load_settings({}), load_bundle(copy))) as client:
+        picture = (data / "00.png").read_bytes()
+        for path in ("/detect", "/model/fold/check"):
+            assert client.post(path, content=picture, headers={"Content-Type": "image/png"}).status_code == 200
+        for path in ("/readyz", "/model", "/model/layers", "/model/bn-stats?detail=full", "/model/fold"):
+            assert client.get(path).status_code == 200
+        assert not trace.exists()
+    torch.load(checkpoint, weights_only=False)
+    assert trace.exists()  # or this test would prove nothing
 
 
 class Silent:
@@ -200,6 +237,25 @@ def test_nothing_that_exists_is_replaced(run: Run, data: Path, tmp_path: Path) -
         refused(run, replace(request, out=tmp_path / f"{run.served.name[:-12]}0123456789ab"))
     with pytest.raises(BundleDirUnusable, match="is a bundle itself"):
         refused(run, replace(request, out=run.served / "inside"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"precision": "bf16"}, SettingsError),
+        ({"engine": "openvino", "device": "cuda"}, SettingsError),
+        pytest.param(
+            {"device": "cuda"},
+            EngineError,
+            marks=pytest.mark.skipif("CUDAExecutionProvider" in get_available_providers(), reason="it is there"),
+        ),
+    ],
+)
+def test_an_engine_that_cannot_be_had_is_refused_before_anything_is_done(
+    settings: dict[str, str], error: type[Exception], run: Run, data: Path
+) -> None:
+    with pytest.raises(error, match="YOLOFOLD_"):
+        refused(run, Request(data, 0.0, 0.2, None, 1, 1), **settings)
 
 
 def test_too_few_pictures_are_refused(run: Run, data: Path) -> None:
