@@ -172,7 +172,7 @@ def test_the_number_of_pictures_is_limited_exactly(bundle: Bundle) -> None:
         for count in (4, 5, 50):
             assert_problem(post(server, [b"x"] * count), 413, "too-many-images", field="file", limit=3)
         # The body is not waited for: its end never comes.
-        answer = raw_exchange(server, form([b"x"] * 5)[:-10], promised=10**6)
+        answer = raw_exchange(server, form([b"x"] * 6)[:-10], promised=10**6)
         assert answer.startswith(b"HTTP/1.1 413 ")
         assert b"too-many-images" in answer
         assert server.service.uploads.held_bytes == 0
@@ -327,7 +327,7 @@ def test_time_outs(bundle: Bundle) -> None:
 
 
 def test_what_is_ready_at_the_deadline_is_answered_and_is_not_held_any_longer(bundle: Bundle) -> None:
-    with serving(bundle, request_timeout_s=3, workers=1, threads=1) as server:
+    with serving(bundle, request_timeout_s=5, workers=1, threads=1) as server:
         pool, uploads, release = server.service.pool, server.service.uploads, threading.Event()
 
         async def hold() -> None:
