@@ -100,7 +100,7 @@ def start_service(settings: Settings, bundle: Bundle) -> Service:
     checked = check_engine(bundle, engine)
     watch = start_drift_watch(bundle, settings.drift_cpu, cores)
     observe = None if watch.sampler is None else watch.sampler.offer
-    detector = Detector(bundle, engine, settings.max_pixels, observe=observe)
+    detector = Detector(bundle, engine, settings.max_pixels, reduced=settings.reduced_decode, observe=observe)
     pool = WorkerPool(workers, settings.queue_size)
     bulk = BulkTurns(pool, _MOST_BATCHES)
     uploads = UploadBudget(_HELD_UPLOADS * settings.max_upload_bytes)

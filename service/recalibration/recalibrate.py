@@ -201,7 +201,7 @@ def _find_boxes(
     model = bundle.manifest.model
     with progress.step(f"Boxes of {model.version}") as advance:
         engine = open_engine(bundle.deployed_graph, settings, cores=request.threads, workers=1)
-        detector = Detector(bundle, engine, settings.max_pixels)
+        detector = Detector(bundle, engine, settings.max_pixels, reduced=settings.reduced_decode)
         everything = Selection(model.head.min_confidence, model.head.max_det)
         found = []
         for number, picture in enumerate(pictures, 1):
