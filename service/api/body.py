@@ -156,8 +156,8 @@ def _media_type(request: Request, accepted: str) -> str:
     media_type = given.partition(";")[0].strip().lower()
     if not media_type:
         raise _wrong_type(f"Content-Type is missing; send {accepted}.", accepted)
-    family = f"{media_type.partition('/')[0]}/*"
-    if not {media_type, family}.intersection(accepted.split(", ")):
+    family, slash, _ = media_type.partition("/")
+    if not {media_type, f"{family}{slash}*"}.intersection(accepted.split(", ")):
         raise _wrong_type(f"Content-Type is {media_type!r}; send {accepted}.", accepted)
     return media_type
 
