@@ -76,7 +76,12 @@ class Settings(BaseSettings):
     queue_size: int = Field(64, ge=1, le=100_000, description="Requests that may wait; more are answered 503.")
     request_timeout_s: float = Field(30.0, gt=0, le=3600, description="Longest life of one request in seconds.")
     max_upload_bytes: int = Field(20_000_000, ge=1, description="Largest image file accepted, in bytes.")
+    max_batch_images: int = Field(32, ge=1, le=1000, description="Most images in one request to /detect/batch.")
     max_pixels: int = Field(50_000_000, ge=1, le=1_000_000_000, description="Most pixels an image may decode to.")
+    reduced_decode: bool = Field(
+        False,
+        description="Decode JPEGs several times larger than the input at a half, quarter or eighth of their sides.",
+    )
 
     drift_cpu: float = Field(
         0.01,

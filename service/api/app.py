@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from service.api import bn_diff, bn_stats, detect, docs, drift, fold, health, latency, lint, metrics, model, page
+from service.api import batch, bn_diff, bn_stats, detect, docs, drift, fold, health, latency, lint, metrics, model, page
 from service.api.body import UploadBudget
 from service.api.drifting import start_drift_watch
 from service.api.exchange import DrainUnreadBody, HeadLikeGet
@@ -16,6 +16,7 @@ from service.api.problems import install_problem_handlers
 from service.api.response_headers import ResponseHeaders
 from service.api.state import Service
 from service.bundle.store import Bundle
+from service.inference.bulk import BulkTurns
 from service.inference.detector import Detector
 from service.inference.fold_check import FoldChecker
 from service.inference.pool import WorkerPool
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 #: Bodies of the largest size that may be held at once.
 _HELD_UPLOADS = 8
+#: Batches worked on at once. They take turns, so more would only make each of them miss its time-out.
+_MOST_BATCHES = 8
 
 _DESCRIPTION = """
 Object detection with Ultralytics YOLO26 networks whose BatchNorm layers were folded into their convolutions.
@@ -72,7 +75,7 @@ def create_app(settings: Settings, bundle: Bundle, service: Service | None = Non
     metrics.install_metrics(app, bundle.manifest.model, page.STATIC_PATH)
     install_problem_handlers(app)
     docs.install_openapi(app)
-    for resource in (detect, model, bn_stats, bn_diff, fold, drift, lint, latency, metrics, health, docs, page):
+    for resource in (detect, batch, model, bn_stats, bn_diff, fold, drift, lint, latency, metrics, health, docs, page):
         app.include_router(resource.router)
     app.mount(page.STATIC_PATH, page.static_files)
     app.add_middleware(HeadLikeGet)
@@ -98,16 +101,31 @@ def start_service(settings: Settings, bundle: Bundle) -> Service:
     engine = started.engine
     watch = start_drift_watch(bundle, settings.drift_cpu, cores)
     observe = None if watch.sampler is None else watch.sampler.offer
-    detector = Detector(bundle, engine, settings.max_pixels, observe=observe)
+    detector = Detector(bundle, engine, settings.max_pixels, reduced=settings.reduced_decode, observe=observe)
     pool = WorkerPool(started.workers, settings.queue_size)
+    bulk = BulkTurns(pool, _MOST_BATCHES)
     uploads = UploadBudget(_HELD_UPLOADS * settings.max_upload_bytes)
+    # Half of it, so that batches leave room for single pictures.
+    batch_uploads = UploadBudget(batch.BATCH_UPLOADS * settings.max_upload_bytes, within=uploads)
     # Both its graphs on one kind of device: the processor, unless the served one runs elsewhere.
     checker = FoldChecker(
         bundle, detector, engine, "cpu" if started.settings.engine == "openvino" else started.settings.device
     )
     station = LatencyStation(bundle, pool, engine.threads, started.settings.device)
     service = Service(
-        settings, bundle, engine, started.choice, detector, pool, station, uploads, started.check, checker, watch
+        settings,
+        bundle,
+        engine,
+        started.choice,
+        detector,
+        pool,
+        station,
+        bulk,
+        uploads,
+        batch_uploads,
+        started.check,
+        checker,
+        watch,
     )
     log.info("%s ready: %s", bundle.path, service.runs_on)
     return service

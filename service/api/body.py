@@ -1,29 +1,29 @@
-"""Reads one image out of a request body, raw or multipart, never holding more than was agreed."""
+"""Reads the images of a request body, raw or multipart, never holding more than was agreed."""
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from fastapi import Request
-from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.datastructures import UploadFile
 
+from service.api.form import MULTIPART, FormReader, files_of, parse_form
 from service.api.problems import (
     BODY_TIMEOUT,
     EMPTY_BODY,
     MALFORMED_BODY,
-    UNKNOWN_PARAMETER,
+    TOO_MANY_IMAGES,
     UNSUPPORTED_MEDIA_TYPE,
     UPLOAD_TOO_LARGE,
     RequestRefused,
 )
 from service.errors import Overloaded
 
-ACCEPTED_TYPES = "image/*, application/octet-stream, multipart/form-data"
+ACCEPTED_TYPES = f"image/*, application/octet-stream, {MULTIPART}"
 FILE_FIELDS = ("file", "image")
-_MULTIPART = "multipart/form-data"
+BATCH_FIELDS = ("file", "files")
 #: Boundaries and part headers around the one file.
 _MULTIPART_OVERHEAD_BYTES = 16_384
 
@@ -31,8 +31,9 @@ _MULTIPART_OVERHEAD_BYTES = 16_384
 class UploadBudget:
     """Bytes of all request bodies held at once, whether still arriving or waiting for a worker."""
 
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit, self._held = limit_bytes, 0
+    def __init__(self, limit_bytes: int, within: "UploadBudget | None" = None) -> None:
+        """``within`` is a larger budget that all held here counts in as well."""
+        self._limit, self._held, self._within = limit_bytes, 0, within
 
     @property
     def held_bytes(self) -> int:
@@ -46,12 +47,19 @@ class UploadBudget:
         try:
             yield share
         finally:
-            self._held -= share.bytes
+            self._give_back(share.bytes)
 
     def _take(self, count: int) -> None:
         if self._held + count > self._limit:
             raise Overloaded(f"Uploads being received or waiting already hold {self._held} bytes.")
+        if self._within is not None:
+            self._within._take(count)
         self._held += count
+
+    def _give_back(self, count: int) -> None:
+        self._held -= count
+        if self._within is not None:
+            self._within._give_back(count)
 
 
 @dataclass
@@ -70,6 +78,11 @@ class UploadShare:
         self.budget._take(count)
         self.bytes += count
 
+    def give_back(self, count: int) -> None:
+        """Hold ``count`` bytes less, before the share itself ends."""
+        self.budget._give_back(count)
+        self.bytes -= count
+
 
 async def read_image_file(request: Request, share: UploadShare, *, max_bytes: int, deadline: float) -> bytes:
     """The bytes of the one image file in a request.
@@ -84,101 +97,122 @@ async def read_image_file(request: Request, share: UploadShare, *, max_bytes: in
         Overloaded: the uploads of all requests together hold too many bytes.
         ClientDisconnect: the client left before the body was complete.
     """
-    media_type = _media_type(request)
-    multipart = media_type == _MULTIPART
+    media_type = _media_type(request, ACCEPTED_TYPES)
+    multipart = media_type == MULTIPART
     limit = max_bytes + (_MULTIPART_OVERHEAD_BYTES if multipart else 0)
-    try:
-        async with asyncio.timeout(deadline - time.monotonic()):
-            body = await _read_bounded(request, share, limit, max_bytes)
-    except TimeoutError as error:
-        detail = "The body was not complete within the request's time-out."
-        raise RequestRefused(BODY_TIMEOUT, detail, headers={"Connection": "close"}) from error
+    async with _arriving(request, share, limit, file_too_large(max_bytes), deadline) as chunks:
+        body = b"".join([chunk async for chunk in chunks])
     if multipart and body:
         body = await _only_file(request, body)
         if len(body) > max_bytes:
-            raise _too_large(max_bytes)
+            raise file_too_large(max_bytes)
     if not body:
         raise RequestRefused(EMPTY_BODY, "Send the bytes of one image file.")
     return body
 
 
-def _media_type(request: Request) -> str:
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
-        raise _wrong_type(f"Content-Encoding {encoding!r} is not supported; send the file as it is.")
-    given = request.headers.get("content-type", "")
-    media_type = given.partition(";")[0].strip().lower()
-    if not media_type:
-        raise _wrong_type(f"Content-Type is missing; send one of {ACCEPTED_TYPES}.")
-    if not media_type.startswith("image/") and media_type not in ("application/octet-stream", _MULTIPART):
-        raise _wrong_type(f"Content-Type is {media_type!r}; send one of {ACCEPTED_TYPES}.")
-    return media_type
+async def read_image_files(
+    request: Request, share: UploadShare, *, max_images: int, max_bytes: int, deadline: float
+) -> list[UploadFile]:
+    """The image files of a form, in its order; each is held once, until it is closed.
+
+    Args:
+        share: counts the bytes as they arrive.
+        max_images: most files accepted.
+        max_bytes: largest body accepted.
+        deadline: latest end of the upload, on ``time.monotonic``'s clock, seconds.
+
+    Raises:
+        RequestRefused: missing, wrong, too large, too many, too slow or malformed; the kind says which.
+        Overloaded: the uploads of all such requests together hold too many bytes.
+        ClientDisconnect: the client left before the body was complete.
+    """
+    _media_type(request, MULTIPART)
+    detail = f"The body of a batch may have {max_bytes} bytes at most."
+    too_large = RequestRefused(UPLOAD_TOO_LARGE, detail, limit=max_bytes)
+    detail = f"A batch may have {max_images} images at most."
+    too_many = RequestRefused(TOO_MANY_IMAGES, detail, field=BATCH_FIELDS[0], limit=max_images)
+    async with _arriving(request, share, max_bytes, too_large, deadline) as chunks:
+        # One more part than allowed, so that a field there is not is named rather than counted.
+        form = await parse_form(FormReader(request.headers, chunks, max_images + 1, too_many))
+    uploads = files_of(form, BATCH_FIELDS)
+    if len(uploads) > max_images:
+        raise too_many
+    if not uploads:
+        raise RequestRefused(EMPTY_BODY, f"The form holds no files. Send up to {max_images}.", field=BATCH_FIELDS[0])
+    return uploads
 
 
-def _wrong_type(detail: str) -> RequestRefused:
-    return RequestRefused(UNSUPPORTED_MEDIA_TYPE, detail, headers={"Accept-Post": ACCEPTED_TYPES})
-
-
-def _too_large(max_bytes: int) -> RequestRefused:
+def file_too_large(max_bytes: int) -> RequestRefused:
+    """The refusal of an image file of more than ``max_bytes``."""
     return RequestRefused(UPLOAD_TOO_LARGE, f"An image file may have {max_bytes} bytes at most.", limit=max_bytes)
 
 
-async def _read_bounded(request: Request, share: UploadShare, limit: int, max_bytes: int) -> bytes:
+def _media_type(request: Request, accepted: str) -> str:
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise _wrong_type(f"Content-Encoding {encoding!r} is not supported; send the file as it is.", accepted)
+    given = request.headers.get("content-type", "")
+    media_type = given.partition(";")[0].strip().lower()
+    if not media_type:
+        raise _wrong_type(f"Content-Type is missing; send {accepted}.", accepted)
+    family, slash, _ = media_type.partition("/")
+    if not {media_type, f"{family}{slash}*"}.intersection(accepted.split(", ")):
+        raise _wrong_type(f"Content-Type is {media_type!r}; send {accepted}.", accepted)
+    return media_type
+
+
+def _wrong_type(detail: str, accepted: str) -> RequestRefused:
+    return RequestRefused(UNSUPPORTED_MEDIA_TYPE, detail, headers={"Accept-Post": accepted})
+
+
+@asynccontextmanager
+async def _arriving(
+    request: Request, share: UploadShare, limit: int, too_large: RequestRefused, deadline: float
+) -> AsyncIterator[AsyncGenerator[bytes, None]]:
+    """The body's chunks, refused as soon as they are too many or too late."""
+    try:
+        async with (
+            asyncio.timeout(deadline - time.monotonic()),
+            aclosing(_bounded(request, share, limit, too_large)) as chunks,
+        ):
+            yield chunks
+    except TimeoutError as error:
+        detail = "The body was not complete within the request's time-out."
+        raise RequestRefused(BODY_TIMEOUT, detail, headers={"Connection": "close"}) from error
+
+
+async def _bounded(
+    request: Request, share: UploadShare, limit: int, too_large: RequestRefused
+) -> AsyncGenerator[bytes, None]:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
-        raise _too_large(max_bytes)
-    chunks, received = [], 0
+        raise too_large
+    received = 0
     async for chunk in request.stream():
         received += len(chunk)
         if received > limit:
-            raise _too_large(max_bytes)
+            raise too_large
         share.add(len(chunk))
-        chunks.append(chunk)
-    return b"".join(chunks)
-
-
-class _MemoryParser(MultiPartParser):
-    """Keeps the file in memory: its size is bounded already, and the event loop must not wait for a disk."""
-
-    spool_max_size = 0  # 0 means "never roll over to disk"
-    is_complete = False
-
-    def on_end(self) -> None:
-        """The closing boundary has been read."""
-        self.is_complete = True
+        yield chunk
 
 
 async def _only_file(request: Request, body: bytes) -> bytes:
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
+    too_many = RequestRefused(MALFORMED_BODY, "The form holds more than two parts. Send exactly one file.")
+    # One more than allowed, so that a second part is named rather than merely refused.
+    form = await parse_form(FormReader(request.headers, stream(), 2, too_many))
     try:
-        # One more than allowed, so that a second part is named rather than merely refused.
-        parser = _MemoryParser(request.headers, stream(), max_files=2, max_fields=2)
-        form = await parser.parse()
-    except (MultiPartException, UnicodeError) as error:
-        raise RequestRefused(MALFORMED_BODY, f"The multipart body cannot be read: {error}") from error
-    try:
-        if not parser.is_complete:
-            detail = "The multipart body ends before its closing boundary; it looks truncated."
-            raise RequestRefused(MALFORMED_BODY, detail)
-        return await _single_upload(form).read()
+        return await _single(files_of(form, FILE_FIELDS)).read()
     finally:
         await form.close()
 
 
-def _single_upload(form: FormData) -> UploadFile:
-    fields = " or ".join(repr(name) for name in FILE_FIELDS)
-    uploads = []
-    for name, value in form.multi_items():
-        if name not in FILE_FIELDS:
-            detail = f"There is no form field {name!r}. Send the file as {fields}; options go in the query."
-            raise RequestRefused(UNKNOWN_PARAMETER, detail, field=name)
-        if not isinstance(value, UploadFile):
-            detail = f"Form field {name!r} is text. Send it as a file, with a filename."
-            raise RequestRefused(MALFORMED_BODY, detail, field=name)
-        uploads.append(value)
+def _single(uploads: list[UploadFile]) -> UploadFile:
     if len(uploads) != 1:
+        fields = " or ".join(repr(name) for name in FILE_FIELDS)
         detail = f"The form holds {len(uploads) or 'no'} files. Send exactly one, as {fields}."
         raise RequestRefused(MALFORMED_BODY if uploads else EMPTY_BODY, detail, field=FILE_FIELDS[0])
     return uploads[0]

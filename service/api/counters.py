@@ -41,13 +41,22 @@ class Counters:
         )
         stages = Histogram(
             "yolofold_stage_seconds",
-            "Seconds of each stage of POST /detect, as in its timing_ms.",
+            "Seconds of each stage of a picture in POST /detect and /detect/batch, as in its timing_ms.",
             ("stage",),
             buckets=_STAGE_BUCKETS_S,
             registry=registry,
         )
         found = Counter(
-            "yolofold_detections_total", "Objects that POST /detect found, by class.", ("class",), registry=registry
+            "yolofold_detections_total",
+            "Objects that POST /detect and /detect/batch found, by class.",
+            ("class",),
+            registry=registry,
+        )
+        self._batch_images = Counter(
+            "yolofold_batch_images_total",
+            "Pictures that POST /detect/batch answered, by the status that each would have had alone.",
+            ("status",),
+            registry=registry,
         )
         self._stages = {stage: stages.labels(stage) for stage in STAGES}
         self._found = [found.labels(name) for name in classes]
@@ -73,6 +82,10 @@ class Counters:
             histogram.observe(steps_ms[stage] / 1e3)
         for class_id, count in Tally(class_ids).items():
             self._found[class_id].inc(count)
+
+    def add_batch_image(self, status: int) -> None:
+        """One picture of a batch has its result, 200 or the status of its problem."""
+        self._batch_images.labels(str(status)).inc()
 
 
 class CountRequests:

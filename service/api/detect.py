@@ -1,30 +1,21 @@
 """``POST /detect``: one image in, the objects in it out."""
 
 import time
-from typing import Annotated, Literal
+from typing import Literal
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
 from service.api import problems
 from service.api.answers import json_answer, negotiate
 from service.api.body import UploadShare, read_image_file
-from service.api.image_request import (
-    BINARY,
-    CLIENT_LEFT,
-    IMAGE_BODY,
-    IMAGE_PROBLEMS,
-    Confidence,
-    describe_detections,
-    until_client_leaves,
-)
-from service.api.query import KnownQuery, resolve_classes
-from service.api.schemas import DetectAnswer, ImageSize, ModelRef, TimingMs
+from service.api.detect_answer import detect_answer, steps_ms
+from service.api.image_request import BINARY, CLIENT_LEFT, IMAGE_BODY, IMAGE_PROBLEMS, until_client_leaves
+from service.api.schemas import DetectAnswer
+from service.api.selection import KNOWN_PARAMETERS, SelectionDep
 from service.api.state import Service, ServiceDep
-from service.bundle.manifest import ModelSpec
-from service.inference.detector import DetectionResult, Selection
+from service.inference.detector import Selection
 
-MAX_DET = 300
 _JSON, _JPEG, _PNG = "application/json", "image/jpeg", "image/png"
 _PICTURE_FORMATS: dict[str, Literal["jpeg", "png"]] = {_JPEG: "jpeg", _PNG: "png"}
 router = APIRouter(tags=["detection"])
@@ -44,18 +35,9 @@ _PROBLEMS = problems.document_problems(*IMAGE_PROBLEMS, problems.NOT_ACCEPTABLE)
         **_PROBLEMS,
     },
     openapi_extra={"requestBody": IMAGE_BODY},
-    dependencies=[Depends(KnownQuery("conf", "max_det", repeatable=("classes",)))],
+    dependencies=[KNOWN_PARAMETERS],
 )
-async def detect(
-    request: Request,
-    service: ServiceDep,
-    conf: Confidence = None,
-    max_det: Annotated[int, Query(ge=1, le=MAX_DET, description="Most detections answered.")] = MAX_DET,
-    classes: Annotated[
-        list[str] | None,
-        Query(description="Only these classes, by name or id; repeat it for several.", examples=[["bus", "0"]]),
-    ] = None,
-) -> Response:
+async def detect(request: Request, service: ServiceDep, selection: SelectionDep) -> Response:
     """Send the image as the raw body, or as the one file of a form.
 
     Boxes are in pixels of the picture as people see it: EXIF orientation applied, boxes clipped to it, most
@@ -63,12 +45,6 @@ async def detect(
     """
     deadline = time.monotonic() + service.settings.request_timeout_s
     wanted = negotiate(request.headers.get("accept", ""), (_JSON, _JPEG, _PNG))
-    model = service.bundle.manifest.model
-    selection = Selection(
-        model.default_confidence if conf is None else conf,
-        max_det,
-        None if classes is None else resolve_classes(classes, model.classes),
-    )
     # Before the upload: a full service should not make the client send megabytes first.
     service.pool.require_room()
     try:
@@ -88,32 +64,10 @@ async def _answer(
         drawing = service.pool.submit(lambda: detector.annotate(data, selection, _PICTURE_FORMATS[wanted]), deadline)
         drawn = await until_client_leaves(request, drawing)
         result = drawn.value.result
-        counters.add_detections(_steps_ms(result, drawn.waited_s), result.detections.class_id.tolist())
+        counters.add_detections(steps_ms(result, drawn.waited_s), result.detections.class_id.tolist())
         return Response(drawn.value.file, media_type=wanted)
     finding = service.pool.submit(lambda: detector.detect(data, selection), deadline)
     found = await until_client_leaves(request, finding)
-    steps_ms = _steps_ms(found.value, found.waited_s)
-    counters.add_detections(steps_ms, found.value.detections.class_id.tolist())
-    return json_answer(_detect_answer(found.value, model, steps_ms, received))
-
-
-def _steps_ms(result: DetectionResult, waited_s: float) -> dict[str, float]:
-    steps = result.timings_ms
-    return {
-        "decode": steps.decode,
-        "queue": waited_s * 1e3 + steps.memory_wait,
-        "inference": steps.inference,
-        "postprocess": steps.postprocess,
-    }
-
-
-def _detect_answer(
-    result: DetectionResult, model: ModelSpec, steps_ms: dict[str, float], received: float
-) -> DetectAnswer:
-    timing = {**steps_ms, "total": (time.perf_counter() - received) * 1e3}
-    return DetectAnswer(
-        model=ModelRef(name=model.name, version=model.version, task=model.task),
-        image=ImageSize(width=result.width, height=result.height),
-        detections=describe_detections(result.detections, model),
-        timing_ms=TimingMs(**{step: round(ms, 3) for step, ms in timing.items()}),
-    )
+    steps = steps_ms(found.value, found.waited_s)
+    counters.add_detections(steps, found.value.detections.class_id.tolist())
+    return json_answer(detect_answer(found.value, model, steps, received))

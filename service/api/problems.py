@@ -55,6 +55,7 @@ MEASUREMENT_RUNNING = Kind(409, "measurement-running", "A measurement is running
 BUNDLE_UNUSABLE = Kind(409, "bundle-unusable", "The bundle is damaged or of another release")
 UPLOAD_TOO_LARGE = Kind(413, "upload-too-large", "The upload has too many bytes")
 IMAGE_TOO_LARGE = Kind(413, "image-too-large", "The picture has too many pixels")
+TOO_MANY_IMAGES = Kind(413, "too-many-images", "The request has too many images")
 UNSUPPORTED_MEDIA_TYPE = Kind(415, "unsupported-media-type", "The Content-Type is not one this path takes")
 UNSUPPORTED_IMAGE = Kind(415, "unsupported-image", "The content is not an accepted image format")
 HEAD_TOO_LARGE = Kind(431, "head-too-large", "The request's head has too many bytes")
@@ -114,7 +115,19 @@ def problem_response(
 
 def problem_document(kind: Kind, detail: str, instance: str, **members: Any) -> bytes:
     """A problem document as JSON; ``instance`` is the request's path, empty where it never became known."""
-    document = {
+    return orjson.dumps(_problem(kind, detail, instance, **members))
+
+
+def describe_failure(request: Request, error: errors.YolofoldError | RequestRefused) -> dict[str, Any]:
+    """The problem document of a failure that does not end the request; a fault of the service's own is logged."""
+    if isinstance(error, RequestRefused):
+        return _problem(error.kind, error.detail, request.url.path, **error.members)
+    kind, detail, members = _explain(request, error)
+    return _problem(kind, detail, request.url.path, **members)
+
+
+def _problem(kind: Kind, detail: str, instance: str, **members: Any) -> dict[str, Any]:
+    return {
         "type": f"urn:yolofold:{kind.slug}",
         "title": kind.title,
         "status": kind.status,
@@ -122,7 +135,6 @@ def problem_document(kind: Kind, detail: str, instance: str, **members: Any) -> 
         "instance": instance,
         **members,
     }
-    return orjson.dumps(document)
 
 
 def install_problem_handlers(app: FastAPI) -> None:
@@ -169,12 +181,17 @@ async def _on_refused(request: Request, error: Exception) -> Response:
 
 async def _on_domain_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.YolofoldError)
+    kind, detail, members = _explain(request, error)
+    return problem_response(request, kind, detail, **members)
+
+
+def _explain(request: Request, error: errors.YolofoldError) -> tuple[Kind, str, dict[str, Any]]:
     kind = kind_of(error)
     if kind.status >= 500 and kind not in (OVERLOADED, DEADLINE_EXCEEDED):
         # Its text may name paths of this machine: the log gets it, the client does not.
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return problem_response(request, kind, "The reason is in the service's log.")
-    return problem_response(request, kind, str(error), **dict(_members(request, error)))
+        return kind, "The reason is in the service's log.", {}
+    return kind, str(error), dict(_members(request, error))
 
 
 def _members(request: Request, error: errors.YolofoldError) -> Iterator[tuple[str, Any]]:

@@ -47,7 +47,8 @@ class Detection(BaseModel):
 
 
 class TimingMs(BaseModel):
-    """Milliseconds since the whole body was received. The steps do not cover the answer's transfer."""
+    """Milliseconds since the whole body was received, in a batch since the picture's turn came. The steps do not cover
+    the answer's transfer."""
 
     decode: float = Field(description="Image file to pixels.", examples=[2.4])
     queue: float = Field(description="Waiting for a worker and for memory to decode into.", examples=[0.1])

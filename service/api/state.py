@@ -10,6 +10,7 @@ from service.api.drifting import DriftWatch
 from service.api.measuring import LatencyStation
 from service.api.problems import NOT_READY, RequestRefused
 from service.bundle.store import Bundle
+from service.inference.bulk import BulkTurns
 from service.inference.detector import Detector
 from service.inference.engine import InferenceEngine
 from service.inference.fold_check import FoldChecker
@@ -33,7 +34,9 @@ class Service:
     detector: Detector
     pool: WorkerPool
     latency: LatencyStation
+    bulk: BulkTurns
     uploads: UploadBudget
+    batch_uploads: UploadBudget
     startup_check: StartupCheck
     fold_checker: FoldChecker
     drift: DriftWatch

@@ -152,7 +152,8 @@ def _run(
         max_det=model.head.max_det,
     )
     with progress.step(f"Boxes of {model.version}{' unfolded' if subject.unfolded else ''}") as advance:
-        found = find_boxes(Detector(subject.bundle, engine, settings.max_pixels), subject.bundle, data, advance)
+        detector = Detector(subject.bundle, engine, settings.max_pixels, reduced=settings.reduced_decode)
+        found = find_boxes(detector, subject.bundle, data, advance)
     with progress.step("Figures"):
         judged = judge_boxes(data, found, model.head.max_det)
         return judged, make_figures(network, judged, data, model.classes, request.confidence)

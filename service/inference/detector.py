@@ -15,6 +15,7 @@ from service.inference.draw import draw_detections, encode_picture
 from service.inference.engine import InferenceEngine
 from service.inference.headers import ImageHeader
 from service.inference.images import decode_pixels, decoding_bytes, inspect_image
+from service.inference.reduced_decode import NOT_REDUCED, choose_reduction
 from service.preprocessing.letterbox import Letterbox, letterbox, plan_letterbox
 
 
@@ -85,6 +86,7 @@ class Detector:
         engine: InferenceEngine,
         max_pixels: int,
         decode_bytes: int = DECODE_BUDGET_BYTES,
+        reduced: bool = False,
         observe: Callable[[Letterbox, NDArray[np.uint8]], None] | None = None,
     ) -> None:
         """Serve ``bundle`` with ``engine``.
@@ -92,10 +94,11 @@ class Detector:
         Args:
             max_pixels: pictures of more pixels are refused.
             decode_bytes: memory of all pictures being decoded at once; one that needs more by itself is decoded alone.
+            reduced: decode large JPEGs smaller (``choose_reduction``); what is answered stays in pixels of the picture.
             observe: shown each letterboxed picture (S, S, 3) that was looked at; it must return at once.
         """
         self._model = bundle.manifest.model
-        self._engine, self._max_pixels = engine, max_pixels
+        self._engine, self._max_pixels, self._reduced = engine, max_pixels, reduced
         self._budget, self._observe = DecodeBudget(decode_bytes), observe
 
     def detect(self, data: bytes, selection: Selection) -> DetectionResult:
@@ -120,26 +123,39 @@ class Detector:
         """Draw what ``detect`` finds into the picture and encode it. Raises the same errors."""
         asked = time.perf_counter()
         header = inspect_image(data, max_pixels=self._max_pixels)
+        if self._reduction(header) != NOT_REDUCED:
+            # The network must see what it sees without drawing, or the boxes drawn would not be those answered.
+            result = self._find(self._fit_file(data), selection)
+            with self._budget.hold(decoding_bytes(header)):
+                return self._draw(decode_pixels(data, header), result, picture_format)
         with self._budget.hold(decoding_bytes(header)) as waited_s:
-            image, fitted = self._fit(data, header, asked, waited_s)
-            result = self._find(fitted, selection)
-            draw_detections(image, result.detections, self._model.classes)
-            return AnnotatedPicture(encode_picture(image, picture_format), result)
+            image, fitted = self._fit(data, header, NOT_REDUCED, asked, waited_s)
+            return self._draw(image, self._find(fitted, selection), picture_format)
+
+    def _draw(
+        self, image: NDArray[np.uint8], result: DetectionResult, picture_format: Literal["jpeg", "png"]
+    ) -> AnnotatedPicture:
+        draw_detections(image, result.detections, self._model.classes)
+        return AnnotatedPicture(encode_picture(image, picture_format), result)
+
+    def _reduction(self, header: ImageHeader) -> int:
+        return choose_reduction(header, self._model.input.height) if self._reduced else NOT_REDUCED
 
     def _fit_file(self, data: bytes) -> _Fitted:
         asked = time.perf_counter()
         header = inspect_image(data, max_pixels=self._max_pixels)
-        with self._budget.hold(decoding_bytes(header)) as waited_s:
+        reduction = self._reduction(header)
+        with self._budget.hold(decoding_bytes(header, reduction)) as waited_s:
             # Once it lies in the square, the picture itself is not needed any more.
-            return self._fit(data, header, asked, waited_s)[1]
+            return self._fit(data, header, reduction, asked, waited_s)[1]
 
     def _fit(
-        self, data: bytes, header: ImageHeader, asked: float, waited_s: float
+        self, data: bytes, header: ImageHeader, reduction: int, asked: float, waited_s: float
     ) -> tuple[NDArray[np.uint8], _Fitted]:
-        image = decode_pixels(data, header)
+        image = decode_pixels(data, header, reduction)
         decoded = time.perf_counter()
         height, width = image.shape[:2]
-        plan = plan_letterbox(width, height, self._model.input.height)
+        plan = plan_letterbox(width * reduction, height * reduction, self._model.input.height)
         return image, _Fitted(plan, letterbox(image, plan), decoded, decoded - asked - waited_s, waited_s)
 
     def _find(self, fitted: _Fitted, selection: Selection) -> DetectionResult:

@@ -11,6 +11,16 @@ from service.inference.headers import ImageHeader, read_header
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
+#: How OpenCV asks libjpeg for a picture whose sides are divided.
+_REDUCED_FLAGS = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+#: Bytes of the coefficients of one pixel, three of 16 bits: a progressive JPEG's are collected before any is decoded.
+_COEFFICIENT_BYTES = 6
+
 #: Pixels made opaque at once: their 16-bit intermediates take under a megabyte each, however large the picture is.
 _BAND_PIXELS = 1 << 16
 
@@ -46,38 +56,46 @@ def inspect_image(data: bytes, *, max_pixels: int) -> ImageHeader:
     return header
 
 
-def decode_pixels(data: bytes, header: ImageHeader) -> NDArray[np.uint8]:
+def decode_pixels(data: bytes, header: ImageHeader, reduction: int = 1) -> NDArray[np.uint8]:
     """The second half of ``decode_image``.
 
     Args:
         header: what ``inspect_image`` found in the same bytes.
+        reduction: what ``choose_reduction`` found: both sides are divided by it.
 
     Raises:
         BrokenImage: damaged.
     """
     # Nested, so that no name keeps the pixels as stored while the upright copy is made.
-    return np.ascontiguousarray(_turn_upright(_lay_on_white(_decode_stored(data, header), header), header.orientation))
+    return np.ascontiguousarray(
+        _turn_upright(_lay_on_white(_decode_stored(data, header, reduction), header), header.orientation)
+    )
 
 
-def decoding_bytes(header: ImageHeader) -> int:
-    """Most memory that decoding a picture takes at once, with what is returned.
+def decoding_bytes(header: ImageHeader, reduction: int = 1) -> int:
+    """Most memory that decoding a picture takes at once, with what is returned, both sides divided by ``reduction``.
 
     OpenCV decodes into an array of its own and copies it for Python, so the pixels as stored exist twice. That is no
     less than these once and the answer, or the answer twice while it is turned. Multipass decoders measured at most
     four times the pixels as stored.
     """
+    pixels = header.width * header.height
+    if reduction > 1:
+        collected = pixels * _COEFFICIENT_BYTES if header.is_multipass else 0
+        return collected + pixels // reduction**2 * 3 * 2
     stored = (8 if header.is_deep else 4) if header.has_alpha else 3
-    return header.width * header.height * stored * (4 if header.is_multipass else 2)
+    return pixels * stored * (4 if header.is_multipass else 2)
 
 
-def _decode_stored(data: bytes, header: ImageHeader) -> NDArray[np.uint8 | np.uint16]:
+def _decode_stored(data: bytes, header: ImageHeader, reduction: int) -> NDArray[np.uint8 | np.uint16]:
     """Pixels as stored: (H, W, 3) uint8 without alpha, else whatever layout the file has."""
-    flags = cv2.IMREAD_UNCHANGED if header.has_alpha else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    coloured = _REDUCED_FLAGS[reduction] | cv2.IMREAD_IGNORE_ORIENTATION
+    flags = cv2.IMREAD_UNCHANGED if header.has_alpha else coloured
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise _damaged(header) from error
-    if image is None or image.shape[:2] != (header.height, header.width):
+    if image is None or image.shape[:2] != (header.height // reduction, header.width // reduction):
         raise _damaged(header)
     return image  # type: ignore[return-value]
 

@@ -32,6 +32,7 @@ class _Job:
     work: Callable[[], Any]
     deadline: float
     submitted: float
+    is_bulk: bool
     future: Future[Finished[Any]] = field(default_factory=Future)
 
 
@@ -100,7 +101,11 @@ class WorkerPool:
         with self._changed:
             self._require_room()
 
-    async def submit(self, work: Callable[[], T], deadline: float) -> Finished[T]:
+    def retry_after_s(self, jobs: int) -> int:
+        """Whole seconds in which so many jobs should be worked off, by how long the last ones took."""
+        return min(max(1, math.ceil(jobs * self._mean_s / self.workers)), _MAX_RETRY_AFTER_S)
+
+    async def submit(self, work: Callable[[], T], deadline: float, *, bulk: bool = False) -> Finished[T]:
         """Run ``work`` on a worker thread and wait for it.
 
         If the caller is cancelled or the deadline passes while the job waits, it is dropped without being
@@ -108,14 +113,16 @@ class WorkerPool:
 
         Args:
             deadline: latest moment to wait for, on ``time.monotonic``'s clock, seconds.
+            bulk: the caller holds one of ``BulkTurns``, whose number is bounded: the job waits in the same queue, but
+                on a place of its own, which no full queue takes from it and which it takes from nobody.
 
         Raises:
             Overloaded: the queue is full; carries when to try again.
             DeadlineExceeded: no result by the deadline.
         """
-        job = _Job(work, deadline, time.monotonic())
+        job = _Job(work, deadline, time.monotonic(), bulk)
         with self._changed:
-            self._require_room()
+            self._require_open() if bulk else self._require_room()
             self._waiting.append(job)
             self._changed.notify()
         try:
@@ -142,20 +149,20 @@ class WorkerPool:
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
 
-    def _require_room(self) -> None:
+    def _require_open(self) -> None:
         if self._closed:
             raise Overloaded("The service is shutting down.")
-        idle = self.workers - len(self._running)
-        if len(self._waiting) >= self._queue_size + idle:
-            raise Overloaded(
-                f"All {self.workers} workers are busy and {len(self._waiting)} requests wait already.",
-                self._retry_after_s(),
-            )
 
-    def _retry_after_s(self) -> int:
-        """Whole seconds in which the present queue should be worked off."""
-        backlog = (len(self._waiting) + len(self._running)) * self._mean_s / self.workers
-        return min(max(1, math.ceil(backlog)), _MAX_RETRY_AFTER_S)
+    def _require_room(self) -> None:
+        self._require_open()
+        bulk = sum(job.is_bulk for job in self._waiting)
+        waiting = len(self._waiting) - bulk
+        idle = self.workers - len(self._running)
+        if waiting >= self._queue_size + max(0, idle - bulk):
+            raise Overloaded(
+                f"All {self.workers} workers are busy and {waiting} requests wait already.",
+                self.retry_after_s(len(self._waiting) + len(self._running)),
+            )
 
     def _forget(self, job: _Job) -> None:
         with self._changed:

@@ -220,7 +220,7 @@ def _find_boxes(
     """Every box that leaves the graph, through the path that serves it, in the pictures to compare on."""
     model, compared = bundle.manifest.model, pictures.held_back or pictures.fitted
     with progress.step(f"Boxes of {model.version}") as advance:
-        detector = Detector(bundle, engine, settings.max_pixels)
+        detector = Detector(bundle, engine, settings.max_pixels, reduced=settings.reduced_decode)
         everything = Selection(model.head.min_confidence, model.head.max_det)
         found = []
         for number, picture in enumerate(compared, 1):

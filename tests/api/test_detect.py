@@ -83,6 +83,18 @@ def test_the_answer_is_what_the_detector_finds(server: Serving, bundle: Bundle, 
         )
 
 
+def test_reduced_decoding_is_chosen_by_its_setting(server: Serving, bundle: Bundle, samples: list[Path]) -> None:
+    (data,) = (path.read_bytes() for path in samples if path.name == "parcel.jpg")  # twice as wide as the input
+    reduced = Detector(bundle, OnnxRuntimeEngine(bundle.deployed_graph, "cpu", 2), LIMIT_PIXELS, reduced=True)
+    expected = reduced.detect(data, Selection(bundle.manifest.model.default_confidence, 300)).detections
+    with serving(bundle, reduced_decode=True, workers=1, threads=2) as other:
+        answer = post(other, data).json()
+    given = [list(found["box"].values()) for found in answer["detections"]]
+    np.testing.assert_allclose(given, expected.xyxy, atol=1e-3)
+    assert answer["image"] == {"width": 1280, "height": 960}
+    assert answer["detections"] != post(server, data).json()["detections"]
+
+
 def test_every_way_to_send_gives_the_same_answer(server: Serving) -> None:
     ways = [
         post(server),
@@ -201,7 +213,7 @@ def test_an_unknown_class_names_the_valid_ones(server: Serving, bundle: Bundle) 
 
 
 @pytest.mark.parametrize(
-    "content_type", [None, "", "text/plain", "application/json", "application/x-www-form-urlencoded"]
+    "content_type", [None, "", "image", "text/plain", "application/json", "application/x-www-form-urlencoded"]
 )
 def test_media_types(server: Serving, content_type: str | None) -> None:
     response = post(server, headers={} if content_type is None else {"content-type": content_type})

@@ -266,6 +266,7 @@ def test_every_element_the_script_looks_up_is_on_the_page() -> None:
 
 METHODS = {
     "/detect": {"post"},
+    "/detect/batch": {"post"},
     "/model/fold/check": {"post"},
     "/model/drift/image": {"post"},
     "/model/lint": {"post"},
@@ -277,6 +278,7 @@ def test_openapi_is_complete(server: Serving) -> None:
     document = get_json(server, "/openapi.json")
     assert set(document["paths"]) == {
         "/detect",
+        "/detect/batch",
         "/model",
         "/model/layers",
         "/model/bn-stats",
