@@ -5,8 +5,9 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -32,7 +33,19 @@ class _Job:
     work: Callable[[], Any]
     deadline: float
     submitted: float
+    place: "Place | None" = None
     future: Future[Finished[Any]] = field(default_factory=Future)
+
+
+class Place:
+    """One place in the pool, kept for jobs that follow one after the other; see :meth:`WorkerPool.keep_place`."""
+
+    def __init__(self, pool: "WorkerPool") -> None:
+        self._pool = pool
+
+    async def submit(self, work: Callable[[], T], deadline: float) -> Finished[T]:
+        """The same as :meth:`WorkerPool.submit`, at the end of the queue, but never refused because it is full."""
+        return await self._pool._run(_Job(work, deadline, time.monotonic(), self))
 
 
 class WorkerPool:
@@ -53,6 +66,7 @@ class WorkerPool:
         self._changed = threading.Condition()
         self._waiting: deque[_Job] = deque()
         self._running: set[_Job] = set()
+        self._places: set[Place] = set()
         self._mean_s = 0.0
         self._begun = 0
         self._closed = False
@@ -113,13 +127,36 @@ class WorkerPool:
             Overloaded: the queue is full; carries when to try again.
             DeadlineExceeded: no result by the deadline.
         """
-        job = _Job(work, deadline, time.monotonic())
+        return await self._run(_Job(work, deadline, time.monotonic()))
+
+    @contextmanager
+    def keep_place(self) -> Iterator[Place]:
+        """A place for a request of several jobs, so that it is refused before the first of them or not at all.
+
+        It counts as one job until the block ends, also between two of its jobs. Only one of them may be submitted
+        at a time.
+
+        Raises:
+            Overloaded: the queue is full; carries when to try again.
+        """
+        place = Place(self)
         with self._changed:
             self._require_room()
+            self._places.add(place)
+        try:
+            yield place
+        finally:
+            with self._changed:
+                self._places.discard(place)
+
+    async def _run(self, job: _Job) -> Finished[Any]:
+        with self._changed:
+            if self._closed or job.place not in self._places:
+                self._require_room()
             self._waiting.append(job)
             self._changed.notify()
         try:
-            async with asyncio.timeout(deadline - time.monotonic()) as limit:
+            async with asyncio.timeout(job.deadline - time.monotonic()) as limit:
                 return await asyncio.wrap_future(job.future)
         except TimeoutError as error:
             if not limit.expired():
@@ -145,10 +182,12 @@ class WorkerPool:
     def _require_room(self) -> None:
         if self._closed:
             raise Overloaded("The service is shutting down.")
-        idle = self.workers - len(self._running)
-        if len(self._waiting) >= self._queue_size + idle:
+        # A job whose place was given up, because its caller has gone, counts by itself while it still runs.
+        alone = sum(job.place not in self._places for job in (*self._waiting, *self._running))
+        taken = alone + len(self._places)
+        if taken >= self._queue_size + self.workers:
             raise Overloaded(
-                f"All {self.workers} workers are busy and {len(self._waiting)} requests wait already.",
+                f"All {self.workers} workers are taken and {taken - self.workers} requests wait already.",
                 self._retry_after_s(),
             )
 
