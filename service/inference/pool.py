@@ -182,12 +182,12 @@ class WorkerPool:
     def _require_room(self) -> None:
         if self._closed:
             raise Overloaded("The service is shutting down.")
-        # A job whose place was given up, because its caller has gone, counts by itself while it still runs.
-        alone = sum(job.place not in self._places for job in (*self._waiting, *self._running))
-        taken = alone + len(self._places)
-        if taken >= self._queue_size + self.workers:
+        # A place waits as long as none of its jobs runs.
+        waiting = sum(job.place is None for job in self._waiting) + len(self._places - {j.place for j in self._running})
+        idle = self.workers - len(self._running)
+        if waiting >= self._queue_size + idle:
             raise Overloaded(
-                f"All {self.workers} workers are taken and {taken - self.workers} requests wait already.",
+                f"All {self.workers} workers are busy and {waiting} requests wait already.",
                 self._retry_after_s(),
             )
 
