@@ -13,7 +13,7 @@ from service.drift.features import Samples
 from service.drift.layers import WatchedLayers
 from service.inference.decode_budget import DecodeBudget
 from service.inference.probe import Probe, Reading
-from service.lint.faults import HALF_STEP, RIGHT_SCALE, Scaling
+from service.lint.faults import EXTREMES_BYTES, HALF_STEP, RIGHT_SCALE, Scaling
 from service.lint.padding import crop_padding, find_padding
 from service.lint.report import (
     MISPLACED_CHANNELS,
@@ -66,7 +66,7 @@ class Linter:
         Raises:
             BrokenTensor: a value is infinite or not a number.
         """
-        with self._budget.hold(_TAKING_BYTES * given.sent[0].size):
+        with self._budget.hold(_TAKING_BYTES * given.sent[0].size + EXTREMES_BYTES * len(given)):
             return possible_scalings(given)
 
     def look_at_tensor(self, given: GivenTensors, index: int, possible: tuple[Scaling, ...]) -> Look:

@@ -55,7 +55,7 @@ def find_extremes(pictures: Iterable[Tensor]) -> Extremes:
     for picture in pictures:
         lows.append(picture.min((1, 2), keepdims=True))
         highs.append(picture.max((1, 2), keepdims=True))
-        step = max(1, math.isqrt(picture.size // _PERCENTILE_VALUES))
+        step = math.ceil(math.sqrt(picture.size / _PERCENTILE_VALUES))
         few.append(picture[:, ::step, ::step].reshape(3, -1))  # a copy, so that the picture itself may go
     ends = np.percentile(np.concatenate(few, axis=1), (2, 98), axis=1).astype(np.float32)
     most_low, most_high = ends[..., None, None]
@@ -104,8 +104,10 @@ def _factor(value: float) -> Tensor:
 
 #: Nearly all values may lie this far past the ends, and single ones, after cubic or Lanczos interpolation, that far.
 SLACK, OVERSHOOT = 0.02, 0.35
-#: Of each picture.
+#: Of each picture, at most about.
 _PERCENTILE_VALUES = 30_000
+#: What finding the extremes keeps of each picture, and the copies that percentiles take.
+EXTREMES_BYTES = 16 * _PERCENTILE_VALUES
 RIGHT_SCALE = Scaling("none", "values from 0 to 1", "", _factor(1), _factor(0), hides=True)
 SCALINGS = (
     RIGHT_SCALE,

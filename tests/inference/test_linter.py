@@ -13,6 +13,7 @@ from service.drift.layers import WatchedLayers, watch_layers
 from service.inference.decode_budget import DecodeBudget
 from service.inference.linter import Linter
 from service.inference.probe import Probe
+from service.lint.faults import EXTREMES_BYTES
 from service.lint.tensors import GivenTensors, read_tensors
 from service.preprocessing.letterbox import plan_letterbox
 from tests.api.serving import wait_until
@@ -38,8 +39,8 @@ def watched(bundle: Bundle) -> WatchedLayers:
 
 
 def test_tensors_are_converted_one_by_one(probe: Probe, watched: WatchedLayers) -> None:
-    """What numpy allocates for 32 pictures of bytes is a few times one of them in float32, not 32 times."""
-    linter, given = Linter(probe, watched, SIDE, DecodeBudget(10**9)), given_tensors(32)
+    """What numpy allocates for 16 pictures of bytes is a few times one of them in float32, not 16 times."""
+    linter, given = Linter(probe, watched, SIDE, DecodeBudget(10**9)), given_tensors(16, 2 * SIDE)
     one = 4 * given.sent[0].size
     tracemalloc.start()
     try:
@@ -51,8 +52,7 @@ def test_tensors_are_converted_one_by_one(probe: Probe, watched: WatchedLayers) 
     finally:
         tracemalloc.stop()
     assert [scaling.name for scaling in possible] == ["none"] and len(looks) == 4
-    # While scanning, up to 2 * 30 000 values of each picture are kept and sorted.
-    assert scanning < 2 * one + 3 * 4 * 32 * 60_000
+    assert scanning < 1.25 * one + 16 * EXTREMES_BYTES < 5 * one
     assert looking < 5 * one
 
 
