@@ -43,10 +43,7 @@ def measure(bundle_path: Path, folder: Path) -> tuple[dict[str, Samples], NDArra
             found.append(probe.measure(content_tensor(letterbox(spoilt, plan), plan)))
         print(f"\r{number}/{len(paths)}", end="", flush=True)
     print()
-    samples = {
-        name: Samples(*(np.stack([getattr(r, part) for r in found]) for part in ("means", "variances", "figures")))
-        for name, found in readings.items()
-    }
+    samples = {name: Samples.of(found) for name, found in readings.items()}
     return samples, watch_layers(bundle).channels
 
 

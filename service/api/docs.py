@@ -6,6 +6,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import FileResponse
 
+from service.api.examples import add_examples
 from service.api.page import WEB
 from service.api.problems import Problem
 
@@ -35,6 +36,7 @@ def install_openapi(app: FastAPI) -> None:
             # FastAPI adds these for its own 422 answers, which are not used here.
             for unused in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(unused, None)
+            add_examples(document)
             app.openapi_schema = document
         return app.openapi_schema
 

@@ -159,15 +159,13 @@ def _image_answer(service: Service, plan: Letterbox, reading: Reading, most: int
     drift = service.drift
     observed = Normal(reading.means, reading.variances)
     calibration = drift.monitor.calibration
-    samples = Samples(reading.means[None], reading.variances[None], reading.figures[None])
-    training = _scores(compare_with_training(drift.watched, observed))
-    assert training is not None
+    samples = Samples.of([reading])
     layers = compare_layers(drift.watched, observed, None if calibration is None else calibration.law)
     return ImageDrift(
         model=_model_ref(service),
         image=ImageSize(width=plan.source_wh[0], height=plan.source_wh[1]),
         score=None if calibration is None else calibration.baseline.score(samples.features(drift.watched.channels)),
-        training=training,
+        training=_scores(compare_with_training(drift.watched, observed)),
         layers=[_layer(layer) for layer in sorted(layers, key=_divergence, reverse=True)],
         channels=_channels(service, observed, most),
         figures=dict(zip(FIGURES, reading.figures.tolist(), strict=True)),

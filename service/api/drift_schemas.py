@@ -81,7 +81,9 @@ class DriftAnswer(BaseModel):
         examples=[["The pictures are darker than the calibration pictures: mean luminance 0.17 against 0.43."]],
     )
     failure: str | None = Field(description="Why the last 256 pictures gave no calibration, if they did not.")
-    training: DriftScores | None = Field(description="All probed layers of the last full window; null before it.")
+    training: DriftScores | None = Field(
+        description="All probed layers of the last full window; null before it, and where no BatchNorm tells the law."
+    )
     against_baseline: DriftScores | None = Field(description="The same against the calibration pictures.")
     layers: list[LayerDrift] = Field(description="Of the last full window, in execution order.")
     windows: list[DriftWindow] = Field(description="The last 256 at most, oldest first.")
@@ -111,9 +113,13 @@ class ImageDrift(BaseModel):
         description="Whitened distance from the calibration pictures as for a window, of this picture alone; null "
         "without a calibration. The threshold of windows does not hold for it: single pictures scatter more."
     )
-    training: DriftScores = Field(description="All probed layers together.")
+    training: DriftScores | None = Field(
+        description="All probed layers together; null where no BatchNorm tells the law."
+    )
     layers: list[LayerDrift] = Field(description="Furthest from training first, by symmetric_kl.")
-    channels: list[ChannelDrift] = Field(description="Furthest from training first, by symmetric_kl.")
+    channels: list[ChannelDrift] = Field(
+        description="Furthest from training first, by symmetric_kl; only of layers whose law a BatchNorm tells."
+    )
     figures: dict[str, float] = Field(
         description="Of the picture itself: mean, variance and the Laplacian's mean square and magnitude of luminance "
         "and the two colour differences, values from 0 to 1."

@@ -6,13 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.store import Bundle
-from service.drift.calibration import load_calibration
 from service.drift.layers import WatchedLayers, watch_layers
 from service.drift.monitor import DriftMonitor
+from service.inference.calibration_file import load_calibration
 from service.inference.probe import Probe
 from service.inference.sampling import CpuBudget, PictureSampler
 from service.lint.report import FaultWords
-from service.lint.signature_file import load_signatures
 from service.lint.signatures import Signatures
 from service.preprocessing.letterbox import Letterbox, content_tensor
 
@@ -42,11 +41,14 @@ def start_drift_watch(bundle: Bundle, cpu_share: float, cores: int) -> DriftWatc
 
     Raises:
         EngineError: the probe cannot be loaded.
-        CalibrationUnusable: the calibration or the learnt faults beside the bundle is damaged or another bundle's.
+        CalibrationUnusable: what was learnt beside the bundle is damaged or another bundle's.
     """
     probe, watched = Probe(bundle.probe_graph), watch_layers(bundle)
-    signatures = load_signatures(bundle)
-    monitor = DriftMonitor(watched, load_calibration(bundle), FaultWords(signatures) if signatures else None)
+    learnt = load_calibration(bundle)
+    if learnt is None:
+        signatures, monitor = None, DriftMonitor(watched, None)
+    else:
+        signatures, monitor = learnt.faults, DriftMonitor(watched, learnt.drift, FaultWords(learnt.faults))
 
     def look(plan: Letterbox, square: NDArray[np.uint8], when: float) -> None:
         monitor.add(probe.measure(content_tensor(square, plan)), when)

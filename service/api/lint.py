@@ -16,8 +16,8 @@ from service.api.query import KnownQuery
 from service.api.schemas import ModelRef
 from service.api.state import Service, ServiceDep
 from service.inference.linter import Linter
+from service.inference.pool import Place
 from service.lint.report import Finding, LintReport
-from service.lint.scale import possible_scalings
 from service.lint.signatures import Signatures
 from service.lint.tensors import MAGIC, read_tensors
 
@@ -52,30 +52,30 @@ async def lint(request: Request, service: ServiceDep) -> Response:
         with service.uploads.open() as share:
             limit = service.settings.max_upload_bytes
             data = await read_image_file(request, share, max_bytes=limit, deadline=deadline)
-            return json_answer(await until_client_leaves(request, _look(service, data, deadline)))
+            with service.pool.keep_place() as place:
+                return json_answer(await until_client_leaves(request, _look(service, place, data, deadline)))
     except ClientDisconnect:
         return Response(status_code=CLIENT_LEFT)
 
 
-async def _look(service: Service, data: bytes, deadline: float) -> LintAnswer:
+async def _look(service: Service, place: Place, data: bytes, deadline: float) -> LintAnswer:
     drift = service.drift
-    linter = Linter(drift.probe, drift.watched, service.bundle.manifest.model.input.height)
+    size = service.bundle.manifest.model.input.height
+    linter = Linter(drift.probe, drift.watched, size, service.detector.budget)
     signatures = drift.signatures
     if not data.startswith(MAGIC):
-        plan, square = (await service.pool.submit(lambda: service.detector.fit(data), deadline)).value
-        look = (await service.pool.submit(lambda: linter.look_at_picture(square, plan), deadline)).value
+        plan, square = (await place.submit(lambda: service.detector.fit(data), deadline)).value
+        look = (await place.submit(lambda: linter.look_at_picture(square, plan), deadline)).value
         width, height = plan.source_wh
         shown = LintInput(kind="picture", pictures=1, shape=[height, width, 3], dtype="uint8", contract="image")
         return _answer(service, shown, linter.conclude_picture(look, signatures), signatures)
-    given = (await service.pool.submit(lambda: read_tensors(data), deadline)).value
-    possible = (await service.pool.submit(partial(possible_scalings, given.values), deadline)).value
+    given = (await place.submit(lambda: read_tensors(data), deadline)).value
+    possible = (await place.submit(partial(linter.possible_scalings, given), deadline)).value
     looks = []
-    for index in range(len(given.values)):
+    for index in range(len(given)):
         # Each a job of its own, so that no live request waits for more than one of them.
-        looks.append(
-            (await service.pool.submit(partial(linter.look_at_tensor, given, index, possible), deadline)).value
-        )
-    concluding = service.pool.submit(partial(linter.conclude_tensors, given, looks, possible, signatures), deadline)
+        looks.append((await place.submit(partial(linter.look_at_tensor, given, index, possible), deadline)).value)
+    concluding = place.submit(partial(linter.conclude_tensors, given, looks, possible, signatures), deadline)
     report, about_shape = (await concluding).value
     shown = LintInput(
         kind="tensor", pictures=len(looks), shape=list(given.shape), dtype=given.dtype, contract=given.contract
@@ -102,6 +102,7 @@ def _answer(
         ),
         calibrated=signatures is not None,
         probabilities=None if report.probabilities is None else dict(report.probabilities),
+        effective_pictures=report.effective_pictures,
         confusion=_confusion(signatures, report.confusion_group),
     )
 

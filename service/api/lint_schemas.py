@@ -41,14 +41,14 @@ class ScaleAnswer(BaseModel):
     certain: bool
     distances: dict[str, float] = Field(
         description="By possible range: how far, once undone, the first layers are from their training law, in nats "
-        "per channel."
+        "per channel. Empty where no probed layer had a BatchNorm, so that no law is known."
     )
 
 
 class ConfusionAnswer(BaseModel):
     """How often each fault was told rightly on calibration pictures that were left out of the fit."""
 
-    pictures: int = Field(description="Pictures per answer; as many as were sent, or the next fewer measured.")
+    pictures: int = Field(description="Pictures per answer: about effective_pictures, or the next fewer measured.")
     faults: list[str] = Field(description="Of the rows, and of the columns but the last, which is undecided.")
     shares: list[list[float]] = Field(description="True fault in rows, answer in columns.")
 
@@ -64,5 +64,9 @@ class LintAnswer(BaseModel):
         description="Whether `python -m service calibrate` has taught the linter. Without it, colours, geometry and "
         "sharpness are not judged."
     )
-    probabilities: dict[str, float] | None
+    probabilities: dict[str, float] | None = Field(description="Of each fault, by code; null without calibration.")
+    effective_pictures: float | None = Field(
+        description="How many pictures of different scenes would tell as much: frames of a camera that stands still "
+        "count as little more than one. The probabilities take it into account."
+    )
     confusion: ConfusionAnswer | None

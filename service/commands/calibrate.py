@@ -28,11 +28,10 @@ def calibrate(
     from datetime import UTC, datetime
 
     from service.drift.calibration import calibrate as learn
-    from service.drift.calibration import save_calibration
     from service.drift.layers import watch_layers
+    from service.inference.calibration_file import Learnt, save_calibration
     from service.inference.calibration_pictures import measure_folder
     from service.inference.fault_pictures import learn_faults
-    from service.lint.signature_file import save_signatures
     from service.lint.signatures import describe_signatures
 
     progress = StepProgress()
@@ -43,10 +42,10 @@ def calibrate(
         found = learn(samples, watch_layers(bundle).channels, rate, now)
     with progress.step("Faults") as advance:
         signatures = learn_faults(bundle, data, settings.max_pixels, advance)
-    path, baseline = save_calibration(found, bundle), found.baseline
+    path, baseline = save_calibration(Learnt(found, signatures), bundle), found.baseline
     print(*describe_signatures(signatures), sep="\n")
     print(
         f"{baseline.pictures} pictures; the alarm is raised above a score of {baseline.threshold:.3f}, set for "
         f"{baseline.rate:.2%} false alarms and exceeded by {baseline.measured_rate:.2%} of the windows left out"
     )
-    print(path, save_signatures(signatures, bundle), sep="\n")
+    print(path)

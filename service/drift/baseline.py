@@ -67,19 +67,6 @@ class Baseline:
         standardised = (self._checked(features) - self.center) / self.scale
         return _window_score(standardised @ self.whitening, self.pictures)
 
-    def shift(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
-        """How far each feature's mean over the window lies above the centre, in standard errors; (F,), with its sign.
-
-        The standard error covers the window's W pictures and the centre's N: sqrt(1 / W + 1 / N) times the scale.
-
-        Raises:
-            ValueError: see :meth:`score`.
-        """
-        window = self._checked(features)
-        error = math.sqrt(1 / len(window) + 1 / self.pictures)
-        shift: NDArray[np.float64] = (window.mean(axis=0) - self.center) / self.scale / error
-        return shift
-
     def _checked(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         features = np.asarray(features, np.float64)
         if features.ndim != 2 or features.shape[1] != len(self.center) or not 1 <= len(features) <= WINDOW:

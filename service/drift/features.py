@@ -1,6 +1,8 @@
 """One row of numbers per picture: what of it is compared with the calibration pictures."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,19 @@ FIGURE_FLOOR = 1e-7
 """The same for the figures of a picture itself, whose values lie between 0 and 1."""
 
 
+class Measured(Protocol):
+    """One picture's reading, float64: ``means`` and ``variances`` (C,), ``figures`` (12,)."""
+
+    @property
+    def means(self) -> NDArray[np.float64]: ...
+
+    @property
+    def variances(self) -> NDArray[np.float64]: ...
+
+    @property
+    def figures(self) -> NDArray[np.float64]: ...
+
+
 @dataclass(frozen=True)
 class Samples:
     """What the probe said about N pictures: ``means`` and ``variances`` (N, C), ``figures`` (N, 12), all float64."""
@@ -21,6 +36,15 @@ class Samples:
     means: NDArray[np.float64]
     variances: NDArray[np.float64]
     figures: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, readings: Sequence[Measured]) -> "Samples":
+        """The readings of at least one picture, one a row."""
+        return cls(
+            np.stack([reading.means for reading in readings]),
+            np.stack([reading.variances for reading in readings]),
+            np.stack([reading.figures for reading in readings]),
+        )
 
     def __len__(self) -> int:
         return len(self.means)

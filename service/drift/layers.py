@@ -1,5 +1,6 @@
 """The probed layers of a bundle, with the law each had in training."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,16 +37,23 @@ class WatchedLayers:
     layers: tuple[WatchedLayer, ...]
     channels: NDArray[np.intp]
 
-    @property
-    def law(self) -> Normal:
-        """The training law of all layers that have one, one after the other."""
-        laws = [layer.law for layer in self.layers if layer.law is not None]
-        return Normal(np.concatenate([law.mean for law in laws]), np.concatenate([law.variance for law in laws]))
+    def beside_law(self, observed: Normal) -> tuple[Normal, Normal] | None:
+        """The layers that have a training law, one after the other: what was observed of them, and that law.
 
-    def lawful(self, law: Normal) -> Normal:
-        """The same channels as ``law`` has, of a law of all probed channels."""
-        parts = [layer.part(law) for layer in self.layers if layer.law is not None]
-        return Normal(np.concatenate([part.mean for part in parts]), np.concatenate([part.variance for part in parts]))
+        None where no layer has one: its convolution came without a BatchNorm, so nothing tells what it gave.
+
+        Args:
+            observed: of all probed channels.
+        """
+        lawful = [(layer.part(observed), layer.law) for layer in self.layers if layer.law is not None]
+        if not lawful:
+            return None
+        parts, laws = zip(*lawful, strict=True)
+        return _joined(parts), _joined(laws)
+
+
+def _joined(laws: Sequence[Normal]) -> Normal:
+    return Normal(np.concatenate([law.mean for law in laws]), np.concatenate([law.variance for law in laws]))
 
 
 def watch_layers(bundle: Bundle) -> WatchedLayers:

@@ -4,7 +4,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from service.drift.baseline import WINDOW
 from service.drift.calibration import DEFAULT_RATE, Calibration, calibrate
 from service.drift.distances import LayerDistances, Normal, channel_distances, layer_distances, pool
-from service.drift.features import Samples
+from service.drift.features import Measured, Samples
 from service.drift.layers import WatchedLayer, WatchedLayers
 from service.drift.onset import Onset
 from service.drift.words import describe_pictures
@@ -30,19 +30,6 @@ class NamesFaults(Protocol):
     """Says in words what the features (W, F) of a window's pictures show to be wrong with how they were made."""
 
     def __call__(self, features: NDArray[np.float64]) -> list[str]: ...
-
-
-class Measured(Protocol):
-    """One picture's reading, float64: ``means`` and ``variances`` (C,), ``figures`` (12,)."""
-
-    @property
-    def means(self) -> NDArray[np.float64]: ...
-
-    @property
-    def variances(self) -> NDArray[np.float64]: ...
-
-    @property
-    def figures(self) -> NDArray[np.float64]: ...
 
 
 @dataclass(frozen=True)
@@ -77,7 +64,9 @@ class Report:
         calibrated: the calibration in use, None while it is being gathered.
         onset: seconds since 1970 at which the first window of the present drift began.
         windows: the last full windows, oldest first.
-        layers, training, baseline: of the last full window, by layer and over all layers; empty or None before it.
+        layers: of the last full window; empty before it.
+        training, baseline: of the last full window over all layers; None before it. ``training`` is None too where no
+            layer has a training law, ``baseline`` where there is no calibration.
         problems: what is wrong, in words; empty unless there is a drift.
         gathered: pictures kept for the calibration so far.
         failure: why the last pictures gathered gave no calibration, if they did not.
@@ -95,6 +84,15 @@ class Report:
     problems: tuple[str, ...]
     gathered: int
     failure: str | None
+
+
+class _Comparison(NamedTuple):
+    """What the last full window shows: the same until the next one is full or another calibration is in use."""
+
+    layers: tuple[LayerReport, ...]
+    training: LayerDistances | None
+    baseline: LayerDistances | None
+    problems: tuple[str, ...]
 
 
 class DriftMonitor:
@@ -119,16 +117,26 @@ class DriftMonitor:
         self._last: Samples | None = None
         self._onset, self._sampled = Onset(), 0
         self._failure: str | None = None
+        self._version = 0
+        self._compared: tuple[int, _Comparison] | None = None
 
     def add(self, reading: Measured, when: float) -> None:
         """Take in one picture; ``when`` is seconds since 1970."""
         calibration = self._gather(reading, when)
-        with self._lock:
-            self._calibration = calibration
-            self._sampled += 1
         self._window.append((when, reading))
-        if len(self._window) == WINDOW:
-            self._close_window()
+        # Computed before the lock is taken: this thread has the least priority, and readers wait for the lock.
+        closed = self._close_window(calibration) if len(self._window) == WINDOW else None
+        # All at once, so that no report counts the last picture of a window without the window.
+        with self._lock:
+            self._sampled += 1
+            if closed is not None or calibration is not self._calibration:
+                self._version += 1
+            self._calibration = calibration
+            if closed is not None:
+                window, self._last = closed
+                self._windows.append(window)
+                if calibration is not None and window.score is not None:
+                    self._onset.update(window.score, calibration.baseline.threshold, window.begun)
 
     def _gather(self, reading: Measured, when: float) -> Calibration | None:
         """The calibration after this picture. Only the sampling thread gets here, and readers need not wait for it."""
@@ -139,28 +147,21 @@ class DriftMonitor:
             return None
         first, self._first = self._first, []
         try:
-            found = calibrate(_stack(first), self._watched.channels, DEFAULT_RATE, _utc(when))
+            found = calibrate(Samples.of(first), self._watched.channels, DEFAULT_RATE, _utc(when))
         except CalibrationUnusable as error:
             self._failure = f"{error} The next {FIRST_PICTURES} are tried."
             return None
         self._failure = None
         return found
 
-    def _close_window(self) -> None:
+    def _close_window(self, calibration: Calibration | None) -> tuple[WindowScore, Samples]:
         begun, ended = self._window[0][0], self._window[-1][0]
-        samples = _stack([reading for _, reading in self._window])
+        samples = Samples.of([reading for _, reading in self._window])
         self._window = []
-        score, alarm = None, False
-        if self._calibration is not None:
-            baseline = self._calibration.baseline
-            score = baseline.score(samples.features(self._watched.channels))
-            alarm = score > baseline.threshold
-        # Computed before the lock is taken: this thread has the least priority, and readers wait for the lock.
-        with self._lock:
-            if self._calibration is not None and score is not None:
-                self._onset.update(score, self._calibration.baseline.threshold, begun)
-            self._last = samples
-            self._windows.append(WindowScore(begun, ended, score, alarm))
+        if calibration is None:
+            return WindowScore(begun, ended, None, alarm=False), samples
+        score = calibration.baseline.score(samples.features(self._watched.channels))
+        return WindowScore(begun, ended, score, score > calibration.baseline.threshold), samples
 
     @property
     def calibration(self) -> Calibration | None:
@@ -168,19 +169,16 @@ class DriftMonitor:
         return self._calibration
 
     def report(self) -> Report:
-        """Where things stand now."""
+        """Where things stand now. Cheap between two windows: what a window shows is worked out once."""
         with self._lock:
             calibration, last, onset = self._calibration, self._last, self._onset.since
             windows, sampled, failure = tuple(self._windows), self._sampled, self._failure
-        observed = None if last is None else pool(last.means, last.variances)
-        clean = None if calibration is None else calibration.law
-        layers = () if observed is None else compare_layers(self._watched, observed, clean)
+            version, compared = self._version, self._compared
+        if compared is None or compared[0] != version:
+            # Outside the lock, for which the sampling thread waits. Two readers at once do it twice, to the same end.
+            found = self._compare(last, calibration, alarm=bool(windows) and windows[-1].alarm)
+            compared = self._compared = (version, found)
         state: State = "calibrating" if calibration is None else "watching" if onset is None else "drifting"
-        problems: list[str] = []
-        if calibration is not None and last is not None and windows[-1].alarm:
-            problems = _problems(self._watched, last, calibration)
-            if self._faults is not None:
-                problems = self._faults(last.features(self._watched.channels)) + problems
         return Report(
             state=state,
             sampled=sampled,
@@ -188,18 +186,39 @@ class DriftMonitor:
             calibrated=calibration,
             onset=onset,
             windows=windows,
-            layers=layers,
-            training=None if observed is None else compare_with_training(self._watched, observed),
-            baseline=None if observed is None or clean is None else layer_distances(observed, clean),
-            problems=tuple(problems),
+            layers=compared[1].layers,
+            training=compared[1].training,
+            baseline=compared[1].baseline,
+            problems=compared[1].problems,
             gathered=len(self._first),
             failure=failure,
         )
 
+    def _compare(self, last: Samples | None, calibration: Calibration | None, *, alarm: bool) -> _Comparison:
+        if last is None:
+            return _Comparison((), None, None, ())
+        observed = pool(last.means, last.variances)
+        clean = None if calibration is None else calibration.law
+        problems: list[str] = []
+        if calibration is not None and alarm:
+            problems = _problems(self._watched, last, calibration)
+            if self._faults is not None:
+                problems = self._faults(last.features(self._watched.channels)) + problems
+        return _Comparison(
+            compare_layers(self._watched, observed, clean),
+            compare_with_training(self._watched, observed),
+            None if clean is None else layer_distances(observed, clean),
+            tuple(problems),
+        )
 
-def compare_with_training(watched: WatchedLayers, observed: Normal) -> LayerDistances:
-    """All probed layers together against the training law. ``worst_channels`` counts over all of them."""
-    return layer_distances(watched.lawful(observed), watched.law)
+
+def compare_with_training(watched: WatchedLayers, observed: Normal) -> LayerDistances | None:
+    """All probed layers together against the training law, None where none has one.
+
+    ``worst_channels`` counts over all that have one.
+    """
+    compared = watched.beside_law(observed)
+    return None if compared is None else layer_distances(*compared)
 
 
 def compare_layers(watched: WatchedLayers, observed: Normal, clean: Normal | None) -> tuple[LayerReport, ...]:
@@ -231,14 +250,6 @@ def _problems(watched: WatchedLayers, last: Samples, calibration: Calibration) -
         f"{layer.name} moved furthest from the calibration; its channel {channel} most: its mean lies {abs(z):.2g} "
         f"standard deviations {'below' if z < 0 else 'above'}, its variance is {ratio:.2g} times as large.",
     ]
-
-
-def _stack(readings: list[Measured]) -> Samples:
-    return Samples(
-        np.stack([reading.means for reading in readings]),
-        np.stack([reading.variances for reading in readings]),
-        np.stack([reading.figures for reading in readings]),
-    )
 
 
 def _utc(when: float) -> str:

@@ -110,6 +110,11 @@ class Detector:
         """
         return self._find(self._fit_file(data), selection)
 
+    @property
+    def budget(self) -> DecodeBudget:
+        """What is held of the memory for pictures being decoded."""
+        return self._budget
+
     def fit(self, data: bytes) -> tuple[Letterbox, NDArray[np.uint8]]:
         """Decode one image file into the network's square (S, S, 3), without looking for anything in it.
 

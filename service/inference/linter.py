@@ -1,4 +1,7 @@
-"""Looks at pictures or tensors for faults of their preprocessing, one after the other, then draws the conclusion."""
+"""Looks at pictures or tensors for faults of their preprocessing, one after the other, then draws the conclusion.
+
+Looking takes several times the memory of the picture, which is held of the budget that decoding has.
+"""
 
 from collections.abc import Sequence
 
@@ -8,8 +11,9 @@ from numpy.typing import NDArray
 from service.drift.distances import Normal, law_distance
 from service.drift.features import Samples
 from service.drift.layers import WatchedLayers
+from service.inference.decode_budget import DecodeBudget
 from service.inference.probe import Probe, Reading
-from service.lint.faults import RIGHT_SCALE, Scaling
+from service.lint.faults import EXTREMES_BYTES, HALF_STEP, RIGHT_SCALE, Scaling
 from service.lint.padding import crop_padding, find_padding
 from service.lint.report import (
     MISPLACED_CHANNELS,
@@ -21,25 +25,30 @@ from service.lint.report import (
     Look,
     conclude,
 )
-from service.lint.scale import confirms_scaling
+from service.lint.scale import confirms_scaling, possible_scalings
 from service.lint.signatures import Signatures
 from service.lint.tensors import MIN_SIDE, GivenTensors
 from service.preprocessing.letterbox import Letterbox, content_tensor
 
-#: Half a step of eight bits: channels closer than that show no colour.
-_SAME = 0.5 / 255
+#: Most memory taken at once, in bytes per value of a picture: by converting it from what was sent, and by looking at
+#: it, with the scaling undone beside it.
+_TAKING_BYTES, _LOOKING_BYTES = 5, 13
+#: By the probe, in bytes per pixel: three maps of the first layer, which has half of the picture's rows and columns,
+#: for each of its channels; and five maps of three planes. Measured with 16 channels: 88.
+_PROBE_BYTES_PER_CHANNEL, _PROBE_BYTES = 3, 60
 
 
 class Linter:
     """Finds what was done wrong to the input of one network."""
 
-    def __init__(self, probe: Probe, watched: WatchedLayers, size: int) -> None:
+    def __init__(self, probe: Probe, watched: WatchedLayers, size: int, budget: DecodeBudget) -> None:
         """
         Args:
             watched: what ``probe`` measures.
             size: side of the network's input, pixels.
+            budget: memory shared with whatever else holds whole pictures.
         """
-        self._probe, self._watched, self._size = probe, watched, size
+        self._probe, self._watched, self._size, self._budget = probe, watched, size, budget
 
     def look_at_picture(self, square: NDArray[np.uint8], plan: Letterbox) -> Look:
         """One picture that the service decoded and letterboxed itself, (S, S, 3) uint8 BGR.
@@ -47,12 +56,23 @@ class Linter:
         Raises:
             EngineError: the runtime failed.
         """
-        # Not cut to multiples of 32 yet: that would add the service's own padding to thin pictures.
-        return self._look(content_tensor(square, plan, multiple=1), (RIGHT_SCALE,))
+        with self._budget.hold(self._looking_bytes(square.size)):
+            # Not cut to multiples of 32 yet: that would add the service's own padding to thin pictures.
+            return self._look(content_tensor(square, plan, multiple=1), (RIGHT_SCALE,))
+
+    def possible_scalings(self, given: GivenTensors) -> tuple[Scaling, ...]:
+        """The scalings that all of the tensors can have, the right one first.
+
+        Raises:
+            BrokenTensor: a value is infinite or not a number.
+        """
+        with self._budget.hold(_TAKING_BYTES * given.sent[0].size + EXTREMES_BYTES * len(given)):
+            return possible_scalings(given)
 
     def look_at_tensor(self, given: GivenTensors, index: int, possible: tuple[Scaling, ...]) -> Look:
         """One of the tensors that a caller made; ``possible`` are the scalings of all of them. Raises EngineError."""
-        return self._look(given.values[index], possible)
+        with self._budget.hold(self._looking_bytes(given.sent[index].size)):
+            return self._look(given.picture(index), possible)
 
     def conclude_picture(self, look: Look, signatures: Signatures | None) -> LintReport:
         """What one picture shows."""
@@ -74,11 +94,16 @@ class Linter:
         if given.transposed:
             evidence = f"The shape is {given.shape}, the dtype {given.dtype}."
             findings.append(Finding(MISPLACED_CHANNELS, "exact", evidence))
-        height, width = given.values.shape[2:]
+        height, width = given.size_hw
         if (height, width) != (self._size, self._size):
             evidence = f"{height} rows and {width} columns; the network takes {self._size} x {self._size}."
             findings.append(Finding(WRONG_SIZE, "exact", evidence))
         return tuple(findings)
+
+    def _looking_bytes(self, values: int) -> int:
+        first = self._watched.layers[0]
+        per_pixel = _PROBE_BYTES_PER_CHANNEL * (first.stop - first.start) + _PROBE_BYTES
+        return _LOOKING_BYTES * values + per_pixel * min(values // 3, self._size**2)
 
     def _look(self, tensor: NDArray[np.float32], possible: tuple[Scaling, ...]) -> Look:
         distances, features, paddings, confirmed = {}, {}, {}, set()
@@ -89,24 +114,25 @@ class Linter:
             content = crop_padding(right, padding)
             if min(content.shape[1:]) < MIN_SIDE:
                 content = right
-            reading = self._probe.measure(content)
-            distances[scaling.name] = self._distance(reading)
+            reading = self._probe.measure(_middle(content, self._size))
+            compared = self._watched.beside_law(Normal(reading.means, reading.variances))
+            if compared is not None:
+                distances[scaling.name] = law_distance(*compared)
             features[scaling.name] = features_of(reading, self._watched)
             paddings[scaling.name] = padding
             if confirms_scaling(right, padded_as_expected=padding is not None and padding.expected):
                 confirmed.add(scaling.name)
-            grey[scaling.name] = bool(np.ptp(content, axis=0).max() <= _SAME)
+            grey[scaling.name] = bool(np.ptp(content, axis=0).max() <= HALF_STEP)
         return Look(distances, features, paddings, frozenset(confirmed), grey)
 
-    def _distance(self, reading: Reading) -> float:
-        """Nats per channel from the training law; 0 where no layer has one."""
-        if all(layer.law is None for layer in self._watched.layers):
-            return 0.0
-        return law_distance(self._watched.lawful(Normal(reading.means, reading.variances)), self._watched.law)
+
+def _middle(tensor: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """The middle of a tensor (3, H, W), no more of it than the network would get: the probe's memory has a limit."""
+    top, left = (max(0, side - size) // 2 for side in tensor.shape[1:])
+    return tensor[:, top : top + size, left : left + size]
 
 
 def features_of(reading: Reading, watched: WatchedLayers) -> NDArray[np.float64]:
     """One picture's features (F,), as drift scores take them."""
-    one = Samples(reading.means[None], reading.variances[None], reading.figures[None])
-    features: NDArray[np.float64] = one.features(watched.channels)[0]
+    features: NDArray[np.float64] = Samples.of([reading]).features(watched.channels)[0]
     return features

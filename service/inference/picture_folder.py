@@ -63,6 +63,18 @@ def picture_files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
 
 
+def different_files(files: Sequence[Path]) -> list[Path]:
+    """Of files that hold the same bytes only the first, and those that cannot be read."""
+    first: dict[str, Path] = {}
+    for path in files:
+        try:
+            key = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError:
+            key = str(path)  # whoever decodes it says why
+        first.setdefault(key, path)
+    return list(first.values())
+
+
 def read_files(files: Sequence[Path], max_pixels: int) -> Iterator[Decoded | Repeated | Unreadable]:
     """Decode picture files one after the other; there is one answer for each.
 

@@ -5,8 +5,9 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -32,8 +33,20 @@ class _Job:
     work: Callable[[], Any]
     deadline: float
     submitted: float
-    is_bulk: bool
+    is_bulk: bool = False
+    place: "Place | None" = None
     future: Future[Finished[Any]] = field(default_factory=Future)
+
+
+class Place:
+    """One place in the pool, kept for jobs that follow one after the other; see :meth:`WorkerPool.keep_place`."""
+
+    def __init__(self, pool: "WorkerPool") -> None:
+        self._pool = pool
+
+    async def submit(self, work: Callable[[], T], deadline: float) -> Finished[T]:
+        """The same as :meth:`WorkerPool.submit`, at the end of the queue, but never refused because it is full."""
+        return await self._pool._run(_Job(work, deadline, time.monotonic(), place=self))
 
 
 class WorkerPool:
@@ -54,6 +67,7 @@ class WorkerPool:
         self._changed = threading.Condition()
         self._waiting: deque[_Job] = deque()
         self._running: set[_Job] = set()
+        self._places: set[Place] = set()
         self._mean_s = 0.0
         self._begun = 0
         self._closed = False
@@ -120,13 +134,38 @@ class WorkerPool:
             Overloaded: the queue is full; carries when to try again.
             DeadlineExceeded: no result by the deadline.
         """
-        job = _Job(work, deadline, time.monotonic(), bulk)
+        return await self._run(_Job(work, deadline, time.monotonic(), is_bulk=bulk))
+
+    @contextmanager
+    def keep_place(self) -> Iterator[Place]:
+        """A place for a request of several jobs, so that it is refused before the first of them or not at all.
+
+        It counts as one job until the block ends, also between two of its jobs. Only one of them may be submitted
+        at a time.
+
+        Raises:
+            Overloaded: the queue is full; carries when to try again.
+        """
+        place = Place(self)
         with self._changed:
-            self._require_open() if bulk else self._require_room()
+            self._require_room()
+            self._places.add(place)
+        try:
+            yield place
+        finally:
+            with self._changed:
+                self._places.discard(place)
+
+    async def _run(self, job: _Job) -> Finished[Any]:
+        with self._changed:
+            if job.is_bulk or job.place in self._places:
+                self._require_open()
+            else:
+                self._require_room()
             self._waiting.append(job)
             self._changed.notify()
         try:
-            async with asyncio.timeout(deadline - time.monotonic()) as limit:
+            async with asyncio.timeout(job.deadline - time.monotonic()) as limit:
                 return await asyncio.wrap_future(job.future)
         except TimeoutError as error:
             if not limit.expired():
@@ -156,7 +195,9 @@ class WorkerPool:
     def _require_room(self) -> None:
         self._require_open()
         bulk = sum(job.is_bulk for job in self._waiting)
-        waiting = len(self._waiting) - bulk
+        alone = sum(not job.is_bulk and job.place is None for job in self._waiting)
+        # A place waits as long as none of its jobs runs.
+        waiting = alone + len(self._places - {job.place for job in self._running})
         idle = self.workers - len(self._running)
         if waiting >= self._queue_size + max(0, idle - bulk):
             raise Overloaded(

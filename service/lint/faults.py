@@ -4,6 +4,7 @@ A right tensor is RGB, float32, scaled to 0..1, channels first, its picture lett
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +16,9 @@ from service.preprocessing import corruptions
 
 Tensor = NDArray[np.float32]
 Picture = NDArray[np.uint8]
+
+#: Half a step of eight bits, of values from 0 to 1: closer ones cannot be told apart in a picture.
+HALF_STEP = 0.5 / 255
 
 #: Mean and standard deviation of ImageNet's RGB pixels, as torchvision publishes them for its own networks.
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
@@ -45,13 +49,17 @@ class Extremes(NamedTuple):
     high: Tensor
 
 
-def find_extremes(values: Tensor) -> Extremes:
-    """The extremes of tensors (N, 3, H, W); percentiles of an even selection of at most about a million values."""
-    step = max(1, math.isqrt(values.size // _PERCENTILE_VALUES))
-    few = values[:, :, ::step, ::step]
-    most_low, most_high = np.percentile(few, (2, 98), axis=(0, 2, 3), keepdims=True)[:, 0].astype(np.float32)
-    low, high = values.min((0, 2, 3), keepdims=True)[0], values.max((0, 2, 3), keepdims=True)[0]
-    return Extremes(low, most_low, most_high, high)
+def find_extremes(pictures: Iterable[Tensor]) -> Extremes:
+    """The extremes of tensors (3, H, W), taken one after the other; percentiles of an even selection of the values."""
+    lows, highs, few = [], [], []
+    for picture in pictures:
+        lows.append(picture.min((1, 2), keepdims=True))
+        highs.append(picture.max((1, 2), keepdims=True))
+        step = math.ceil(math.sqrt(picture.size / _PERCENTILE_VALUES))
+        few.append(picture[:, ::step, ::step].reshape(3, -1))  # a copy, so that the picture itself may go
+    ends = np.percentile(np.concatenate(few, axis=1), (2, 98), axis=1).astype(np.float32)
+    most_low, most_high = ends[..., None, None]
+    return Extremes(np.min(lows, axis=0), most_low, most_high, np.max(highs, axis=0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +79,9 @@ class Scaling(Fault):
 
     def undo(self, tensor: Tensor) -> Tensor:
         """The right tensor that was scaled like this."""
-        return (tensor - self.offset) / self.gain
+        right = tensor - self.offset
+        right /= self.gain  # in place: a tensor may be large
+        return right
 
     def possible(self, extremes: Extremes) -> bool:
         """Whether tensors with these extremes can be scaled like this.
@@ -94,7 +104,10 @@ def _factor(value: float) -> Tensor:
 
 #: Nearly all values may lie this far past the ends, and single ones, after cubic or Lanczos interpolation, that far.
 SLACK, OVERSHOOT = 0.02, 0.35
-_PERCENTILE_VALUES = 1_000_000
+#: Of each picture, at most about.
+_PERCENTILE_VALUES = 30_000
+#: What finding the extremes keeps of each picture, and the copies that percentiles take.
+EXTREMES_BYTES = 16 * _PERCENTILE_VALUES
 RIGHT_SCALE = Scaling("none", "values from 0 to 1", "", _factor(1), _factor(0), hides=True)
 SCALINGS = (
     RIGHT_SCALE,

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from service.lint.faults import HALF_STEP
+
 #: Grey 114, scaled to 0..1: what Ultralytics pads with when it trains.
 EXPECTED = 114 / 255
-#: Half a step of eight bits: closer values cannot be told apart in a picture.
-_SAME = 0.5 / 255
 #: A picture may itself end in rows of one colour: a blown-out sky does. Bands must be alike at both edges, or thick.
 _THINNEST_PAIR, _THINNEST_SINGLE = 2, 16
 
@@ -26,7 +26,7 @@ class Padding:
     @property
     def expected(self) -> bool:
         """Whether the colour is the one that the network was trained with."""
-        return all(abs(value - EXPECTED) <= _SAME for value in self.color)
+        return all(abs(value - EXPECTED) <= HALF_STEP for value in self.color)
 
 
 def find_padding(tensor: NDArray[np.float32]) -> Padding | None:
@@ -56,8 +56,9 @@ def crop_padding(tensor: NDArray[np.float32], padding: Padding | None) -> NDArra
 
 def _bands(tensor: NDArray[np.float32]) -> tuple[int, int]:
     """Rows of padding at the top and at the bottom; (0, 0) where there is none, or nothing else."""
-    last = tensor[:, -1:, -1:]
-    same = (np.abs(tensor - last) <= _SAME).all((0, 2))
+    last = tensor[:, -1:, -1]
+    # A row is of one colour where its extremes are; that takes no copies of the tensor.
+    same = ((tensor.max(2) - last <= HALF_STEP) & (last - tensor.min(2) <= HALF_STEP)).all(0)
     if same.all():
         return 0, 0
     top, bottom = int(np.argmin(same)), int(np.argmin(same[::-1]))

@@ -13,6 +13,8 @@ from service.lint.scale import ScaleVerdict, choose_scaling
 from service.lint.signatures import CERTAIN, Signatures
 
 Floats = NDArray[np.float64]
+#: Even pictures of different scenes count as a little fewer than they are, in the confusion figures too.
+_ABOUT = 1.2
 #: exact: the values themselves show it. law: the training law decides. measured: calibrated statistics decide.
 Basis = Literal["exact", "law", "measured"]
 
@@ -36,7 +38,8 @@ class Look:
     """What one picture shows.
 
     Attributes:
-        distances: from the training law, by the name of each possible scaling, that scaling undone.
+        distances: from the training law, by the name of each possible scaling, that scaling undone; empty where no
+            layer has such a law.
         features: (F,) by the name of each possible scaling, that scaling undone.
         paddings: by the name of each possible scaling, that scaling undone.
         confirmed: names of the scalings that the values themselves confirm.
@@ -72,12 +75,14 @@ class LintReport:
     Attributes:
         scale: the range that the values are in.
         probabilities: of each picture fault, by name; None without calibration or where the range is unknown.
-        confusion_group: number of pictures that the confusion figures hold for, at most as many as were given.
+        effective_pictures: how many different pictures would tell as much; None where ``probabilities`` is.
+        confusion_group: number of different pictures that the confusion figures hold for, as many or fewer.
     """
 
     findings: tuple[Finding, ...]
     scale: ScaleVerdict
     probabilities: Mapping[str, float] | None
+    effective_pictures: float | None
     confusion_group: int | None
 
 
@@ -93,19 +98,22 @@ def conclude(
         padded_by_caller: what padding means here, `PADDING_COLOR` for tensors (only another colour is wrong),
             `PADDED_PICTURE` for pictures (any is).
     """
-    distances = {s.name: float(np.mean([look.distances[s.name] for look in looks])) for s in possible}
+    # Every look has them, or none has, where no layer has a training law.
+    distances = {name: float(np.mean([look.distances[name] for look in looks])) for name in looks[0].distances}
     confirmed = frozenset.intersection(*(look.confirmed for look in looks))
     scale = choose_scaling(possible, distances, confirmed)
     findings = [*_about_scale(scale, possible), *_about_padding(looks, scale, padded_by_caller)]
     if scale.scaling is not None and all(look.grey[scale.scaling.name] for look in looks):
         findings.append(Finding(GREY, "exact", "Red, green and blue are equal in every pixel."))
-    probabilities, group = None, None
+    probabilities, effective, group = None, None, None
     if signatures is not None and scale.scaling is not None:
         features = np.stack([look.features[scale.scaling.name] for look in looks])
         probabilities = signatures.named_probabilities(features)
-        group = max(size for size in signatures.confusion if size <= len(looks))
-        findings += picture_findings(probabilities, {finding.fault for finding in findings}, len(looks))
-    return LintReport(tuple(findings), scale, probabilities, group)
+        effective = signatures.effective_pictures(features)
+        group = max(size for size in signatures.confusion if size <= max(1.0, effective * _ABOUT))
+        known = {finding.fault for finding in findings}
+        findings += _picture_findings(probabilities, known, _describe_pictures(len(looks), effective))
+    return LintReport(tuple(findings), scale, probabilities, effective, group)
 
 
 class FaultWords:
@@ -117,9 +125,11 @@ class FaultWords:
     def __call__(self, features: Floats) -> list[str]:
         """One sentence for each fault that the pictures with these features (W, F) as good as certainly have."""
         probabilities = self._signatures.named_probabilities(features)
+        pictures = _describe_pictures(len(features), self._signatures.effective_pictures(features))
         return [
-            f"The pictures look {finding.fault.title} (probability {finding.probability:.3f}). {finding.fault.advice}"
-            for finding in picture_findings(probabilities, set(), len(features))
+            f"The pictures look {finding.fault.title} (probability {finding.probability:.3f}, of {pictures}). "
+            f"{finding.fault.advice}"
+            for finding in _picture_findings(probabilities, set(), pictures)
         ]
 
 
@@ -156,13 +166,18 @@ def _about_padding(looks: Sequence[Look], scale: ScaleVerdict, fault: Fault) -> 
     return [Finding(fault, "exact", evidence)]
 
 
-def picture_findings(probabilities: Mapping[str, float], known: set[Fault], pictures: int) -> list[Finding]:
+def _describe_pictures(pictures: int, effective: float) -> str:
+    alike = "" if pictures <= effective * _ABOUT else f", so alike that they count as {effective:.1f}"
+    return f"{pictures} picture{'' if pictures == 1 else 's'}{alike}"
+
+
+def _picture_findings(probabilities: Mapping[str, float], known: set[Fault], pictures: str) -> list[Finding]:
     """The picture faults, other than those ``known`` already, that are as good as certain."""
     return [
         Finding(
             fault,
             "measured",
-            f"Over {pictures} pictures, the first layers' statistics are those of this fault.",
+            f"Over {pictures}, the first layers' statistics are those of this fault.",
             probabilities[fault.name],
         )
         for fault in PICTURE_FAULTS

@@ -1,6 +1,6 @@
 """Tells in which range values are: by what they can be, then by what the network was trained on."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,8 @@ from service.lint.faults import SCALINGS, Scaling, find_extremes
 MARGIN = 0.05
 #: A value counts as a multiple of 1/255 within this share of it, which covers half precision from 0 to 1.
 _ON_GRID, _GRID_SHARE = 0.07, 0.99
+#: Looked at together: whole copies of a large tensor would take several times its memory.
+_BAND_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class ScaleVerdict:
         scaling: the likeliest possible scaling; None when the values fit none.
         certain: no other possible one comes near it, or the values themselves confirm it alone.
         confirmed: the values themselves confirm it.
-        distances: mean distance from the training law, once put right, of each possible scaling, by name.
+        distances: mean distance from the training law, once put right, of each possible scaling, by name; empty
+            where no law is known.
     """
 
     scaling: Scaling | None
@@ -31,9 +34,9 @@ class ScaleVerdict:
     distances: Mapping[str, float]
 
 
-def possible_scalings(values: NDArray[np.float32]) -> tuple[Scaling, ...]:
-    """The scalings that tensors (N, 3, H, W) of finite values can have, the right one first."""
-    extremes = find_extremes(values)
+def possible_scalings(pictures: Iterable[NDArray[np.float32]]) -> tuple[Scaling, ...]:
+    """The scalings that tensors (3, H, W) of finite values can have, the right one first."""
+    extremes = find_extremes(pictures)
     return tuple(scaling for scaling in SCALINGS if scaling.possible(extremes))
 
 
@@ -43,9 +46,13 @@ def confirms_scaling(right: NDArray[np.float32], *, padded_as_expected: bool) ->
     It cannot where its padding has exactly the colour that it should have, or where nearly all values are whole
     multiples of 1/255 and not all the same, as those of a picture of eight bits are.
     """
-    steps = right * 255
-    on_grid = float((np.abs(steps - np.rint(steps)) <= _ON_GRID).mean()) >= _GRID_SHARE
-    return padded_as_expected or (on_grid and bool(np.ptp(steps) >= 1))
+    if padded_as_expected:
+        return True
+    on_grid = 0
+    for top in range(0, right.shape[1], _BAND_ROWS):
+        steps = right[:, top : top + _BAND_ROWS] * 255
+        on_grid += int(np.count_nonzero(np.abs(steps - np.rint(steps)) <= _ON_GRID))
+    return on_grid >= _GRID_SHARE * right.size and bool(np.ptp(right) * 255 >= 1)
 
 
 def choose_scaling(
@@ -54,12 +61,15 @@ def choose_scaling(
     """The possible scaling whose undoing brings the pictures closest to the training law.
 
     Args:
-        distances: by the scaling's name, for every possible one.
+        distances: by the scaling's name, for every possible one; empty where no law is known, and then only what
+            values can be decides.
         confirmed: names of those that the values themselves confirm; where there are any, only these are considered.
     """
     if not possible:
         return ScaleVerdict(None, certain=False, confirmed=False, distances={})
     considered = [scaling for scaling in possible if scaling.name in confirmed] or list(possible)
-    ranked = sorted(considered, key=lambda scaling: distances[scaling.name])
-    certain = len(ranked) == 1 or distances[ranked[1].name] - distances[ranked[0].name] >= MARGIN
+    ranked = sorted(considered, key=lambda scaling: distances[scaling.name]) if distances else considered
+    certain = len(ranked) == 1
+    if distances and not certain:
+        certain = distances[ranked[1].name] - distances[ranked[0].name] >= MARGIN
     return ScaleVerdict(ranked[0], certain, ranked[0].name in confirmed, dict(distances))

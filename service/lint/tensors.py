@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,30 +25,57 @@ _HEADERS = {
 
 @dataclass(frozen=True)
 class GivenTensors:
-    """Pictures as tensors, their values as they came.
+    """Pictures as tensors, their values as they came. Each is converted when it is asked for, and not kept.
 
     Attributes:
-        values: (N, 3, H, W) float32, RGB where the caller kept to the contract.
+        sent: (N, 3, H, W) of the dtype sent, a view of the bytes sent; RGB where the caller kept to the contract.
         shape, dtype: as sent.
         contract: "deployed" for uint8, which ``model.onnx`` takes as (N, H, W, 3) BGR; "network" for floats, which
             the network behind its in-graph preprocessing takes as (N, 3, H, W) RGB from 0 to 1.
         transposed: the channels came where the contract does not have them.
     """
 
-    values: NDArray[np.float32]
+    sent: NDArray[np.generic]
     shape: tuple[int, ...]
     dtype: str
     contract: Literal["deployed", "network"]
     transposed: bool
 
+    def __len__(self) -> int:
+        return len(self.sent)
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        return map(self.picture, range(len(self)))
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Rows and columns of each picture."""
+        height, width = self.sent.shape[2:]
+        return height, width
+
+    def picture(self, index: int) -> NDArray[np.float32]:
+        """One picture, (3, H, W) float32. Bytes are divided by 255, since the deployed graph does so.
+
+        Raises:
+            BrokenTensor: a value is infinite or not a number.
+        """
+        with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite
+            values: NDArray[np.float32] = self.sent[index].astype(np.float32, order="C")
+        if self.contract == "deployed":
+            values /= np.float32(255)
+        # Bounds, which not a number goes into as well, instead of an array of as many answers.
+        elif not (np.isfinite(values.min()) and np.isfinite(values.max())):
+            raise BrokenTensor("Some values are infinite or not a number.")
+        return values
+
 
 def read_tensors(data: bytes) -> GivenTensors:
     """Tensors of 1 to 32 pictures out of the bytes of one .npy file, a single picture with or without its batch axis.
 
-    Values of a uint8 tensor are divided by 255, since the deployed graph does so.
+    Nothing is copied. Whether values are finite is seen when a picture is taken.
 
     Raises:
-        BrokenTensor: another format, dtype or shape, truncated, or values that are not finite.
+        BrokenTensor: another format, dtype or shape, or truncated.
     """
     array = _read_npy(data)
     batch = array[None] if array.ndim == 3 else array
@@ -58,12 +86,8 @@ def read_tensors(data: bytes) -> GivenTensors:
     if not all(MIN_SIDE <= side <= MAX_SIDE for side in pictures.shape[2:]):
         raise BrokenTensor(f"The shape is {array.shape}; sides have {MIN_SIDE} to {MAX_SIDE} values.")
     deployed = array.dtype == np.uint8
-    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which is refused below
-        values = np.ascontiguousarray(pictures[:, ::-1] if deployed else pictures).astype(np.float32)
-    if not np.isfinite(values).all():
-        raise BrokenTensor("Some values are infinite or not a number.")
     return GivenTensors(
-        values=values / np.float32(255) if deployed else values,
+        sent=pictures[:, ::-1] if deployed else pictures,
         shape=array.shape,
         dtype=array.dtype.name,
         contract="deployed" if deployed else "network",

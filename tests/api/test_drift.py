@@ -1,5 +1,6 @@
 """Drift over a real socket: calibrated by the real command, fed with clean and then with dark pictures."""
 
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -12,18 +13,24 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.api.app import start_service
 from service.api.drift_schemas import DriftAnswer, ImageDrift
-from service.bundle.store import Bundle, load_bundle
+from service.bundle.store import MANIFEST, PROBE, Bundle, load_bundle, sha256_file
 from service.drift.baseline import WINDOW
-from service.drift.calibration import LEAST_PICTURES, calibration_path
+from service.drift.calibration import LEAST_PICTURES
+from service.drift.layers import watch_layers
+from service.drift.shrinkage import shrunk_covariance
 from service.errors import CalibrationUnusable
+from service.inference.calibration_file import Learnt, calibration_path, save_calibration
 from service.inference.images import decode_image
 from service.inference.probe import Probe
+from service.lint.faults import PICTURE_FAULTS
+from service.lint.signatures import fit_signatures
 from service.preprocessing.corruptions import darken
 from service.preprocessing.letterbox import content_tensor, letterbox, plan_letterbox
 from service.settings import load_settings
 from tests.api.serving import Serving, assert_problem, serving, wait_until
 from tests.conftest import ROOT, clean_environ, command
 from tests.drift.photographs import as_png, cut_pictures
+from tests.drift.readings import invented_calibration, invented_samples
 
 PICTURE = {"content-type": "image/png"}
 SIDE = 192
@@ -60,6 +67,10 @@ def calibrated(own_bundle: Path, samples: list[Path], tmp_path_factory: pytest.T
     done = calibrate(own_bundle, data, "--rate", "0.02")
     assert done.returncode == 0, done.stderr
     assert f"{LEAST_PICTURES} pictures" in done.stdout and "2.00% false alarms" in done.stdout
+    assert {path.name for path in own_bundle.parent.iterdir()} == {
+        own_bundle.name,
+        f"{own_bundle.name}.calibration.npz",
+    }
     return load_bundle(own_bundle)
 
 
@@ -206,7 +217,7 @@ def test_without_a_file_it_calibrates_itself(bundle: Bundle, samples: list[Path]
 def test_a_damaged_calibration_stops_the_start(bundle_path: Path, tmp_path: Path) -> None:
     copy = load_bundle(Path(shutil.copytree(bundle_path, tmp_path / "bundle")))
     calibration_path(copy).write_bytes(b"damaged")
-    with pytest.raises(CalibrationUnusable, match=r"drift\.npz cannot be read"):
+    with pytest.raises(CalibrationUnusable, match=r"calibration\.npz cannot be read"):
         start_service(load_settings({}, threads=1), copy)
 
 
@@ -216,8 +227,53 @@ def test_calibrate_refuses_what_it_cannot_use(own_bundle: Path, samples: list[Pa
         shutil.copy(data / "000.png", data / f"again-{number}.png")
     done = calibrate(own_bundle, data)
     assert done.returncode == 1 and "holds 4 different pictures" in done.stderr.replace("\n", " ")
+    for number in range(LEAST_PICTURES):  # enough that differ, if only in what follows the picture
+        (data / f"again-{number}.png").write_bytes((data / "000.png").read_bytes() + bytes([number]))
     (data / "001.png").write_bytes(b"broken")
     done = calibrate(own_bundle, data)
     assert done.returncode == 1 and "001.png" in done.stderr.replace("\n", "")
     done = calibrate(own_bundle, tmp_path / "nothing")
     assert done.returncode == 1 and "holds 0 different pictures" in done.stderr.replace("\n", " ")
+
+
+@pytest.fixture
+def lawless(bundle_path: Path, tmp_path: Path) -> Bundle:
+    """A bundle whose probed convolutions came without a BatchNorm."""
+    copy = Path(shutil.copytree(bundle_path, tmp_path / "lawless"))
+    probe = json.loads((copy / PROBE).read_text())
+    for layer in probe["layers"]:
+        layer["batch_norm"] = None
+    (copy / PROBE).write_text(json.dumps(probe))
+    manifest = json.loads((copy / MANIFEST).read_text())
+    manifest["files"][PROBE] = {"sha256": sha256_file(copy / PROBE), "bytes": (copy / PROBE).stat().st_size}
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    bundle = load_bundle(copy)
+    baseline = invented_calibration(bundle)
+    names = [fault.name for fault in PICTURE_FAULTS]
+    features = invented_samples(bundle, 5 * len(names)).features(watch_layers(bundle).channels)
+    taught = fit_signatures(features.reshape(5, len(names), -1), names, shrunk_covariance, np.random.default_rng(0))
+    save_calibration(Learnt(baseline, taught), bundle)
+    return bundle
+
+
+def test_without_any_batchnorm_scores_against_training_are_null(lawless: Bundle, samples: list[Path]) -> None:
+    with serving(lawless, drift_cpu=1.0, workers=1, threads=1) as running:
+        monitor = running.service.drift.monitor
+        reading = running.service.drift.probe.measure(np.zeros((3, 64, 64), np.float32))
+        for second in range(WINDOW):
+            monitor.add(reading, float(second))
+        answer = get_drift(running)
+        assert answer["training"] is None and answer["against_baseline"]["channels"] > 0
+        assert all(layer["training"] is None and layer["baseline"]["channels"] > 0 for layer in answer["layers"])
+        assert answer["windows"][0]["score"] > 0 and answer["state"] == "drifting"
+        references = {name.split(",")[-1] for name in metrics(running) if "drift_layer" in name}
+        assert references == {"baseline"}
+        sent = {"content": samples[0].read_bytes(), "headers": {"content-type": "image/jpeg"}}
+        image = running.client.post(IMAGE, **sent)
+        assert image.status_code == 200, image.text
+        ImageDrift.model_validate(image.json())
+        assert (image.json()["training"], image.json()["channels"]) == (None, [])
+        assert image.json()["score"] > 0 and image.json()["layers"][0]["baseline"]["channels"] > 0
+        lint = running.client.post("/model/lint", **sent)
+        assert lint.status_code == 200, lint.text
+        assert lint.json()["scale"] == {"taken_for": "none", "certain": True, "distances": {}}

@@ -1,6 +1,9 @@
 """``POST /model/lint`` over a real socket: tensors and pictures spoilt in known ways."""
 
+import asyncio
 import io
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +14,13 @@ import pytest
 
 from service.api.lint_schemas import LintAnswer
 from service.bundle.store import Bundle
+from service.errors import Overloaded
+from service.inference.calibration_file import Learnt, save_calibration
 from service.inference.fault_pictures import learn_faults
 from service.lint.faults import PICTURE_FAULTS, SCALINGS
-from service.lint.signature_file import save_signatures
 from service.preprocessing.letterbox import letterbox, picture_tensor, plan_letterbox
-from tests.api.serving import Serving, assert_problem, serving
+from tests.api.serving import Serving, assert_problem, serving, wait_until
+from tests.drift.readings import invented_calibration
 from tests.lint.pictures import picture, picture_bytes, write_pictures
 
 LINT = "/model/lint"
@@ -34,7 +39,7 @@ def taught_bundle(bundle_copy: Bundle, tmp_path_factory: pytest.TempPathFactory)
     """A copy of the bundle whose linter has seen 128 generated pictures."""
     folder = write_pictures(tmp_path_factory.mktemp("ordinary") / "pictures", 128)
     signatures = learn_faults(bundle_copy, folder, 50_000_000, lambda _done, _total: None)
-    save_signatures(signatures, bundle_copy)
+    save_calibration(Learnt(invented_calibration(bundle_copy), signatures), bundle_copy)
     return bundle_copy
 
 
@@ -180,6 +185,7 @@ def test_swapped_and_inverted_tensors_are_told_after_calibration(taught: Serving
     inverted = lint(taught, npy(255 - pictures))
     # Padding is inverted with the rest.
     assert set(codes(inverted)) == {"inverted", "padding_color"}
+    assert 8 < inverted["effective_pictures"] <= 16
     assert inverted["confusion"]["pictures"] == 8
     assert inverted["confusion"]["faults"] == [fault.name for fault in PICTURE_FAULTS]
     for row in inverted["confusion"]["shares"]:
@@ -191,3 +197,56 @@ def test_a_range_and_a_colour_fault_are_told_together(taught: Serving, side: int
     answer = lint(taught, npy((1 - tensors) * 255))
     assert codes(answer)[0] == "scale_0_255"
     assert max(answer["probabilities"], key=answer["probabilities"].get) == "inverted"
+
+
+def test_frames_of_one_scene_count_as_one_picture(taught: Serving, side: int) -> None:
+    one = squares(side, 1)
+    once = lint(taught, npy(one))
+    often = lint(taught, npy(np.repeat(one, 16, 0)))
+    assert (often["input"]["pictures"], often["effective_pictures"]) == (16, pytest.approx(1.0))
+    assert often["probabilities"] == pytest.approx(once["probabilities"])
+    assert often["confusion"]["pictures"] == 1
+
+
+def test_tensors_wait_for_the_memory_of_pictures_being_decoded(plain: Serving, side: int) -> None:
+    budget, answers = plain.service.detector.budget, []
+    asking = threading.Thread(target=lambda: answers.append(lint(plain, npy(squares(side, 2)))))
+    with budget.hold(10**9):
+        asking.start()
+        wait_until(lambda: budget.waiting == 1)
+        assert answers == []
+    asking.join()
+    assert codes(answers[0]) == [] and budget.held_bytes == 0
+
+
+def test_a_request_once_taken_is_not_refused_because_others_fill_the_queue(bundle: Bundle, side: int) -> None:
+    """While its pictures are looked at one after the other, every place that becomes free is taken at once."""
+    with serving(bundle, workers=1, threads=1, queue_size=1, max_upload_bytes=21_000_000) as crowded:
+        pool, budget = crowded.service.pool, crowded.service.detector.budget
+        status, done, refused = [], threading.Event(), []
+
+        async def crowd() -> None:
+            async def push() -> None:
+                while not done.is_set():
+                    try:
+                        await pool.submit(lambda: time.sleep(0.002), time.monotonic() + 60)
+                    except Overloaded:
+                        refused.append(1)
+                        await asyncio.sleep(0)
+
+            await asyncio.gather(*(push() for _ in range(4)))
+
+        def ask() -> None:
+            status.append(send(crowded, npy(squares(side, 4))).status_code)
+            done.set()
+
+        asking, others = threading.Thread(target=ask), threading.Thread(target=lambda: asyncio.run(crowd()))
+        with budget.hold(10**9):
+            asking.start()
+            wait_until(lambda: budget.waiting == 1)
+            others.start()
+            wait_until(lambda: len(refused) > 0)
+            assert_problem(send(crowded, npy(squares(side, 4))), 503, "overloaded")
+        asking.join()
+        others.join()
+        assert status == [200]

@@ -4,8 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from service.bundle.store import Bundle
+from service.drift.calibration import Calibration, calibrate
 from service.drift.distances import Normal
-from service.drift.layers import WatchedLayer, WatchedLayers
+from service.drift.features import Samples
+from service.drift.layers import WatchedLayer, WatchedLayers, watch_layers
 
 CHANNELS = 7
 DEAD = 2
@@ -40,3 +43,15 @@ def readings(count: int, seed: int, shift: float = 0.0, darkness: float = 1.0) -
         figures[:3] *= darkness
         found.append(Invented(means, variances, figures))
     return found
+
+
+def invented_samples(bundle: Bundle, count: int, seed: int = 0) -> Samples:
+    """As many pictures as if measured by the bundle's probe."""
+    rng = np.random.default_rng(seed)
+    shape = (count, bundle.probe.channels)
+    return Samples(rng.normal(size=shape), np.exp(rng.normal(size=shape)), np.exp(rng.normal(size=(count, 12))))
+
+
+def invented_calibration(bundle: Bundle) -> Calibration:
+    """A calibration that fits the bundle's probe, with 128 such pictures."""
+    return calibrate(invented_samples(bundle, 128), watch_layers(bundle).channels, 0.02, "2026-01-02T03:04:05+00:00")

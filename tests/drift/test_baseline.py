@@ -76,20 +76,6 @@ def test_a_score_equals_a_loop(baseline: Baseline, source: Draw) -> None:
     assert baseline.score(window) == pytest.approx(expected, rel=1e-9)
 
 
-def test_a_shift_equals_a_loop(baseline: Baseline, source: Draw) -> None:
-    window = source(20)
-    shift = baseline.shift(window)
-    for feature in range(WIDTH):
-        mean = sum(float(picture[feature]) for picture in window) / 20
-        error = float(baseline.scale[feature]) * math.sqrt(1 / 20 + 1 / 200)
-        assert shift[feature] == pytest.approx((mean - float(baseline.center[feature])) / error, rel=1e-9, abs=1e-9)
-
-
-def test_shifts_of_ordinary_windows_have_unit_variance(baseline: Baseline, source: Draw) -> None:
-    shifts = np.array([baseline.shift(source(WINDOW)) for _ in range(400)])
-    assert np.square(shifts).mean() == pytest.approx(1, abs=0.2)
-
-
 @pytest.mark.parametrize("pictures", [MIN_PICTURES, 128, 256])
 def test_new_ordinary_windows_alarm_no_more_than_five_times_the_rate(pictures: int) -> None:
     """Over several sources and fits, whose false alarms simulations put at 1 to 2 per cent at most."""
@@ -132,14 +118,6 @@ def test_a_drift_along_features_that_go_together_is_seen(baseline: Baseline, sou
     """Half a standard deviation in every feature with alternating sign: nothing that ordinary pictures do."""
     drift = 0.5 * baseline.scale * np.where(np.arange(WIDTH) % 2, 1, -1)
     assert alarms(baseline, [source(WINDOW) + drift for _ in range(50)]) == 1
-
-
-def test_the_drifted_feature_is_named_with_its_direction(baseline: Baseline, source: Draw) -> None:
-    window = source(WINDOW)
-    window[:, 7] -= 5 * baseline.scale[7]
-    shift = baseline.shift(window)
-    assert np.argmax(np.abs(shift)) == 7
-    assert shift[7] < 0
 
 
 def test_one_odd_picture_is_no_drift_but_a_window_of_them_is(baseline: Baseline, source: Draw) -> None:
@@ -194,7 +172,6 @@ def test_nothing_finite_leads_to_infinity_or_not_a_number(baseline: Baseline) ->
         size = (int(rng.integers(1, WINDOW + 1)), WIDTH)
         window = rng.choice([-1, 1], size) * 10.0 ** rng.uniform(-308, 308, size)
         assert math.isfinite(baseline.score(window))
-        assert np.isfinite(baseline.shift(window)).all()
     wild = rng.choice([-1, 1], (MIN_PICTURES, 5)) * 10.0 ** rng.uniform(-308, 308, (MIN_PICTURES, 5))
     fitted = fit_baseline(wild, RATE, rng)
     assert math.isfinite(fitted.threshold)
@@ -203,9 +180,8 @@ def test_nothing_finite_leads_to_infinity_or_not_a_number(baseline: Baseline) ->
 
 @pytest.mark.parametrize("shape", [(0, WIDTH), (WINDOW + 1, WIDTH), (WINDOW, WIDTH - 1), (WIDTH,)])
 def test_a_window_of_another_shape_is_refused(baseline: Baseline, shape: tuple[int, ...]) -> None:
-    for measure in (baseline.score, baseline.shift):
-        with pytest.raises(ValueError, match="expected 1 to 32 pictures of 60 features"):
-            measure(np.zeros(shape))
+    with pytest.raises(ValueError, match="expected 1 to 32 pictures of 60 features"):
+        baseline.score(np.zeros(shape))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

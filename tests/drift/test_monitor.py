@@ -1,11 +1,14 @@
 """The monitor over invented readings: windows, calibration from the first pictures, alarm, onset and figures."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from service.drift.baseline import WINDOW
 from service.drift.calibration import Calibration, calibrate
 from service.drift.features import Samples
+from service.drift.layers import WatchedLayers
 from service.drift.monitor import FIRST_PICTURES, DriftMonitor
 from tests.drift.readings import CHANNELS, DEAD, MEAN, STD, Invented, readings, watched
 
@@ -141,3 +144,57 @@ def test_the_history_is_bounded(calibration: Calibration) -> None:
         feed(monitor, rows)
     report = monitor.report()
     assert (report.sampled, len(report.windows)) == (258 * WINDOW, 256)
+
+
+def test_a_window_is_compared_once_however_often_it_is_asked_for(calibration: Calibration) -> None:
+    named: list[int] = []
+
+    def name_faults(features: np.ndarray) -> list[str]:
+        named.append(len(features))
+        return ["A fault."]
+
+    monitor = DriftMonitor(watched(), calibration, name_faults)
+    now = feed(monitor, readings(WINDOW, seed=11, shift=1.0))
+    first = monitor.report()
+    now = feed(monitor, readings(3, seed=12), start=now)  # no full window
+    again = monitor.report()
+    assert (first.sampled, again.sampled) == (WINDOW, WINDOW + 3)
+    assert first.problems == again.problems and first.problems[0] == "A fault."
+    assert again.layers is first.layers and named == [WINDOW]
+    feed(monitor, readings(WINDOW - 3, seed=13, shift=2.0), start=now)
+    second = monitor.report()
+    assert named == [WINDOW, WINDOW]
+    assert second.baseline is not None and first.baseline is not None
+    assert second.baseline.z_rms > first.baseline.z_rms
+
+
+def test_no_report_counts_the_last_picture_of_a_window_without_the_window(calibration: Calibration) -> None:
+    monitor = DriftMonitor(watched(), calibration)
+    seen: list[tuple[int, int]] = []
+
+    class Curious(Invented):
+        """A reading that looks at the report whenever it is read, as another thread may."""
+
+        def __getattribute__(self, name: str) -> np.ndarray:
+            report = monitor.report()
+            seen.append((report.sampled, len(report.windows)))
+            return super().__getattribute__(name)
+
+    rows = readings(2 * WINDOW, seed=1)
+    feed(monitor, [Curious(row.means, row.variances, row.figures) for row in rows])
+    assert (2 * WINDOW - 1, 1) in seen
+    assert {windows for sampled, windows in seen if sampled // WINDOW != windows} == set()
+
+
+def test_without_any_batchnorm_there_is_no_law_but_the_calibration_holds(calibration: Calibration) -> None:
+    layers = tuple(replace(layer, law=None) for layer in watched().layers)
+    monitor = DriftMonitor(WatchedLayers(layers, watched().channels), calibration)
+    now = feed(monitor, readings(WINDOW, seed=1))
+    quiet = monitor.report()
+    feed(monitor, readings(WINDOW, seed=5, shift=1.0), start=now)
+    report = monitor.report()
+    assert quiet.training is None and report.training is None
+    assert quiet.baseline is not None and report.baseline is not None
+    assert report.baseline.z_rms > quiet.baseline.z_rms
+    assert [(layer.training, layer.baseline is None) for layer in report.layers] == [(None, False)] * 2
+    assert report.state == "drifting" and report.problems

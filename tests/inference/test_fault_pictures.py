@@ -14,9 +14,8 @@ from service.inference.linter import features_of
 from service.inference.probe import Probe
 from service.lint.faults import PICTURE_FAULTS, spoil_picture
 from service.lint.report import FaultWords
-from service.lint.signature_file import load_signatures, save_signatures, signature_path
 from service.lint.signatures import CERTAIN, Signatures, describe_signatures
-from service.preprocessing.letterbox import content_of, letterbox, picture_tensor, plan_letterbox
+from service.preprocessing.letterbox import content_of, content_tensor, letterbox, picture_tensor, plan_letterbox
 from tests.lint.pictures import picture, write_pictures
 
 FRESH, GROUP = 2000, 32
@@ -69,43 +68,20 @@ def test_the_table_has_a_row_for_each_fault(learnt: Signatures):
     assert [line.split()[0] for line in lines[2:]] == [fault.name for fault in PICTURE_FAULTS]
 
 
-def test_what_is_saved_is_read_back(learnt: Signatures, bundle_copy: Bundle):
-    assert load_signatures(bundle_copy) is None
-    path = save_signatures(learnt, bundle_copy)
-    found = load_signatures(bundle_copy)
-    assert found is not None
-    assert (found.names, found.temperature) == (learnt.names, learnt.temperature)
-    assert (found.centers == learnt.centers).all()
-    assert (found.precision == learnt.precision).all()
-    assert {size: table.tolist() for size, table in found.confusion.items()} == {
-        size: table.tolist() for size, table in learnt.confusion.items()
-    }
-    path.unlink()
-
-
-@pytest.mark.parametrize("spoil", ["truncated", "pickled", "other probe", "shape", "not finite"])
-def test_a_spoilt_file_is_refused(learnt: Signatures, bundle_copy: Bundle, spoil: str, tmp_path: Path):
-    path = save_signatures(learnt, bundle_copy)
-    if spoil == "truncated":
-        path.write_bytes(path.read_bytes()[:-200])
-    else:
-        with np.load(path) as stored:
-            arrays = dict(stored)
-        if spoil == "pickled":
-            arrays["centers"] = np.array([{"a": 1}], object)
-        elif spoil == "other probe":
-            text = str(arrays["spec"])
-            sha = bundle_copy.manifest.files["probe.onnx"].sha256
-            assert sha in text
-            arrays["spec"] = np.array(text.replace(sha, "0" * 64))
-        elif spoil == "shape":
-            arrays["scale"] = arrays["scale"][:-1]
-        else:
-            arrays["scale"][0] = np.nan
-        np.savez_compressed(path, **arrays)
-    with pytest.raises(CalibrationUnusable, match="calibrate"):
-        load_signatures(bundle_copy)
-    signature_path(bundle_copy).unlink()
+def test_frames_of_one_scene_tell_no_more_than_one_of_them(learnt: Signatures, spoilt: np.ndarray, bundle_copy: Bundle):
+    """A camera that stands still: the same scene, lit a little differently, with the noise of a sensor."""
+    probe, watched = Probe(bundle_copy.probe_graph), watch_layers(bundle_copy)
+    side, rng = bundle_copy.manifest.model.input.height, np.random.default_rng(0)
+    scene = picture(FRESH).astype(np.float64)
+    plan = plan_letterbox(scene.shape[1], scene.shape[0], side)
+    frames = []
+    for _ in range(8):
+        noisy = scene * rng.normal(1, 0.01) + rng.normal(0, 2, scene.shape)
+        square = letterbox(np.clip(noisy, 0, 255).astype(np.uint8), plan)
+        frames.append(features_of(probe.measure(content_tensor(square, plan)), watched))
+    assert learnt.effective_pictures(np.array(frames)) < 1.2
+    for true in range(len(PICTURE_FAULTS)):
+        assert learnt.effective_pictures(spoilt[:, true]) > 0.75 * GROUP
 
 
 def test_too_few_pictures_are_refused(bundle_copy: Bundle, tmp_path: Path):

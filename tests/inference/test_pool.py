@@ -99,6 +99,61 @@ def test_idle_workers_do_not_use_up_the_queue() -> None:
     pool.close()
 
 
+def test_a_request_of_several_jobs_is_refused_before_the_first_or_not_at_all(pool: WorkerPool) -> None:
+    async def scenario() -> None:
+        gate = Gate()
+        with pool.keep_place() as place:
+            first = asyncio.create_task(place.submit(gate, soon()))
+            await gate.wait_started()
+            others = [asyncio.create_task(pool.submit(lambda: "other", soon())) for _ in range(2)]
+            await until(lambda: pool.waiting == 2)
+            with pytest.raises(Overloaded), pool.keep_place():
+                raise AssertionError("there was no room")
+            gate.open()
+            assert (await first).value == "through"
+            await asyncio.gather(*others)
+            # Between two of its jobs the place is kept: others fill all the rest, and its next job is taken.
+            held = Gate()
+            others = [asyncio.create_task(pool.submit(held, soon())) for _ in range(2)]
+            await held.wait_started()
+            with pytest.raises(Overloaded):
+                await pool.submit(lambda: None, soon())
+            second = asyncio.create_task(place.submit(lambda: "second", soon()))
+            await until(lambda: pool.waiting == 2)
+            with pytest.raises(Overloaded):
+                pool.require_room()
+            held.open()
+            assert (await second).value == "second"
+            await asyncio.gather(*others)
+        others = [asyncio.create_task(pool.submit(lambda: None, soon())) for _ in range(3)]
+        await asyncio.gather(*others)
+
+    asyncio.run(scenario())
+
+
+def test_a_place_given_up_while_its_job_runs_is_free_when_the_job_ends() -> None:
+    pool = WorkerPool(1, 1)
+
+    async def scenario() -> None:
+        gate = Gate()
+        with pool.keep_place() as place:
+            job = asyncio.create_task(place.submit(gate, soon()))
+            await gate.wait_started()
+            job.cancel()
+            await asyncio.gather(job, return_exceptions=True)
+        waiting = asyncio.create_task(pool.submit(lambda: "next", soon()))
+        await until(lambda: pool.waiting == 1)
+        with pytest.raises(Overloaded):
+            pool.require_room()
+        gate.open()
+        assert (await waiting).value == "next"
+        with pytest.raises(Overloaded, match="shutting down"), pool.keep_place() as place:
+            pool.close()
+            await place.submit(lambda: None, soon())
+
+    asyncio.run(scenario())
+
+
 def test_retry_after_follows_the_backlog(pool: WorkerPool) -> None:
     async def scenario() -> None:
         gate = Gate()

@@ -28,6 +28,15 @@ def look(fault: int = 0, distance: float = 1.0, padding: Padding | None = None, 
     return Look({"none": distance}, {"none": CENTERS[fault]}, {"none": padding}, frozenset(), {"none": grey})
 
 
+def different(shown: Look, count: int) -> list[Look]:
+    """So many pictures of different scenes that show the same."""
+    rng = np.random.default_rng(9)
+    return [
+        replace(shown, features={name: own + rng.normal(size=len(own)) for name, own in shown.features.items()})
+        for _ in range(count)
+    ]
+
+
 def codes(report) -> list[str]:
     return [finding.fault.name for finding in report.findings]
 
@@ -41,11 +50,34 @@ def test_a_right_picture_has_no_findings():
 
 @pytest.mark.parametrize("fault", range(1, len(NAMES)))
 def test_each_picture_fault_is_found_with_its_probability(fault):
-    report = conclude([look(fault)] * 8, RIGHT, SIGNATURES, padded_by_caller=PADDING_COLOR)
+    report = conclude(different(look(fault), 8), RIGHT, SIGNATURES, padded_by_caller=PADDING_COLOR)
     (finding,) = report.findings
     assert finding.fault is PICTURE_FAULTS[fault]
     assert (finding.basis, finding.probability) == ("measured", report.probabilities[NAMES[fault]])
     assert report.confusion_group == 8
+
+
+def test_frames_of_one_scene_are_one_picture_and_said_to_be():
+    one = conclude([look(1)], RIGHT, SIGNATURES, padded_by_caller=PADDING_COLOR)
+    many = conclude([look(1)] * 32, RIGHT, SIGNATURES, padded_by_caller=PADDING_COLOR)
+    assert many.probabilities == pytest.approx(one.probabilities)
+    assert (many.effective_pictures, many.confusion_group) == (pytest.approx(1.0), 1)
+    assert codes(many) == codes(one) == ["channels_swapped"]
+    assert "32 pictures, so alike that they count as 1.0" in many.findings[0].evidence
+    apart = conclude(different(look(1), 8), RIGHT, SIGNATURES, padded_by_caller=PADDING_COLOR)
+    assert 7 < apart.effective_pictures <= 8 and "alike" not in apart.findings[0].evidence
+
+
+def test_without_a_law_only_what_values_can_be_tells_the_range():
+    shown = Look({}, {"none": CENTERS[0]}, {"none": None}, frozenset(), {"none": False})
+    assert conclude([shown], RIGHT, SIGNATURES, padded_by_caller=PADDING_COLOR).scale.certain
+    two = (SCALINGS[0], SCALINGS[2])
+    names = [scaling.name for scaling in two]
+    shown = Look({}, dict.fromkeys(names, CENTERS[0]), dict.fromkeys(names), frozenset(), dict.fromkeys(names, False))
+    unsure = conclude([shown], two, SIGNATURES, padded_by_caller=PADDING_COLOR)
+    assert (codes(unsure), unsure.scale.certain, unsure.scale.distances) == ([], False, {})
+    sure = replace(shown, confirmed=frozenset({names[1]}))
+    assert codes(conclude([sure], two, None, padded_by_caller=PADDING_COLOR)) == [names[1]]
 
 
 def test_without_calibration_only_what_values_show_is_found():
@@ -57,7 +89,7 @@ def test_without_calibration_only_what_values_show_is_found():
 
 
 def test_equal_channels_are_grey_whatever_the_statistics_say_and_said_once():
-    report = conclude([look(3, grey=True)] * 32, RIGHT, SIGNATURES, padded_by_caller=PADDING_COLOR)
+    report = conclude(different(look(3, grey=True), 32), RIGHT, SIGNATURES, padded_by_caller=PADDING_COLOR)
     assert [(f.fault, f.basis) for f in report.findings] == [(GREY, "exact")]
 
 
@@ -82,7 +114,7 @@ def test_a_scaling_is_found_and_what_lies_behind_it_too(scaling):
         frozenset(),
         dict.fromkeys((scaling.name, "none"), False),
     )
-    report = conclude([shown] * 8, possible, SIGNATURES, padded_by_caller=PADDING_COLOR)
+    report = conclude(different(shown, 8), possible, SIGNATURES, padded_by_caller=PADDING_COLOR)
     assert [f.fault for f in report.findings] == [scaling, CHANNELS_SWAPPED]
     assert "0.50" in report.findings[0].evidence
     unsure = replace(shown, distances={scaling.name: 4.0, "none": 4.0})

@@ -40,29 +40,30 @@ def header(text: str) -> bytes:
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f4"])
 def test_floats_are_taken_as_the_network_takes_them(dtype, version):
     given = read_tensors(npy(RIGHT.astype(dtype), version))
-    assert given.values.shape == (1, 3, 48, 64)
-    assert given.values.dtype == np.float32
-    assert given.values[0] == pytest.approx(RIGHT, abs=1e-3)
+    (picture,) = given
+    assert (len(given), given.size_hw) == (1, (48, 64))
+    assert picture.dtype == np.float32 and picture.flags.c_contiguous
+    assert picture == pytest.approx(RIGHT, abs=1e-3)
     assert (given.contract, given.transposed, given.shape) == ("network", False, (3, 48, 64))
 
 
 def test_bytes_are_taken_as_the_deployed_graph_takes_them():
     given = read_tensors(npy(np.ascontiguousarray(PICTURE[..., ::-1])[None]))
-    assert given.values[0] == pytest.approx(RIGHT, abs=1e-6)
+    assert given.picture(0) == pytest.approx(RIGHT, abs=1e-6)
     assert (given.contract, given.transposed, given.dtype) == ("deployed", False, "uint8")
 
 
 def test_misplaced_channels_are_put_right_and_said():
     last = read_tensors(npy(np.stack([RIGHT, RIGHT]).transpose(0, 2, 3, 1)))
     assert last.transposed
-    assert last.values[1] == pytest.approx(RIGHT)
+    assert last.picture(1) == pytest.approx(RIGHT)
     first = read_tensors(npy(PICTURE[..., ::-1].transpose(2, 0, 1)))
     assert first.transposed
-    assert first.values[0] == pytest.approx(RIGHT, abs=1e-6)
+    assert first.picture(0) == pytest.approx(RIGHT, abs=1e-6)
 
 
 def test_fortran_order_is_read():
-    assert read_tensors(npy(np.asfortranarray(RIGHT))).values[0] == pytest.approx(RIGHT)
+    assert read_tensors(npy(np.asfortranarray(RIGHT))).picture(0) == pytest.approx(RIGHT)
 
 
 @pytest.mark.parametrize(
@@ -84,10 +85,15 @@ def test_fortran_order_is_read():
         (npy(RIGHT[:, :31]), "sides"),
         (npy(np.zeros((3, 32, 2049), np.float16)), "sides"),
         *((header(text), "no .npy|sides|shape") for text in HOSTILE),
-        (npy(np.where(RIGHT > 0.99, np.nan, RIGHT)), "not a number"),
+        *((npy(np.where(RIGHT > 0.99, bad, RIGHT)), "not a number") for bad in (np.nan, np.inf, -np.inf)),
         (npy(RIGHT.astype(np.float64) * 1e300), "infinite"),
     ],
 )
 def test_what_is_no_tensor_is_refused_with_the_reason(data, words):
     with pytest.raises(BrokenTensor, match=words):
-        read_tensors(data)
+        list(read_tensors(data))
+
+
+def test_nothing_is_copied_before_a_picture_is_asked_for():
+    data = npy(np.stack([PICTURE] * 4))
+    assert np.shares_memory(read_tensors(data).sent, np.frombuffer(data, np.uint8))
