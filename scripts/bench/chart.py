@@ -56,11 +56,11 @@ def draw(results: Results) -> str:
         f"Latency at {rate_per_s:g} requests/s, ms: p50 (bar) / p99 (line)", latencies, height, None
     )
     machine = escape(f"{len(results.plan.cores)} cores of {results.about['machine']['cpu']}")
+    note = f"{machine}. Dashed: the bare engine. In parentheses: times yolofold's, 95 % interval."
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height + 20}" role="img" '
         f'aria-label="Throughput and latency of yolofold beside other servers"><style>{_STYLE}</style>'
-        f'{first}{second}<text class="small" x="0" y="{height + 8}">{machine}. Dashed: the bare engine. In parentheses: '
-        f"times yolofold's, 95 % interval.</text></svg>\n"
+        f'{first}{second}<text class="small" x="0" y="{height + 8}">{note}</text></svg>\n'
     )
 
 

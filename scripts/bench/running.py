@@ -132,7 +132,7 @@ def _await_answer(address: Address, process: subprocess.Popen[bytes], log: Path,
             if status == 200:
                 _require_right(answer, check)
                 return
-            last = f"last: status {status}"
+            last = f"last: status {status}, {answer[:200]!r}"
         time.sleep(_POLL_S)
     raise ServerFailed(f"it was not ready after {START_LIMIT_S:.0f} s ({last}); its log ends: {_last_line(log)}")
 

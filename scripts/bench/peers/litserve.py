@@ -8,6 +8,7 @@ that one image fills.
 from typing import Any
 
 import litserve as ls
+from fastapi import Request
 
 from scripts.bench.peers.onnx_detector import OnnxDetector
 from scripts.bench.peers.task import HOST, read_task
@@ -20,7 +21,7 @@ class Detection(ls.LitAPI):
         """Load the graph in a worker."""
         self.detector = OnnxDetector(read_task())
 
-    def decode_request(self, request: Any) -> bytes:
+    def decode_request(self, request: Request) -> bytes:
         """The bytes of the form field."""
         return request["file"].file.read()  # type: ignore[no-any-return]
 
