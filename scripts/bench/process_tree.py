@@ -66,6 +66,14 @@ def end_processes(root: int, patience_s: float = 10.0) -> None:
     seen = set(process_tree(root))
     if seen:
         _send(root, signal.SIGTERM)
+    try:
+        _await_end(root, seen, patience_s)
+    except KeyboardInterrupt:  # a second one: no more patience, but an end
+        _await_end(root, seen, 0)
+        raise
+
+
+def _await_end(root: int, seen: set[Process], patience_s: float) -> None:
     deadline = time.monotonic() + patience_s
     while left := _remaining(root, seen):
         if time.monotonic() >= deadline:

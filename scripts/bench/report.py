@@ -102,8 +102,8 @@ def _notes(results: Results, summaries: Mapping[str, Summary]) -> str:
     rounds, requests = summaries[REFERENCE].rounds, summaries[REFERENCE].requests
     plan = results.plan
     lines = [
-        f"{rounds} rounds; {plan.seconds} s for each closed loop, {plan.open_seconds:g} s for the open loop, {requests} "
-        f"requests in all; {len(plan.cores)} cores of {results.about['machine']['cpu']}.",
+        f"{rounds} rounds; {plan.seconds} s for each closed loop, {plan.open_seconds:g} s for the open loop, "
+        f"{requests} requests in all; {len(plan.cores)} cores of {results.about['machine']['cpu']}.",
         f"Latency: {LATENCY}. Peak: {MEMORY}. Start-up: {STARTUP}. Load: {CLIENT}.",
     ]
     for name, summary in summaries.items():

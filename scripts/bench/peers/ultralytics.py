@@ -44,6 +44,7 @@ if __name__ == "__main__":
         host=HOST,
         port=task.port,
         workers=task.cores,
+        timeout_worker_healthcheck=60,  # by default a worker that imports torch for longer than 5 s is ended
         access_log=False,
         log_level="warning",
     )
