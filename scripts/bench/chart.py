@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 from scripts.bench.pictures import DEFAULT
-from scripts.bench.report import Results, milliseconds_text, ratio_text
+from scripts.bench.report import Results, milliseconds_text, throughput_text
 from scripts.bench.rounds import Cell
 
 WIDTH, _LABELS, _BARS, _ROW, _TOP = 860, 230, 420, 30, 34
@@ -45,11 +45,7 @@ def draw(results: Results) -> str:
     for name, summary in summaries.items():
         own, label = name.startswith("yolofold"), results.title(name)
         rate, p50, p99 = summary.throughput[cell], summary.latency_ms[50], summary.latency_ms[99]
-        rates.append(
-            _Bar(
-                label, rate.images_per_s, rate.images_per_s, f"{rate.images_per_s:.1f} ({ratio_text(rate.ratio)})", own
-            )
-        )
+        rates.append(_Bar(label, rate.images_per_s, rate.images_per_s, throughput_text(name, rate), own))
         text = f"{milliseconds_text(p50)} / {milliseconds_text(p99)}"
         latencies.append(_Bar(label, p50, p99, text, own))
     first, height = _panel(f"Images per second: {results.cell_title(cell)}", rates, 0, results.ceiling())

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from scripts.bench.pictures import Picture
+from scripts.bench.pictures import DEFAULT, Picture
 from scripts.bench.rounds import Ceiling, Cell, Findings, Plan, Visit
 from scripts.bench.servers import REFERENCE, Server
-from scripts.bench.summary import PERCENTILES, Ratio, Summary, summarise
+from scripts.bench.summary import PERCENTILES, Ratio, Summary, Throughput, summarise
 
 MEMORY = "sum over the process tree of VmHWM - (Rss - Pss): each process's own peak, shared pages counted once"
 STARTUP = "from exec to the first right answer, files in the page cache"
@@ -73,8 +73,7 @@ def _throughput_table(results: Results, summaries: Mapping[str, Summary]) -> str
     cells = results.plan.cells
     rows = [["images/s (times yolofold's, 95 % interval)", *(results.cell_title(cell) for cell in cells)]]
     for name, summary in summaries.items():
-        figures = (summary.throughput[cell] for cell in cells)
-        rows.append([results.title(name), *(f"{f.images_per_s:.1f} ({ratio_text(f.ratio)})" for f in figures)])
+        rows.append([results.title(name), *(throughput_text(name, summary.throughput[cell]) for cell in cells)])
     rows.append(["ceiling: ONNX Runtime, tensor ready", *[f"{results.ceiling():.1f}"] * len(cells)])
     return _table(rows)
 
@@ -90,7 +89,7 @@ def _latency_table(results: Results, summaries: Mapping[str, Summary]) -> str:
     ]
     rows = [head]
     for name, summary in summaries.items():
-        ratio = "-" if summary.latency_ratio is None else ratio_text(summary.latency_ratio)
+        ratio = "" if name == REFERENCE or summary.latency_ratio is None else ratio_text(summary.latency_ratio)
         latencies = (milliseconds_text(summary.latency_ms[p]) for p in PERCENTILES)
         rows.append(
             [results.title(name), *latencies, ratio, f"{summary.peak_bytes / 1e6:.0f}", f"{summary.startup_s:.1f}"]
@@ -107,11 +106,19 @@ def _notes(results: Results, summaries: Mapping[str, Summary]) -> str:
         f"Latency: {LATENCY}. Peak: {MEMORY}. Start-up: {STARTUP}. Load: {CLIENT}.",
     ]
     for name, summary in summaries.items():
+        most = max(figure.images_per_s for cell, figure in summary.throughput.items() if cell.picture == DEFAULT)
+        if most < results.findings.expected.rate_per_s:
+            lines.append(f"{results.title(name)} cannot keep up with that load: its queue grew, and latency with it.")
         if summary.unanswered:
             lines.append(
                 f"{results.title(name)}: {summary.unanswered} of {summary.requests} paced requests without an answer."
             )
     return "\n".join(lines)
+
+
+def throughput_text(name: str, figure: Throughput) -> str:
+    """Images per second of a server, with its ratio unless it is the one that others are compared to."""
+    return f"{figure.images_per_s:.1f}" + ("" if name == REFERENCE else f" ({ratio_text(figure.ratio)})")
 
 
 def ratio_text(ratio: Ratio) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -199,8 +200,16 @@ def test_the_report_says_who_was_left_out_and_why(results: Results) -> None:
     text = markdown(results)
     assert "it answers wrongly: a < b" in text
     assert "0.50, 0.50 to 0.50" in text
+    assert "cannot keep up" not in text  # the peer makes 10.5 images/s of 10 requests/s
     assert "4 of 8 paced requests without an answer" in text
     assert "30.0" in text  # the better of the ceilings
+
+
+def test_the_report_says_who_was_overloaded(results: Results) -> None:
+    load = replace(results.findings.expected, rate_per_s=15.0)  # between the peer's 10.5 and yolofold's 21 images/s
+    text = markdown(replace(results, findings=replace(results.findings, expected=load)))
+    assert f"{results.servers[1].title} cannot keep up" in text
+    assert text.count("cannot keep up") == 1
 
 
 def test_the_document_is_strict_json(results: Results) -> None:
