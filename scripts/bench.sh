@@ -33,6 +33,7 @@ need_peer() { # need_peer NAME: one that cannot be installed is listed in the re
 }
 
 need_environment serve
+case " $* " in *" --help "* | *" -h "*) exec "$python" -m scripts.bench --help ;; esac
 need_environment serve-openvino
 need_wrk
 for lock in scripts/bench/requirements/*.txt; do

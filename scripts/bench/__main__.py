@@ -6,9 +6,11 @@ before it is timed. wrk has to be installed.
 
 import argparse
 import json
+import math
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -31,6 +33,18 @@ from service.machine import describe_machine
 _EMBEDDED = ROOT / "service" / "weights" / "yolo26n-codes.pt"
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text}")
+    return int(text)
+
+
+def _positive(text: str) -> float:
+    if not 0 < (number := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {text}")
+    return number
+
+
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="scripts/bench.sh", description=__doc__.partition("\n")[0])
@@ -41,13 +55,15 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--environments", type=Path, required=True, help="folder of the peers' environments (scripts/bench.sh gives it)"
     )
     add("--out", type=Path, default=ROOT / "runs" / "bench", help="folder for the results (runs/bench)")
-    add("--rounds", type=int, default=6, help="times that each server is started and measured; 4 give intervals (6)")
-    add("--seconds", type=int, default=3, help="of each closed loop (3)")
-    add("--open-seconds", type=float, default=10, help="of the open loop (10)")
-    add("--load", type=float, default=0.5, help="of the open loop, as a share of yolofold's images per second (0.5)")
-    add("--rate", type=float, help="of the open loop in requests per second, instead of --load")
-    add("--minutes", type=float, default=60, help="no round is begun that would end later (60)")
-    add("--connections", type=int, nargs="+", default=[1, 4, 16], help="of the closed loops (1 4 16)")
+    add("--rounds", type=_count, default=6, help="times that each server is started and measured; 4 give intervals (6)")
+    add("--seconds", type=_count, default=3, help="of each closed loop (3)")
+    add("--open-seconds", type=_positive, default=10, help="of the open loop (10)")
+    add(
+        "--load", type=_positive, default=0.5, help="of the open loop, as a share of yolofold's images per second (0.5)"
+    )
+    add("--rate", type=_positive, help="of the open loop in requests per second, instead of --load")
+    add("--minutes", type=_positive, default=60, help="no round is begun that would end later (60)")
+    add("--connections", type=_count, nargs="+", default=[1, 4, 16], help="of the closed loops (1 4 16)")
     add("--pictures", nargs="+", choices=NAMES, default=list(NAMES), help="to send; the default one always is sent")
     add("--thorough", action="store_true", help="every picture with every number of connections, not the middle one")
     add("--servers", nargs="+", metavar="NAME", help="only these and yolofold")
@@ -85,7 +101,7 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="yolofold-bench-") as scratch:
             results = _run(arguments, Path(scratch))
-    except (CannotBenchmark, YolofoldError) as error:
+    except (CannotBenchmark, YolofoldError, subprocess.SubprocessError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

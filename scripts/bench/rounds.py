@@ -19,7 +19,7 @@ from typing import Any
 
 from scripts.bench.answers import Found, read_answer, require_same
 from scripts.bench.closed_loop import ClosedLoop, LoadFailed, run_closed_loop
-from scripts.bench.open_loop import OpenLoop, run_open_loop
+from scripts.bench.open_loop import MOST_REQUESTS, OpenLoop, run_open_loop
 from scripts.bench.peers.task import Task
 from scripts.bench.pictures import DEFAULT, Picture
 from scripts.bench.running import Check, Running, ServerFailed, require_answer, running
@@ -176,7 +176,14 @@ class Bench:
                     rate = self._plan.load * capacity.images_per_s
         except (ServerFailed, LoadFailed) as failure:
             raise CannotBenchmark(f"{reference.title} cannot be asked: {failure}") from failure
-        return Expected(answers, predict, max(round(rate, 1), 0.1))
+        rate = max(round(rate, 1), 0.1)
+        requests = round(rate * self._plan.open_seconds)
+        if not 1 <= requests <= MOST_REQUESTS:
+            raise CannotBenchmark(
+                f"{rate:g} requests/s for {self._plan.open_seconds:g} s are {requests} requests; the open loop takes "
+                f"1 to {MOST_REQUESTS}. Change --open-seconds, --rate or --load."
+            )
+        return Expected(answers, predict, rate)
 
     def _answer(self, address: Address, picture: str) -> bytes:
         status, answer = post(address, self._bodies[picture], 30)

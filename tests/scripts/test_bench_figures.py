@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from scripts.bench.__main__ import choose_servers, plan_cells
+from scripts.bench.__main__ import choose_servers, parse_arguments, plan_cells
 from scripts.bench.answers import Found, WrongAnswer, iou, read_answer, require_same
 from scripts.bench.chart import draw
 from scripts.bench.closed_loop import ClosedLoop, LoadFailed, parse_figures
@@ -126,6 +126,13 @@ def test_only_the_default_picture_gets_every_number_of_connections() -> None:
     expected = (Cell(DEFAULT, 1), Cell(DEFAULT, 4), Cell(DEFAULT, 16), Cell("small", 4))
     assert plan_cells(pictures, [16, 1, 4], thorough=False) == expected
     assert set(plan_cells(pictures, [16, 1, 4], thorough=True)) == {*expected, Cell("small", 1), Cell("small", 16)}
+
+
+@pytest.mark.parametrize("wrong", [("--rounds", "0"), ("--seconds", "1.5"), ("--rate", "-1"), ("--minutes", "inf")])
+def test_a_plan_without_sense_is_refused(wrong: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments(["--bundle", "b", "--environments", "e", *wrong])
+    assert wrong[0] in capsys.readouterr().err
 
 
 def test_every_peer_has_a_module_and_pinned_packages(tmp_path: Path) -> None:
