@@ -1,0 +1,1 @@
+"""The benchmark against other servers: same pictures, same weights, same cores, one server after another."""

@@ -1,0 +1,231 @@
+"""The run: servers one after another, every one once per round, in an order drawn anew for each round.
+
+Each visit starts the server afresh, so a round is one independent observation of everything that its start decides,
+and whatever slows the machine down for longer than a round hits all servers alike.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from scripts.bench.answers import Found, read_answer, require_same
+from scripts.bench.closed_loop import ClosedLoop, LoadFailed, run_closed_loop
+from scripts.bench.open_loop import MOST_REQUESTS, OpenLoop, run_open_loop
+from scripts.bench.peers.task import Task
+from scripts.bench.pictures import DEFAULT, Picture
+from scripts.bench.running import Check, Running, ServerFailed, require_answer, running
+from scripts.bench.servers import ROOT, Server
+from scripts.bench.upload import Address, form_body, get_json, post
+
+SEED = 20261129
+#: Connections while a server warms up and while yolofold's capacity is measured, at the least.
+_BUSY_CONNECTIONS = 4
+#: Warm-up requests for each of these.
+_WARM_UP = 4
+
+
+class CannotBenchmark(Exception):
+    """There is nothing to compare with; the text is for the person who started the run."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One closed-loop measurement."""
+
+    picture: str
+    connections: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured and for how long.
+
+    Attributes:
+        rounds: at most.
+        seconds: of each closed-loop measurement; whole.
+        open_seconds: of the open-loop measurement.
+        load: the open loop's requests per second, as a share of yolofold's images per second.
+        rate_per_s: the open loop's requests per second; None takes ``load``.
+        minutes: no round is begun that would, being as long as the longest so far, end later than this.
+        cores: numbers of the cores on which the servers run.
+    """
+
+    rounds: int
+    seconds: int
+    open_seconds: float
+    load: float
+    rate_per_s: float | None
+    minutes: float
+    cores: tuple[int, ...]
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What every server has to answer, and the load that all get.
+
+    Attributes:
+        answers: the reference's detections, by picture.
+        predict: arguments with which Ultralytics' predict gives them.
+        rate_per_s: of the open loop.
+    """
+
+    answers: Mapping[str, list[Found]]
+    predict: dict[str, Any]
+    rate_per_s: float
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What one server showed in one round."""
+
+    startup_s: float
+    peak_bytes: int
+    closed: Mapping[Cell, ClosedLoop]
+    open: OpenLoop
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """Images per second of the bare engine on a tensor that is ready."""
+
+    one_session: float
+    many_sessions: float
+
+
+@dataclass
+class Findings:
+    """All that a run has found.
+
+    Attributes:
+        visits: by server, then by round.
+        left_out: reason by server.
+    """
+
+    expected: Expected
+    ceilings: list[Ceiling] = field(default_factory=list)
+    visits: dict[str, list[Visit]] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+class Bench:
+    """One run over a set of servers. ``say`` gets a line for each step."""
+
+    def __init__(
+        self, plan: Plan, task: Task, pictures: Sequence[Picture], logs: Path, say: Callable[[str], None]
+    ) -> None:
+        self._plan, self._task, self._logs, self._say = plan, task, logs, say
+        self._bodies = {picture.name: form_body(picture.jpeg) for picture in pictures}
+
+    def run(self, reference: Server, servers: Sequence[Server]) -> Findings:
+        """Ask the reference, then go the rounds.
+
+        Raises:
+            CannotBenchmark: the reference, which has to be among the servers, fails, or finds nothing in a picture.
+        """
+        started, longest = time.monotonic(), 0.0
+        findings = Findings(self._ask(reference))
+        random_order = random.Random(SEED)
+        for number in range(1, self._plan.rounds + 1):
+            if number > 1 and time.monotonic() - started + longest > self._plan.minutes * 60:
+                self._say(f"{number - 1} rounds: another would not end within {self._plan.minutes:g} minutes.")
+                break
+            round_started = time.monotonic()
+            findings.ceilings.append(self._measure_ceiling())
+            taking_part = [server for server in servers if server.name not in findings.left_out]
+            for server in random_order.sample(taking_part, len(taking_part)):
+                self._say(f"round {number}: {server.title}")
+                try:
+                    visit = self._visit(server, number, findings.expected)
+                except (ServerFailed, LoadFailed) as failure:
+                    if server.name == reference.name:
+                        raise CannotBenchmark(f"{reference.title} failed in round {number}: {failure}") from failure
+                    self._say(f"  left out: {failure}")
+                    findings.left_out[server.name] = str(failure)
+                    findings.visits.pop(server.name, None)
+                else:
+                    findings.visits.setdefault(server.name, []).append(visit)
+            longest = max(longest, time.monotonic() - round_started)
+        return findings
+
+    def _ask(self, reference: Server) -> Expected:
+        self._say(f"asking {reference.title} for the boxes expected")
+        try:
+            with self._running(reference, self._task, "reference", read_answer) as server:
+                answers = {name: read_answer(self._answer(server.address, name)) for name in self._bodies}
+                for name, found in answers.items():
+                    if not found:
+                        raise CannotBenchmark(
+                            f"The model finds nothing in the picture {name}; agreement would be empty."
+                        )
+                predict = get_json(server.address, "/model", 30)["ultralytics_predict"]
+                rate = self._plan.rate_per_s
+                if rate is None:
+                    self._warm_up(server.address)
+                    busy = self._busy_connections()
+                    capacity = run_closed_loop(server.address, self._bodies[DEFAULT], busy, self._plan.seconds)
+                    rate = self._plan.load * capacity.images_per_s
+        except (ServerFailed, LoadFailed) as failure:
+            raise CannotBenchmark(f"{reference.title} cannot be asked: {failure}") from failure
+        rate = max(round(rate, 1), 0.1)
+        requests = round(rate * self._plan.open_seconds)
+        if not 1 <= requests <= MOST_REQUESTS:
+            raise CannotBenchmark(
+                f"{rate:g} requests/s for {self._plan.open_seconds:g} s are {requests} requests; the open loop takes "
+                f"1 to {MOST_REQUESTS}. Change --open-seconds, --rate or --load."
+            )
+        return Expected(answers, predict, rate)
+
+    def _answer(self, address: Address, picture: str) -> bytes:
+        status, answer = post(address, self._bodies[picture], 30)
+        if status != 200:
+            raise ServerFailed(f"it answered the picture {picture} with status {status}: {answer[:200]!r}")
+        return answer
+
+    def _visit(self, server: Server, number: int, expected: Expected) -> Visit:
+        task = replace(self._task, predict=expected.predict)
+        with self._running(server, task, f"{server.name}-{number}", self._check(expected, DEFAULT)) as up:
+            for picture, body in self._bodies.items():
+                require_answer(up.address, body, self._check(expected, picture))
+            self._warm_up(up.address)
+            closed = {
+                cell: run_closed_loop(up.address, self._bodies[cell.picture], cell.connections, self._plan.seconds)
+                for cell in self._plan.cells
+            }
+            paced = run_open_loop(up.address, self._bodies[DEFAULT], expected.rate_per_s, self._plan.open_seconds)
+            return Visit(up.startup_s, up.peak_bytes(), closed, paced)
+
+    def _running(self, server: Server, task: Task, log: str, check: Check) -> AbstractContextManager[Running]:
+        log_file = self._logs / f"{log}.log"
+        return running(server, task, self._plan.cores, log_file, self._bodies[DEFAULT], check)
+
+    def _check(self, expected: Expected, picture: str) -> Check:
+        return lambda body: require_same(read_answer(body), expected.answers[picture], self._task.confidence)
+
+    def _warm_up(self, address: Address) -> None:
+        """Enough requests at once that every worker gets some."""
+        body = self._bodies[DEFAULT]
+        busy = self._busy_connections()
+        with ThreadPoolExecutor(busy) as pool:
+            for _ in pool.map(lambda _: require_answer(address, body, read_answer), range(busy * _WARM_UP)):
+                pass
+
+    def _busy_connections(self) -> int:
+        return max(_BUSY_CONNECTIONS, 2 * len(self._plan.cores))
+
+    def _measure_ceiling(self) -> Ceiling:
+        self._say("the bare engine")
+        pinned = ["taskset", "-c", ",".join(map(str, self._plan.cores)), sys.executable, "-m", f"{__package__}.ceiling"]
+        command = [*pinned, self._task.graph, str(len(self._plan.cores)), str(self._plan.seconds)]
+        limit_s = 2 * self._plan.seconds + 60
+        done = subprocess.run(command, cwd=ROOT, env=os.environ, stdout=subprocess.PIPE, timeout=limit_s, check=True)
+        return Ceiling(**json.loads(done.stdout))

@@ -1,0 +1,183 @@
+"""The benchmark with real processes: pacing, memory, the end of a process tree, and yolofold itself as a server."""
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from scripts.bench.answers import Found, WrongAnswer, read_answer, require_same
+from scripts.bench.closed_loop import LoadFailed
+from scripts.bench.open_loop import MOST_CONNECTIONS, run_open_loop
+from scripts.bench.peers.task import Task
+from scripts.bench.pictures import DEFAULT, make_picture
+from scripts.bench.process_tree import end_processes, peak_bytes, process_tree
+from scripts.bench.running import ServerFailed, require_answer, running
+from scripts.bench.servers import our_servers
+from scripts.bench.upload import Address, form_body, post
+from tests.conftest import ROOT
+
+SERVICE_S = 0.01
+
+
+@contextlib.contextmanager
+def one_at_a_time(answer: bytes, service_s: float = 0.0) -> Iterator[Address]:
+    """A server that takes ``service_s`` for each request, one after another, and always answers the same."""
+    ready = threading.Event()
+    address: list[Address] = []
+    stop: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    async def serve() -> None:
+        turn = asyncio.Lock()
+
+        async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(asyncio.IncompleteReadError):
+                while True:
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    length = int(head.lower().partition(b"content-length:")[2].split()[0])
+                    await reader.readexactly(length)
+                    async with turn:
+                        await asyncio.sleep(service_s)
+                    writer.write(answer)
+            writer.close()
+
+        server = await asyncio.start_server(connection, "127.0.0.1", 0)
+        address.append(Address("127.0.0.1", server.sockets[0].getsockname()[1]))
+        stop.append((asyncio.get_running_loop(), asyncio.Event()))
+        ready.set()
+        await stop[0][1].wait()
+        server.close()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    try:
+        assert ready.wait(10)
+        yield address[0]
+    finally:
+        loop, event = stop[0]
+        loop.call_soon_threadsafe(event.set)
+        thread.join()
+
+
+def test_latency_counts_from_the_time_a_request_was_due() -> None:
+    requests, rate = 3 * MOST_CONNECTIONS, 10 / SERVICE_S
+    with one_at_a_time(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", SERVICE_S) as address:
+        found = run_open_loop(address, b"body", rate, requests / rate)
+    assert len(found.latencies_ms) == requests
+    # Ten times what it can do: the last answer cannot come before all work is done. Counted from its sending, which
+    # waits for a free connection, no request would take longer than the work of all connections.
+    least = (requests * SERVICE_S - (requests - 1) / rate) * 1000
+    assert max(found.latencies_ms) >= least > 2 * MOST_CONNECTIONS * SERVICE_S * 1000
+    assert min(found.latencies_ms) >= SERVICE_S * 1000
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",
+    ],
+    ids=["chunked", "closing"],
+)
+def test_answers_of_any_framing_are_read(answer: bytes) -> None:
+    with one_at_a_time(answer) as address:
+        assert len(run_open_loop(address, b"body", 50, 0.1).latencies_ms) == 5
+
+
+@pytest.mark.parametrize("status", ["302 Found", "503 Service Unavailable"])
+def test_a_refusal_fails_the_load(status: str) -> None:
+    answer = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()
+    with one_at_a_time(answer) as address, pytest.raises(LoadFailed, match=status[:3]):
+        run_open_loop(address, b"body", 50, 0.1)
+
+
+def test_a_load_has_a_bound() -> None:
+    with pytest.raises(ValueError, match="100000"):
+        run_open_loop(Address("127.0.0.1", 9), b"body", 1e6, 10)
+
+
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+FAMILY = f"""
+import subprocess, sys, time
+for apart in (False, True):
+    child = subprocess.Popen([sys.executable, "-c", {STUBBORN!r}], stdout=subprocess.PIPE, start_new_session=apart)
+    child.stdout.readline()
+print("up", flush=True)
+time.sleep(60)
+"""
+
+
+def test_no_process_outlives_its_server() -> None:
+    server = subprocess.Popen([sys.executable, "-c", FAMILY], stdout=subprocess.PIPE, start_new_session=True)
+    assert server.stdout is not None
+    server.stdout.readline()
+    family = process_tree(server.pid)
+    assert len(family) == 3  # one of the children in a session of its own
+    end_processes(server.pid, patience_s=0.2)
+    server.wait(10)
+    server.stdout.close()
+    assert not [process for member in family for process in process_tree(member.pid)]
+
+
+def test_memory_that_was_given_back_counts() -> None:
+    held = 64_000_000
+    program = f"import time; block = bytearray({held}); del block; print('up', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert held < peak_bytes([process.pid]) < held + 60_000_000
+        assert peak_bytes([process.pid, process.pid]) == 2 * peak_bytes([process.pid])
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def body() -> bytes:
+    """The form with the default picture."""
+    return form_body(make_picture(DEFAULT, ROOT / "samples").jpeg)
+
+
+def _task(bundle_path: Path) -> Task:
+    return Task(0, 1, str(bundle_path / "model.onnx"), "", [], 0.41, {})
+
+
+def test_yolofold_is_started_asked_loaded_and_ended(bundle_path: Path, body: bytes, tmp_path: Path) -> None:
+    server = our_servers(bundle_path)[0]
+    cores, log = sorted(os.sched_getaffinity(0)), tmp_path / "server.log"
+    with running(server, _task(bundle_path), cores, log, body, read_answer) as up:
+        _, answer = post(up.address, body, 30)
+        reference = read_answer(answer)
+        assert reference
+        require_answer(up.address, body, lambda again: require_same(read_answer(again), reference, 0.41))
+        moved = [Found(f.class_id + 1, f.confidence, f.xyxy) for f in reference]
+        with pytest.raises(ServerFailed, match="wrongly"):
+            require_answer(up.address, body, lambda again: require_same(read_answer(again), moved, 0.41))
+        assert len(run_open_loop(up.address, body, 2, 1).latencies_ms) == 2
+        assert 50_000_000 < up.peak_bytes() < 2_000_000_000
+        assert up.startup_s > 0
+    assert not process_tree(up.pid)
+
+
+def test_a_server_that_does_not_start_says_why(tmp_path: Path, body: bytes) -> None:
+    server = our_servers(tmp_path / "no-bundle")[0]
+    start = partial(running, server, _task(tmp_path), sorted(os.sched_getaffinity(0)), tmp_path / "log", body)
+    with pytest.raises(ServerFailed, match="no bundle"), start(read_answer):
+        pass
+
+
+def test_a_wrong_first_answer_leaves_a_server_out(bundle_path: Path, body: bytes, tmp_path: Path) -> None:
+    def refuse(answer: bytes) -> None:
+        raise WrongAnswer("it is too good")
+
+    server = our_servers(bundle_path)[0]
+    start = partial(running, server, _task(bundle_path), sorted(os.sched_getaffinity(0)), tmp_path / "log", body)
+    with pytest.raises(ServerFailed, match="too good"), start(refuse):
+        pass
