@@ -41,8 +41,7 @@ FROM base AS serve-base
 COPY service/ service/
 # The unpickled form of a model has no place where models are served.
 RUN rm -rf service/prepare service/weights/*.pt
-# The last one has glibc give back the memory of large decoded pictures, about 100 MB of it.
-ENV YOLOFOLD_HOST=0.0.0.0 YOLOFOLD_PORT=8000 MALLOC_MMAP_THRESHOLD_=4194304
+ENV YOLOFOLD_HOST=0.0.0.0 YOLOFOLD_PORT=8000
 USER 10001
 EXPOSE 8000
 HEALTHCHECK --interval=5s --timeout=5s --start-period=20s --retries=3 \

@@ -19,6 +19,7 @@ from service.drift.baseline import WINDOW
 from service.drift.calibration import DEFAULT_RATE, calibrate
 from service.drift.features import Samples
 from service.drift.layers import watch_layers
+from service.heap import map_large_blocks
 from service.inference.images import decode_image
 from service.inference.probe import Probe, Reading
 from service.preprocessing.corruptions import CORRUPTIONS
@@ -84,6 +85,7 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--group", type=int, default=1, help="pictures in a row that stay together")
     arguments = parser.parse_args()
+    map_large_blocks()
     samples, channels = measure(arguments.bundle, arguments.data)
     rng = np.random.default_rng(0)
     splits = [evaluate_split(samples, channels, arguments.group, rng) for _ in range(arguments.splits)]

@@ -11,6 +11,4 @@ if [ "$status" = 3 ]; then # none that can be served; any other failure is repor
   need_environment prepare
   "$python" -m service prepare
 fi
-# glibc would keep the memory of large decoded pictures for reuse, about 100 MB of it.
-export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-4194304}
 exec "$python" -m service serve

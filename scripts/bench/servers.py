@@ -39,8 +39,7 @@ class Server:
 
 def our_servers(bundle: Path) -> list[Server]:
     """yolofold as ``scripts/run.sh`` starts it, the reference first, and with OpenVINO in bf16."""
-    # scripts/run.sh sets the threshold, too.
-    common = {"YOLOFOLD_BUNDLE_DIR": str(bundle), "MALLOC_MMAP_THRESHOLD_": "4194304"}
+    common = {"YOLOFOLD_BUNDLE_DIR": str(bundle)}
     pins = _pins(ROOT / "requirements" / "serve.txt")
     python, serve = Path(sys.executable), ("serve",)
     return [
