@@ -118,7 +118,7 @@ def test_heads_are_compared_with_all_else_the_same(yolo_arms: TorchArms) -> None
 def test_memory_of_a_module_is_measured_in_a_process_of_its_own(yolo_arms: TorchArms, tmp_path: Path) -> None:
     programs = yolo_arms.programs(IMGSZ, 2, tmp_path)
     assert set(programs) == {arm.name for arm in yolo_arms._arms}
-    peak = measure_peak("torch_folded", 2, programs["torch_folded"])
+    peak = measure_peak("torch_folded", 2, programs["torch_folded"], lambda: None)
     assert peak.peak_bytes > peak.baseline_bytes > 50_000_000
 
 
@@ -190,7 +190,7 @@ def test_a_thorough_measurement_has_torch_in_its_latency_only(
     nets: Nets, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[str] = []
-    monkeypatch.setattr(study, "measure_peak", lambda arm, batch, program: measured.append(arm))
+    monkeypatch.setattr(study, "measure_peak", lambda arm, *_rest: measured.append(arm))
     monkeypatch.setattr(study, "LatencyReport", lambda **fields: fields)
     report = run_latency(Networks(nets.unfolded, nets.folded), place, Effort(MIN_ROUNDS, thorough=True))
     engines = [{arm.engine for arm in series.arms} for series in report["series"]]
