@@ -223,7 +223,9 @@ def test_a_wrong_fold_is_seen(bundle_path: Path, tmp_path: Path, parcel: bytes) 
     with serving(load_bundle(folder), workers=1, threads=1) as server:
         answer = check(server, parcel)
     assert answer["agrees"] is False
-    assert answer["max_confidence_difference"] > 1e-3 or answer["only_in_reference"] + answer["only_in_deployed"]
+    # A sigmoid is nowhere steeper than 1/4: beyond this, no rounding of scores within the tolerance can explain it.
+    beyond_rounding = answer["max_confidence_difference"] > answer["tolerance"]["score"] / 4
+    assert beyond_rounding or answer["only_in_reference"] + answer["only_in_deployed"]
 
 
 def test_a_deployed_graph_that_computes_something_else_is_refused_before_the_port_opens(
