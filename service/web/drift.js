@@ -70,8 +70,9 @@ function showImage({ image, score, training, layers }, lint) {
   const unjudged = lint.calibrated ? "" : " Colours, geometry and sharpness are judged after a calibration only.";
   if (findings.length === 0) findings.push(element("li", {}, `The linter found no fault.${unjudged}`));
   const whole = score === null ? "" : ` Its distance from the calibration is ${score.toFixed(2)}; single pictures scatter more than windows.`;
-  $("image-title").textContent = `The ${image.width} × ${image.height} image: ${training.symmetric_kl.toFixed(2)} nats ` +
-    `a channel from training, over ${count(training.channels, "channel")}.${whole}`;
+  const distance = training === null ? "no BatchNorm tells what training was like"
+    : `${training.symmetric_kl.toFixed(2)} nats a channel from training, over ${count(training.channels, "channel")}`;
+  $("image-title").textContent = `The ${image.width} × ${image.height} image: ${distance}.${whole}`;
   $("image-findings").replaceChildren(...findings);
   const judged = layers.filter((layer) => layer.training !== null);
   const furthest = Math.max(...judged.map((layer) => layer.training.symmetric_kl));
