@@ -46,6 +46,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--hours", type=float, default=1.28, help="length of the training schedule")
     parser.add_argument("--start-from", type=Path, help="checkpoint whose weights a new run begins with")
     parser.add_argument("--pictures", type=int, default=10_000, help="generated training pictures")
+    parser.add_argument(
+        "--first-picture",
+        type=int,
+        default=0,
+        metavar="INDEX",
+        help="of the generated training pictures; past those of an earlier run, all of them are new to its weights",
+    )
     parser.add_argument("--held-out", type=int, default=500, help="generated test pictures")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="processes and torch threads")
     parser.add_argument(
@@ -131,7 +138,9 @@ def _build(options: argparse.Namespace) -> None:
     if options.adopt:
         adopt_run(run, options.start_from, options.hours)
     open_run(run, options.start_from)  # before the pictures, which take their time
-    data = write_dataset(work / "data", DATA_SEED, _counts(options), options.threads, options.adopt)
+    data = write_dataset(
+        work / "data", DATA_SEED, _counts(options), options.threads, options.adopt, options.first_picture
+    )
     train(data, work, options.hours, options.threads, options.start_from)
     _measure(run, data, options)
     places = {run / RELEASE / name: SHIPPED / name for name in (WEIGHTS, METRICS, CARD, HISTORY)}
@@ -192,7 +201,7 @@ def _provenance(run: Path, options: argparse.Namespace) -> Provenance:
 def recorded_command(options: argparse.Namespace) -> str:
     """The command with what decides the weights, and without where and how fast it ran and what was said of it."""
     words = ["python -m scripts.train_embedded"]
-    for name in ("hours", "pictures", "held_out"):
+    for name in ("hours", "pictures", "first_picture", "held_out"):
         if getattr(options, name) != _parser().get_default(name):
             words.append(f"--{name.replace('_', '-')} {getattr(options, name):g}")
     if options.start_from is not None:

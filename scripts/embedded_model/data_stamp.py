@@ -75,16 +75,16 @@ def _difference(stored: dict[str, int | str], wanted: dict[str, int | str]) -> s
     return "its sources have changed since"
 
 
-def refuse_surplus(folder: Path, count: int) -> None:
-    """See to it that a split holds none but its first `count` pictures.
+def refuse_surplus(folder: Path, indices: range) -> None:
+    """See to it that a split holds none but the pictures of these indices.
 
     Raises:
         DataRefused: it holds others, which whoever reads the folder would take in.
     """
-    wanted = {f"{index:06d}" for index in range(count)}
+    wanted = {f"{index:06d}" for index in indices}
     surplus = sorted(path for path in folder.glob("*.jpg") if path.stem not in wanted)
     if surplus:
         raise DataRefused(
-            f"{folder} holds {len(surplus)} pictures besides the {count} that are wanted, the first of them "
+            f"{folder} holds {len(surplus)} pictures besides the {len(indices)} that are wanted, the first of them "
             f"{surplus[0].name}. Delete them, or ask for as many as there are."
         )

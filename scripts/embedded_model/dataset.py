@@ -59,23 +59,30 @@ def _single_threaded() -> None:
     cv2.setNumThreads(1)
 
 
-def write_dataset(root: Path, seed: int, counts: dict[str, int], processes: int, adopt: bool = False) -> Path:
+def write_dataset(
+    root: Path, seed: int, counts: dict[str, int], processes: int, adopt: bool = False, first_train: int = 0
+) -> Path:
     """Write the missing pictures of every split and `data.yaml`; returns the path of the latter.
 
     Args:
         adopt: take pictures that lie there for this generator's, whatever drew them.
+        first_train: index of the first training picture; a later run draws pictures that no earlier one has seen.
 
     Raises:
-        DataRefused: the folder holds pictures of another generator or seed, or more than `counts` says.
+        DataRefused: the folder holds pictures of another generator or seed, or others than `counts` and
+            `first_train` say.
     """
-    for split, count in counts.items():
-        refuse_surplus(root / "images" / split, count)
+    wanted = {split: range(count) for split, count in counts.items()}
+    if "train" in counts:
+        wanted["train"] = range(first_train, first_train + counts["train"])
+    for split, indices in wanted.items():
+        refuse_surplus(root / "images" / split, indices)
     claim_folder(root, seed, adopt)
-    for split, count in counts.items():
+    for split, indices in wanted.items():
         for kind in ("images", "labels"):
             (root / kind / split).mkdir(parents=True, exist_ok=True)
         with multiprocessing.get_context("spawn").Pool(processes, initializer=_single_threaded) as pool:
-            pool.map(partial(_write_one, root, seed, split), range(count), chunksize=16)
+            pool.map(partial(_write_one, root, seed, split), indices, chunksize=16)
     lines = [f"path: {root.resolve()}"]
     lines += [f"{split}: images/{split}" for split in SPLITS]
     lines += ["names:", *(f"  {number}: {name}" for number, name in enumerate(CLASS_NAMES))]

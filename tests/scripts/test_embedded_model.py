@@ -151,6 +151,15 @@ def test_pictures_of_another_seed_or_of_nobody_knows_what_are_refused(tmp_path):
     dataset.write_dataset(tmp_path, 4, {"val": 2}, processes=1)
 
 
+def test_a_later_run_draws_training_pictures_that_no_earlier_one_has_seen(tmp_path):
+    dataset.write_dataset(tmp_path, 4, {"train": 2, "val": 1}, processes=1, first_train=7)
+    assert sorted(p.name for p in (tmp_path / "images/train").iterdir()) == ["000007.jpg", "000008.jpg"]
+    assert [p.name for p in (tmp_path / "images/val").iterdir()] == ["000000.jpg"]
+    assert (tmp_path / "images/train/000008.jpg").read_bytes() == dataset.make_picture(4, "train", 8)[0]
+    with pytest.raises(DataRefused, match=r"000007\.jpg"):
+        dataset.write_dataset(tmp_path, 4, {"train": 2, "val": 1}, processes=1)
+
+
 @pytest.mark.parametrize("adopt", [False, True])
 def test_more_pictures_than_wanted_are_refused(tmp_path, adopt):
     dataset.write_dataset(tmp_path, 4, {"val": 3}, processes=1)

@@ -167,11 +167,25 @@ def test_adopting_changes_nothing_that_a_run_says_of_itself(run: Path, start: Pa
 
 
 def test_the_recorded_command_is_what_decides_the_weights() -> None:
-    given = ["--pictures", "16000", "--hours", "1.86", "--note", "A note.", "--threads", "1", "--work", "/tmp/x"]
+    given = [
+        "--pictures",
+        "16000",
+        "--first-picture",
+        "32000",
+        "--hours",
+        "1.86",
+        "--note",
+        "A note.",
+        "--threads",
+        "1",
+        "--work",
+        "/tmp/x",
+    ]
     shipped = str(ROOT / "service/weights/yolo26n-codes.pt")
     options = train_embedded._parser().parse_args([*given, "--adopt", "--start-from", shipped])
     assert train_embedded.recorded_command(options) == (
-        "python -m scripts.train_embedded --hours 1.86 --pictures 16000 --start-from service/weights/yolo26n-codes.pt"
+        "python -m scripts.train_embedded --hours 1.86 --pictures 16000 --first-picture 32000 "
+        "--start-from service/weights/yolo26n-codes.pt"
     )
 
 
