@@ -1,10 +1,11 @@
 """The real thing, made once per run: a bundle of the embedded checkpoint and a uvicorn that serves it."""
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,14 +53,33 @@ def embedded_checkpoint() -> Path:
     return EMBEDDED
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that ``make`` fills, for all processes that share the work of one run; they must not change it."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        folder = factory.mktemp(name)
+        make(folder)
+        return folder
+    folder = factory.getbasetemp().parent / name
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = folder.with_suffix(".done")
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # what another has begun and not finished
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
+def _prepare(weights: str, imgsz: int, bundle_dir: Path) -> None:
+    environ = clean_environ(weights=weights, imgsz=str(imgsz), bundle_dir=str(bundle_dir))
+    subprocess.run(command("prepare", "--latency-rounds", "12"), cwd=ROOT, env=environ, check=True, timeout=600)
+
+
 @pytest.fixture(scope="session")
 def bundle_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle folder in which the embedded checkpoint has been prepared by the command itself."""
-    root = tmp_path_factory.mktemp("bundles")
-    arguments = command("prepare", "--latency-rounds", "12")
-    environ = clean_environ(weights="embedded", imgsz=str(IMGSZ), bundle_dir=str(root))
-    subprocess.run(arguments, cwd=ROOT, env=environ, check=True, timeout=600)
-    return root
+    return made_once(tmp_path_factory, "bundles", lambda root: _prepare("embedded", IMGSZ, root))
 
 
 @pytest.fixture(scope="session")
@@ -83,19 +103,19 @@ def bundle_copy(bundle_path: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return load_bundle(copy)
 
 
-@pytest.fixture(scope="session")
-def faulty_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a checkpoint whose BatchNorm layers have planted faults, and the bundle prepared from it."""
+def _prepare_faulty(root: Path) -> None:
     from tests.faults import plant_faults  # torch, hence only where it is needed
     from tests.networks import calibrated_network, save_checkpoint
 
-    root = tmp_path_factory.mktemp("faulty")
     network = calibrated_network("yolo26n.yaml")
     plant_faults(network)
-    weights = save_checkpoint(network, root / "faulty.pt")
-    environ = clean_environ(weights=str(weights), imgsz="128", bundle_dir=str(root / "bundles"))
-    subprocess.run(command("prepare", "--latency-rounds", "12"), cwd=ROOT, env=environ, check=True, timeout=600)
-    return root
+    _prepare(str(save_checkpoint(network, root / "faulty.pt")), 128, root / "bundles")
+
+
+@pytest.fixture(scope="session")
+def faulty_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint whose BatchNorm layers have planted faults, and the bundle prepared from it."""
+    return made_once(tmp_path_factory, "faulty", _prepare_faulty)
 
 
 @pytest.fixture(scope="session")
