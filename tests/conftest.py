@@ -1,6 +1,7 @@
 """The real thing, made once per run: a bundle of the embedded checkpoint and a uvicorn that serves it."""
 
 import fcntl
+import gc
 import os
 import shutil
 import subprocess
@@ -17,6 +18,12 @@ from service.prepare.weights import EMBEDDED
 
 ROOT = Path(__file__).parent.parent
 IMGSZ = 640
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector the millions of objects of torch and others, which it would walk through in every test."""
+    gc.collect()
+    gc.freeze()
 
 
 def command(*arguments: str) -> list[str]:

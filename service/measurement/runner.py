@@ -169,7 +169,8 @@ def measure_series(
     require_rounds(rounds)
     load, others, started = _load_average(), CpuWatch(), clock_ns()
     station = _Station(arms, traffic or NoTraffic(), np.random.default_rng(SEED), clock_ns)
-    measured = station.run(whole_sessions(rounds) // ROUNDS_PER_SESSION, budget_s * 1e9, progress)
+    with _heap_set_aside():
+        measured = station.run(whole_sessions(rounds) // ROUNDS_PER_SESSION, budget_s * 1e9, progress)
     duration_s, times_ms = (clock_ns() - started) / 1e9, measured.times_ms
     by_arm = {arm.name: times_ms[:, :, column] for column, arm in enumerate(arms)}
     null = _speedup(null_control, by_arm)
@@ -341,6 +342,24 @@ def _load_average() -> float | None:
         return os.getloadavg()[0]
     except OSError:
         return None
+
+
+@contextmanager
+def _heap_set_aside() -> Iterator[None]:
+    """Keep what there is already out of the collections before each round.
+
+    In a process with torch, or with requests to answer meanwhile, each of them would walk through all objects again
+    and keep every thread waiting for a third of a second.
+    """
+    if gc.get_freeze_count():  # somebody else's, who will undo it
+        yield
+        return
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import gc
 import math
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 
@@ -394,3 +395,31 @@ def test_garbage_collection_is_off_meanwhile_and_restored(enabled: bool, fails: 
     finally:
         (gc.enable if before else gc.disable)()
     assert during and not any(during)
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_what_was_there_is_set_aside_meanwhile_and_no_longer(fails: bool) -> None:
+    bench = Bench()
+    during: list[int] = []
+
+    def run() -> None:
+        during.append(gc.get_freeze_count())
+        bench.now_ns += MS
+        if fails:
+            raise RuntimeError("the arm broke")
+
+    bench.arms[0] = TimedArm("slow", "Slow", FACTS, lambda: run)
+    frozen = gc.get_freeze_count() > 0
+    gc.unfreeze()
+    try:
+        with pytest.raises(RuntimeError) if fails else nullcontext():
+            bench.measure()
+        assert gc.get_freeze_count() == 0
+        gc.freeze()
+        with pytest.raises(RuntimeError) if fails else nullcontext():
+            bench.measure()
+        assert gc.get_freeze_count() > 0, "what others set aside stays so"
+    finally:
+        if not frozen:
+            gc.unfreeze()
+    assert during and min(during) > 1000
