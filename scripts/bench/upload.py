@@ -12,15 +12,16 @@ CONTENT_TYPE = f"multipart/form-data; boundary={_BOUNDARY}"
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens."""
+    """Where a server listens. ``query`` belongs to the route that detects and begins with a question mark."""
 
     host: str
     port: int
+    query: str = ""
 
     @property
     def url(self) -> str:
         """Of the route that detects."""
-        return f"http://{self.host}:{self.port}{PATH}"
+        return f"http://{self.host}:{self.port}{PATH}{self.query}"
 
 
 def form_body(jpeg: bytes) -> bytes:

@@ -1,0 +1,1 @@
+"""How the cost of serving grows with the work: one chart per cause."""

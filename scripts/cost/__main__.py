@@ -1,0 +1,104 @@
+"""Measure how the cost of serving grows with the work, on this machine, and draw it.
+
+    .venv/bin/python -m scripts.cost --bundle bundles/NAME --scale n=bundles/NAME --scale s=bundles/OTHER
+
+Images per second and latency against concurrency, picture size, objects, cores and, where bundles of other scales are
+named, the scale of the network; memory against time. Linux only; wrk has to be installed.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from scripts.bench.closed_loop import LoadFailed
+from scripts.bench.process_tree import adopt_orphans
+from scripts.bench.running import ServerFailed
+from scripts.bench.servers import ROOT
+from scripts.cost.drawing import draw_curve, draw_memory
+from scripts.cost.measuring import measure_curve, measure_memory
+from scripts.cost.spots import Spot, plan_curves
+from service.errors import YolofoldError
+from service.machine import describe_machine
+
+#: Under which memory is watched.
+MEMORY_CONNECTIONS = 16
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, required=True, help="the bundle to serve")
+    parser.add_argument(
+        "--scale",
+        type=_named_bundle,
+        action="append",
+        default=[],
+        metavar="LABEL=BUNDLE",
+        help="one network of the curve of scales, smallest first (repeatable)",
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="that count, of each curve (5)")
+    parser.add_argument("--seconds", type=int, default=3, help="of each load (3)")
+    parser.add_argument("--minutes", type=float, default=5, help="during which memory is watched; 0 leaves it out (5)")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "cost", help="folder for the results (runs/cost)")
+    found = parser.parse_args(arguments)
+    if min(found.rounds, found.seconds) < 1 or not 0 <= found.minutes <= 24 * 60:
+        parser.error("--rounds and --seconds must be at least 1, --minutes from 0 to 1440")
+    return found
+
+
+def _named_bundle(text: str) -> tuple[str, Path]:
+    label, equals, path = text.partition("=")
+    if not (label and equals and path):
+        raise argparse.ArgumentTypeError(f"expected LABEL=BUNDLE, got {text}")
+    return label, Path(path).resolve()
+
+
+def main() -> int:
+    """Measure, draw and write; the exit code."""
+    options = parse_arguments()
+    adopt_orphans()
+    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix="yolofold-cost-") as scratch:
+            document = _run(options, Path(scratch))
+    except (ServerFailed, LoadFailed, YolofoldError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    (options.out / "cost.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    print(f"cost.json and the charts are in {options.out}.")
+    return 0
+
+
+def _run(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    cores = sorted(os.sched_getaffinity(0))
+    curves = plan_curves(options.bundle.resolve(), dict(options.scale), len(cores))
+    document: dict[str, Any] = {"machine": describe_machine().model_dump(), "curves": {}}
+    for curve in curves:
+        points = measure_curve(curve, cores, options.rounds, options.seconds, scratch, _say)
+        draw_curve(curve, points, options.out / f"{curve.name}.svg")
+        document["curves"][curve.name] = [asdict(point) for point in points]
+        for point in points:
+            _say(
+                f"  {point.label}: {point.images_per_s:.1f} images/s, p50 {point.p50_ms:.0f}, p99 {point.p99_ms:.0f} ms"
+            )
+    if options.minutes:
+        usual = curves[0].spots[0]
+        spot = Spot("memory", usual.bundle, usual.cores, usual.body, connections=MEMORY_CONNECTIONS)
+        memory = measure_memory(spot, cores, options.minutes, scratch, _say)
+        draw_memory(memory, options.out / "memory.svg")
+        document["memory"] = asdict(memory)
+    return document
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

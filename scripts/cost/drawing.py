@@ -1,0 +1,50 @@
+"""Curves as SVG, drawn by matplotlib (among the development requirements: Ultralytics brings it)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from scripts.cost.measuring import Memory, Point
+from scripts.cost.spots import Curve
+
+mpl.rcParams["svg.hashsalt"] = "yolofold"  # the same figures give the same file
+_RATE, _LATENCY = "#0969da", "#bc4c00"
+_SIZE_IN = (6.4, 3.4)
+
+
+def draw_curve(curve: Curve, points: Sequence[Point], target: Path) -> None:
+    """Images per second with their range (left axis), p50 and p99 in milliseconds (right axis)."""
+    figure = Figure(figsize=_SIZE_IN, layout="constrained")
+    left = figure.subplots()
+    places = range(len(points))
+    rates = [point.images_per_s for point in points]
+    spread = [
+        [point.images_per_s - point.least for point in points],
+        [point.greatest - point.images_per_s for point in points],
+    ]
+    left.errorbar(places, rates, spread, color=_RATE, marker="o", capsize=3)
+    left.set_xticks(places, [point.label for point in points])
+    left.set(title=curve.title, xlabel=curve.axis, ylim=(0, None))
+    left.set_ylabel("images per second", color=_RATE)
+    right = left.twinx()
+    right.plot(places, [point.p50_ms for point in points], color=_LATENCY, marker="s", linestyle="-", label="p50")
+    right.plot(places, [point.p99_ms for point in points], color=_LATENCY, marker="^", linestyle=":", label="p99")
+    right.set_ylabel("ms from request to answer", color=_LATENCY)
+    right.set_ylim(0, None)
+    right.legend(loc="best", frameon=False)
+    _save(figure, target)
+
+
+def draw_memory(memory: Memory, target: Path) -> None:
+    """Megabytes against minutes."""
+    figure = Figure(figsize=_SIZE_IN, layout="constrained")
+    axes = figure.subplots()
+    axes.plot([second / 60 for second in memory.seconds], memory.megabytes, color=_RATE)
+    axes.set(title="Memory under load", xlabel="minutes", ylabel="resident MB", ylim=(0, None))
+    _save(figure, target)
+
+
+def _save(figure: Figure, target: Path) -> None:
+    figure.savefig(target, metadata={"Date": None})

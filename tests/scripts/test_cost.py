@@ -1,0 +1,61 @@
+"""The curves of cost: what is sent, and what is drawn. Load and servers are those of the benchmark."""
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import httpx
+import pytest
+
+from scripts.bench.upload import CONTENT_TYPE
+from scripts.cost.__main__ import parse_arguments
+from scripts.cost.drawing import draw_curve, draw_memory
+from scripts.cost.measuring import Memory, Point
+from scripts.cost.spots import OBJECTS, Curve, plan_curves
+from tests.conftest import RunningServer
+
+
+@pytest.fixture(scope="module")
+def curves() -> dict[str, Curve]:
+    bundle = Path("bundle")
+    return {curve.name: curve for curve in plan_curves(bundle, {"n": bundle, "s": Path("other")}, 2)}
+
+
+def test_the_answers_have_as_many_objects_as_the_curve_says(curves: dict[str, Curve], server: RunningServer) -> None:
+    found = []
+    for spot in curves["objects"].spots:
+        headers = {"Content-Type": CONTENT_TYPE}
+        answer = httpx.post(f"{server.url}/detect{spot.query}", content=spot.body, headers=headers, timeout=60)
+        found.append(len(answer.raise_for_status().json()["detections"]))
+    assert tuple(found) == OBJECTS
+    assert [spot.label for spot in curves["objects"].spots] == [str(count) for count in OBJECTS]
+
+
+def test_spots_of_a_curve_differ_in_one_thing(curves: dict[str, Curve]) -> None:
+    varies = {"concurrency": "connections", "picture": "body", "objects": "query", "cores": "cores", "scale": "bundle"}
+    assert set(curves) == set(varies)
+    for name, curve in curves.items():
+        spots = [vars(spot) for spot in curve.spots]
+        assert len({str(spot[varies[name]]) for spot in spots}) == len(spots) > 1
+        for key in set(spots[0]) - {"label", varies[name]}:
+            assert len({str(spot[key]) for spot in spots}) == 1, f"{key} of {name}"
+
+
+def test_one_scale_is_no_curve() -> None:
+    assert "scale" not in {curve.name for curve in plan_curves(Path("bundle"), {"n": Path("bundle")}, 2)}
+
+
+def test_charts_are_whole_svg_and_the_same_for_the_same_figures(curves: dict[str, Curve], tmp_path: Path) -> None:
+    points = [Point(spot.label, 20.0, 19.0, 21.0, 100.0, 150.0) for spot in curves["picture"].spots]
+    for name in ("one.svg", "two.svg"):
+        draw_curve(curves["picture"], points, tmp_path / name)
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+    assert ElementTree.parse(tmp_path / "one.svg").getroot().tag.endswith("svg")
+    draw_memory(Memory([0.0, 1.0], [200.0, 210.0]), tmp_path / "memory.svg")
+    assert ElementTree.parse(tmp_path / "memory.svg").getroot().tag.endswith("svg")
+
+
+@pytest.mark.parametrize("wrong", [["--rounds", "0"], ["--minutes", "-1"], ["--scale", "n="]])
+def test_useless_arguments_are_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments(["--bundle", "bundle", *wrong])
+    assert "error" in capsys.readouterr().err
