@@ -8,7 +8,6 @@ import typer
 from service.commands.console import StepProgress
 from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, Weights
 from service.commands.served_bundle import load_served
-from service.heap import map_large_blocks
 from service.settings import load_settings
 
 
@@ -24,7 +23,6 @@ def calibrate(
     bundle_dir: BundleDir = None,
 ) -> None:
     """Learn from clean pictures what drift is held against; a server started afterwards uses it."""
-    map_large_blocks()
     settings = load_settings(weights=weights, imgsz=imgsz, head=head, default_conf=default_conf, bundle_dir=bundle_dir)
     bundle = load_served(settings)
     from datetime import UTC, datetime
