@@ -29,19 +29,20 @@ def calibrate(
 
     from service.drift.calibration import calibrate as learn
     from service.drift.layers import watch_layers
-    from service.inference.calibration_file import Learnt, save_calibration
+    from service.inference.calibration_file import Learnt, require_writable, save_calibration
     from service.inference.calibration_pictures import measure_folder
-    from service.inference.fault_pictures import learn_faults
+    from service.inference.fault_pictures import fit_faults
     from service.lint.signatures import describe_signatures
 
+    require_writable(bundle)  # before minutes of measuring
     progress = StepProgress()
     with progress.step("Measure") as advance:
-        samples = measure_folder(bundle, data, settings.max_pixels, advance)
+        measured = measure_folder(bundle, data, settings.max_pixels, advance)
     with progress.step("Calibrate"):
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        found = learn(samples, watch_layers(bundle).channels, rate, now)
-    with progress.step("Faults") as advance:
-        signatures = learn_faults(bundle, data, settings.max_pixels, advance)
+        found = learn(measured.samples, watch_layers(bundle).channels, rate, now)
+    with progress.step("Faults"):
+        signatures = fit_faults(measured.faults)
     path, baseline = save_calibration(Learnt(found, signatures), bundle), found.baseline
     print(*describe_signatures(signatures), sep="\n")
     print(
