@@ -21,6 +21,7 @@ from service.drift.features import Samples
 from service.drift.layers import watch_layers
 from service.heap import map_large_blocks
 from service.inference.images import decode_image
+from service.inference.picture_folder import picture_files
 from service.inference.probe import Probe, Reading
 from service.preprocessing.corruptions import CORRUPTIONS
 from service.preprocessing.letterbox import content_tensor, letterbox, plan_letterbox
@@ -34,7 +35,7 @@ def measure(bundle_path: Path, folder: Path) -> tuple[dict[str, Samples], NDArra
     """Samples of each version of every picture in ``folder``, and the channels that count."""
     bundle = load_bundle(bundle_path)
     probe, size = Probe(bundle.probe_graph), bundle.manifest.model.input.height
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
+    paths = picture_files(folder)
     readings: dict[str, list[Reading]] = {name: [] for name in (CLEAN, *CORRUPTIONS)}
     for number, path in enumerate(paths, 1):
         picture = decode_image(path.read_bytes(), max_pixels=_MAX_PIXELS)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from service.bundle.store import load_bundle
 from service.drift.shrinkage import shrunk_covariance
 from service.heap import map_large_blocks
-from service.inference.fault_pictures import measure_faults
+from service.inference.calibration_pictures import measure_folder
 from service.lint.faults import PICTURE_FAULTS
 from service.lint.signatures import CERTAIN, GROUP_SIZES, fit_signatures
 
@@ -48,7 +48,10 @@ def main() -> None:
     parser.add_argument("--group", type=int, default=1, help="pictures in a row that are one scene")
     given = parser.parse_args()
     map_large_blocks()
-    features = measure_faults(load_bundle(given.bundle), given.data, _MAX_PIXELS, 100_000, lambda _done, _total: None)
+    measured = measure_folder(
+        load_bundle(given.bundle), given.data, _MAX_PIXELS, lambda _done, _total: None, most_with_faults=100_000
+    )
+    features = measured.faults
     scenes, rng = np.arange(len(features)) // given.group, np.random.default_rng(0)
     splits = [ask(features, scenes, rng) for _ in range(given.splits)]
     tables = {size: sum(split[size] for split in splits) / (_QUESTIONS * given.splits) for size in GROUP_SIZES}

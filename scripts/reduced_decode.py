@@ -25,11 +25,13 @@ from numpy.typing import NDArray
 
 from service.bundle.store import Bundle, load_bundle
 from service.comparison import pair_rows, pairwise_iou
+from service.heap import map_large_blocks
 from service.inference.detections import Detections
 from service.inference.detector import Detector, Selection
 from service.inference.headers import ImageHeader
 from service.inference.images import decode_pixels, inspect_image
 from service.inference.onnxruntime_engine import OnnxRuntimeEngine
+from service.inference.picture_folder import picture_files
 from service.inference.reduced_decode import NOT_REDUCED, choose_reduction
 from service.machine import resident_peak_bytes
 from service.preprocessing.letterbox import letterbox, plan_letterbox
@@ -152,6 +154,7 @@ def _rows(found: Detections) -> NDArray[np.float64]:
 
 def main() -> None:
     """Print a row per size."""
+    map_large_blocks()  # as the service does, also in the processes whose peak is told
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, help="folder of a bundle")
     parser.add_argument("--data", type=Path, help="folder of pictures")
@@ -165,7 +168,7 @@ def main() -> None:
         parser.error("--bundle and --data are needed")
     cv2.setNumThreads(1)
     bundle = load_bundle(arguments.bundle)
-    pictures = sorted(p for p in arguments.data.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
+    pictures = picture_files(arguments.data)
     columns = ("megapixels", "grain", "sides over", "boxes repeated", "lost, new", "worst IoU", "worst confidence")
     print("|", " | ".join((*columns, "CPU", "peak")), "|")
     print("|" + "---|" * (len(columns) + 2))

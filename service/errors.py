@@ -5,6 +5,11 @@ class YolofoldError(Exception):
     """Base of all domain errors. ``str(error)`` is written for the person who has to act on it."""
 
 
+def fault_in_words(error: Exception) -> str:
+    """What a failure is called where it is reported in passing: of errors that are not ours the type says most."""
+    return str(error) if isinstance(error, YolofoldError) else f"{type(error).__name__}: {error}".rstrip(": ")
+
+
 class SettingsError(YolofoldError):
     """A setting is unknown, malformed or contradicts another."""
 
@@ -140,6 +145,10 @@ class BrokenTensor(ImageError):
 
 class EngineError(YolofoldError):
     """The inference runtime could not load or run the graph."""
+
+
+class EngineNotMeasured(EngineError):
+    """The process that was to measure the engines gave no report: it could not be started, hung or died."""
 
 
 class SelfCheckFailed(EngineError):

@@ -10,6 +10,9 @@ from service.bundle.latency import Machine
 
 PROC, CGROUP_ROOT = Path("/proc"), Path("/sys/fs/cgroup")
 
+#: Of the machine's cores. Where other work took more during a measurement, the measurement says little.
+BUSY_SHARE = 0.25
+
 
 def describe_machine(proc: Path = PROC, cgroup_root: Path = CGROUP_ROOT) -> Machine:
     """Describe where a measurement is taken; names neither the host nor its user.
@@ -78,6 +81,15 @@ def usable_memory_bytes(proc: Path = PROC, cgroup_root: Path = CGROUP_ROOT) -> i
             if text.isdigit():
                 limits.append(int(text))
     return min(limits)
+
+
+def was_busy(other_cores: float | None) -> bool:
+    """Whether so many cores, as ``CpuWatch`` tells them, are more than ``BUSY_SHARE`` of this machine's.
+
+    Of all its cores, not of those this process may use: where it may use two of sixty-four, ten at work for others are
+    no obstacle. False where the system does not say.
+    """
+    return other_cores is not None and other_cores > BUSY_SHARE * (os.cpu_count() or 1)
 
 
 class CpuWatch:

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from service.api.app import create_app
 from service.bundle.store import Bundle
@@ -13,6 +14,7 @@ from service.settings import Settings, load_settings
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
+COMPOSE = (ROOT / "docker-compose.yml").read_text()
 
 
 def blocks(language: str) -> list[str]:
@@ -41,10 +43,16 @@ def test_every_setting_is_in_the_table_with_its_default_and_nothing_else() -> No
         assert meaning == field.description
 
 
-@pytest.mark.parametrize("name", sorted(set(Settings.model_fields) - {"bundle_dir"}))
+@pytest.mark.parametrize("name", sorted(set(Settings.model_fields) - {"bundle_dir", "state_dir"}))
 def test_compose_passes_every_setting_on(name: str) -> None:
-    """Bundles lie in a volume; all else is the operator's to set."""
-    assert f"${{YOLOFOLD_{name.upper()}:-" in (ROOT / "docker-compose.yml").read_text()
+    """Bundles and state lie in volumes; all else is the operator's to set."""
+    assert f"${{YOLOFOLD_{name.upper()}:-" in COMPOSE
+
+
+def test_compose_keeps_state_in_its_volume_wherever_the_host_keeps_its_own() -> None:
+    serve = yaml.safe_load(COMPOSE)["services"]["serve"]
+    assert serve["environment"]["YOLOFOLD_STATE_DIR"] == "/state"
+    assert "state:/state" in serve["volumes"]
 
 
 def test_every_route_is_in_the_table_and_nothing_else(bundle: Bundle) -> None:

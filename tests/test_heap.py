@@ -26,13 +26,41 @@ def _in_heap(call: str, **environ: str) -> bool:
     environment = {k: v for k, v in clean_environ().items() if k != "MALLOC_MMAP_THRESHOLD_"} | environ
     arguments = [sys.executable, "-c", _PROGRAM.format(call=call)]
     done = subprocess.run(arguments, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
-    return done.stdout.strip() == "True"
+    return done.stdout.splitlines()[-1] == "True"
+
+
+def _run_main(module: str, *arguments: str) -> str:
+    """Python that runs a program's ``main`` as far as its help."""
+    words = ["program", *arguments, "--help"]
+    return f"""
+import contextlib, sys
+from {module} import main
+sys.argv = {words!r}
+with contextlib.suppress(SystemExit):
+    main()
+"""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
 def test_large_blocks_leave_the_heap() -> None:
     assert _in_heap("")
     assert not _in_heap("map_large_blocks()")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
+@pytest.mark.parametrize(("command", "in_heap"), [("recalibrate", False), ("prepare", True)])
+def test_commands_map_large_blocks_but_for_the_one_that_times_pytorch(command: str, in_heap: bool) -> None:
+    assert _in_heap(_run_main("service.cli", command)) == in_heap
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
+def test_a_script_that_decodes_maps_large_blocks_itself() -> None:
+    assert not _in_heap(_run_main("scripts.reduced_decode"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
+def test_large_blocks_can_go_back_into_the_heap() -> None:
+    assert _in_heap("from service.heap import reuse_large_blocks; map_large_blocks(); reuse_large_blocks()")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc only")

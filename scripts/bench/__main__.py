@@ -26,7 +26,7 @@ from scripts.bench.process_tree import adopt_orphans
 from scripts.bench.report import Results, document, markdown
 from scripts.bench.rounds import Bench, CannotBenchmark, Cell, Plan
 from scripts.bench.servers import REFERENCE, ROOT, Server, our_servers, peers
-from service.bundle.store import Bundle, load_bundle, sha256_file
+from service.bundle.store import Bundle, load_bundle, replace_file, sha256_file
 from service.errors import YolofoldError
 from service.machine import describe_machine
 
@@ -98,20 +98,38 @@ def main() -> int:
     # Ends by the same way as Ctrl-C: through every finally that ends a server.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     adopt_orphans()
+    kept = _Kept(arguments.out)
     try:
         with tempfile.TemporaryDirectory(prefix="yolofold-bench-") as scratch:
-            results = _run(arguments, Path(scratch))
+            _run(arguments, Path(scratch), kept)
     except (CannotBenchmark, YolofoldError, subprocess.SubprocessError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Interrupted; every server has been ended, nothing was written.", file=sys.stderr)
+        print(f"Interrupted; every server has been ended. Whole rounds written: {kept.rounds}.", file=sys.stderr)
         return 130
-    _write(results, arguments.out)
+    print(f"\n{kept.tables}\nresults.md, results.json and results.svg are in {arguments.out}.")
     return 0
 
 
-def _run(arguments: argparse.Namespace, scratch: Path) -> Results:
+class _Kept:
+    """The results' files, written anew after each round: whatever ends the run, its whole rounds are on disk."""
+
+    def __init__(self, out: Path) -> None:
+        self._out, self.rounds, self.tables = out, 0, ""
+
+    def write(self, results: Results) -> None:
+        tables = markdown(results)
+        for name, text in (
+            ("results.json", json.dumps(document(results), indent=1, allow_nan=False) + "\n"),
+            ("results.md", tables),
+            ("results.svg", draw(results)),
+        ):
+            replace_file(self._out / name, text.encode())
+        self.rounds, self.tables = len(results.findings.ceilings), tables
+
+
+def _run(arguments: argparse.Namespace, scratch: Path, kept: _Kept) -> None:
     for program in ("wrk", "taskset"):
         if shutil.which(program) is None:
             raise CannotBenchmark(f"{program} is needed (Debian: apt-get install wrk util-linux).")
@@ -135,12 +153,10 @@ def _run(arguments: argparse.Namespace, scratch: Path) -> Results:
     known = [*our_servers(bundle.path), *peers(arguments.environments.resolve(), scratch)]
     servers = choose_servers(known, arguments.servers)
     about = _about(bundle)
-    if about["load_average"] > 0.5:
-        _say(f"Something else is at work here (load average {about['load_average']:.1f}): trust no figure.")
     logs = arguments.out / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     bench = Bench(plan, _task(bundle, arguments.weights.resolve(), len(cores)), pictures, logs, _say)
-    return Results(about, plan, pictures, servers, bench.run(servers[0], servers))
+    bench.run(servers[0], servers, lambda findings: kept.write(Results(about, plan, pictures, servers, findings)))
 
 
 def _task(bundle: Bundle, weights: Path, cores: int) -> Task:
@@ -154,7 +170,6 @@ def _about(bundle: Bundle) -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": describe_machine().model_dump(),
-        "load_average": os.getloadavg()[0],
         "model": {
             "name": manifest.model.name,
             "version": manifest.model.version,
@@ -164,14 +179,6 @@ def _about(bundle: Bundle) -> dict[str, Any]:
             "graph_sha256": manifest.files[manifest.deployed.file].sha256,
         },
     }
-
-
-def _write(results: Results, out: Path) -> None:
-    tables = markdown(results)
-    (out / "results.json").write_text(json.dumps(document(results), indent=1, allow_nan=False) + "\n")
-    (out / "results.md").write_text(tables)
-    (out / "results.svg").write_text(draw(results))
-    print(f"\n{tables}\nresults.md, results.json and results.svg are in {out}.")
 
 
 def _say(line: str) -> None:

@@ -1,9 +1,12 @@
 """Do two servers say the same about a picture?"""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+
+from service.comparison import pairwise_iou
 
 MIN_IOU = 0.95
 MAX_CONFIDENCE_DIFFERENCE = 0.02
@@ -78,8 +81,4 @@ def _agree(a: Found, b: Found) -> bool:
 
 def iou(a: Box, b: Box) -> float:
     """Intersection over union of two boxes, 0 where both are empty."""
-    wide = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
-    high = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    areas = math.fsum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
-    union = areas - wide * high
-    return wide * high / union if union > 0 else 0.0
+    return float(pairwise_iou(np.array([a]), np.array([b]))[0, 0])

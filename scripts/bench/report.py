@@ -10,6 +10,7 @@ from scripts.bench.pictures import DEFAULT, Picture
 from scripts.bench.rounds import Ceiling, Cell, Findings, Plan, Visit
 from scripts.bench.servers import REFERENCE, Server
 from scripts.bench.summary import PERCENTILES, Ratio, Summary, Throughput, summarise
+from service.machine import was_busy
 
 MEMORY = "sum over the process tree of VmHWM - (Rss - Pss): each process's own peak, shared pages counted once"
 STARTUP = "from exec to the first right answer, files in the page cache"
@@ -105,6 +106,12 @@ def _notes(results: Results, summaries: Mapping[str, Summary]) -> str:
         f"{requests} requests in all; {len(plan.cores)} cores of {results.about['machine']['cpu']}.",
         f"Latency: {LATENCY}. Peak: {MEMORY}. Start-up: {STARTUP}. Load: {CLIENT}.",
     ]
+    known = [cores for cores in results.findings.other_cores if cores is not None]
+    if known:
+        lines.append(
+            f"Other work kept up to {max(known):.1f} cores busy in a round"
+            + (": trust no figure." if was_busy(max(known)) else ".")
+        )
     for name, summary in summaries.items():
         most = max(figure.images_per_s for cell, figure in summary.throughput.items() if cell.picture == DEFAULT)
         if most < results.findings.expected.rate_per_s:
@@ -158,6 +165,7 @@ def document(results: Results) -> dict[str, Any]:
             {"name": p.name, "width": p.wh[0], "height": p.wh[1], "bytes": len(p.jpeg), "sha256": p.sha256}
             for p in results.pictures
         ],
+        "other_cores": findings.other_cores,
         "boxes_expected": {name: len(found) for name, found in findings.expected.answers.items()},
         "ceiling": {"images_per_s": results.ceiling(), "rounds": [vars(ceiling) for ceiling in findings.ceilings]},
         "servers": [

@@ -22,9 +22,11 @@ from scripts.bench.closed_loop import ClosedLoop, LoadFailed, run_closed_loop
 from scripts.bench.open_loop import MOST_REQUESTS, OpenLoop, run_open_loop
 from scripts.bench.peers.task import Task
 from scripts.bench.pictures import DEFAULT, Picture
+from scripts.bench.process_tree import processor_s
 from scripts.bench.running import Check, Running, ServerFailed, require_answer, running
 from scripts.bench.servers import ROOT, Server
 from scripts.bench.upload import Address, form_body, get_json, post
+from service.machine import CpuWatch, was_busy
 
 SEED = 20261129
 #: Connections while a server warms up and while yolofold's capacity is measured, at the least.
@@ -104,15 +106,17 @@ class Ceiling:
 
 @dataclass
 class Findings:
-    """All that a run has found.
+    """All that a run has found in its whole rounds.
 
     Attributes:
+        other_cores: by round, what other work kept busy meanwhile; None where the system does not say.
         visits: by server, then by round.
         left_out: reason by server.
     """
 
     expected: Expected
     ceilings: list[Ceiling] = field(default_factory=list)
+    other_cores: list[float | None] = field(default_factory=list)
     visits: dict[str, list[Visit]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
@@ -126,8 +130,11 @@ class Bench:
         self._plan, self._task, self._logs, self._say = plan, task, logs, say
         self._bodies = {picture.name: form_body(picture.jpeg) for picture in pictures}
 
-    def run(self, reference: Server, servers: Sequence[Server]) -> Findings:
+    def run(self, reference: Server, servers: Sequence[Server], keep: Callable[[Findings], None]) -> Findings:
         """Ask the reference, then go the rounds.
+
+        Args:
+            keep: called after each round with all that has been found: whatever ends the run, that is not lost.
 
         Raises:
             CannotBenchmark: the reference, which has to be among the servers, fails, or finds nothing in a picture.
@@ -139,21 +146,27 @@ class Bench:
             if number > 1 and time.monotonic() - started + longest > self._plan.minutes * 60:
                 self._say(f"{number - 1} rounds: another would not end within {self._plan.minutes:g} minutes.")
                 break
-            round_started = time.monotonic()
-            findings.ceilings.append(self._measure_ceiling())
+            round_started, others = time.monotonic(), CpuWatch(own_s=processor_s)
+            ceiling, visits = self._measure_ceiling(), dict[str, Visit]()
             taking_part = [server for server in servers if server.name not in findings.left_out]
             for server in random_order.sample(taking_part, len(taking_part)):
                 self._say(f"round {number}: {server.title}")
                 try:
-                    visit = self._visit(server, number, findings.expected)
+                    visits[server.name] = self._visit(server, number, findings.expected)
                 except (ServerFailed, LoadFailed) as failure:
                     if server.name == reference.name:
                         raise CannotBenchmark(f"{reference.title} failed in round {number}: {failure}") from failure
                     self._say(f"  left out: {failure}")
                     findings.left_out[server.name] = str(failure)
                     findings.visits.pop(server.name, None)
-                else:
-                    findings.visits.setdefault(server.name, []).append(visit)
+            other_cores = others.other_cores()
+            if was_busy(other_cores):
+                self._say(f"round {number}: other work kept {other_cores:.1f} cores busy: trust none of its figures")
+            findings.ceilings.append(ceiling)
+            findings.other_cores.append(None if other_cores is None else round(other_cores, 2))
+            for name, visit in visits.items():
+                findings.visits.setdefault(name, []).append(visit)
+            keep(findings)
             longest = max(longest, time.monotonic() - round_started)
         return findings
 

@@ -117,6 +117,7 @@ def start_service(settings: Settings, bundle: Bundle) -> Service:
         bundle,
         engine,
         started.choice,
+        started.warning,
         detector,
         pool,
         station,

@@ -13,7 +13,6 @@ from service.api.counters import STAGES
 from service.api.detect_answer import detect_answer, steps_ms
 from service.api.problems import EMPTY_BODY, RequestRefused, describe_failure, kind_of
 from service.api.state import Service
-from service.errors import YolofoldError
 from service.inference.detector import Selection
 
 _LONGEST_NAME = 255
@@ -34,7 +33,7 @@ class BatchRun:
         self._selection, self._deadline = selection, deadline
         self._counters = request.app.state.counters
         self._results: list[orjson.Fragment] = []
-        self._failures: list[YolofoldError | RequestRefused] = []
+        self._failures: list[Exception] = []
         self._detections = 0
         self._steps_ms = dict.fromkeys(STAGES, 0.0)
 
@@ -42,7 +41,8 @@ class BatchRun:
         """Look at every picture; ready to be encoded as ``BatchAnswer``.
 
         Raises:
-            YolofoldError: the service itself failed every picture: it is full, too late, or cannot run the network.
+            Exception: the service itself failed every picture: it is full, too late, cannot run the network or has a
+                defect.
         """
         began = time.perf_counter()
         self._results = [orjson.Fragment(b"null")] * len(uploads)
@@ -65,24 +65,21 @@ class BatchRun:
         await upload.close()
         try:
             document = await self._detect(data)
-        except (YolofoldError, RequestRefused) as error:
+        except Exception as error:  # whatever one picture meets, the others have their answers
             self._failures.append(error)
             document = describe_failure(self._request, error)
-        finally:
-            self._share.give_back(len(data))
         self._counters.add_batch_image(document.get("status", 200))
         self._results[index] = orjson.Fragment(orjson.dumps(which | document))
 
     async def _detect(self, data: bytes) -> dict[str, Any]:
-        limit = self._service.settings.max_upload_bytes
-        if len(data) > limit:
-            raise file_too_large(limit)
-        if not data:
-            raise RequestRefused(EMPTY_BODY, "The file is empty.")
-        detector, pool = self._service.detector, self._service.pool
-        async with self._service.bulk.turn(self._deadline):
-            began = time.perf_counter()
-            found = await pool.submit(lambda: detector.detect(data, self._selection), self._deadline, bulk=True)
+        give_back, limit = self._share.detach(len(data)), self._service.settings.max_upload_bytes
+        if not 0 < len(data) <= limit:
+            give_back()
+            raise file_too_large(limit) if data else RequestRefused(EMPTY_BODY, "The file is empty.")
+        detector = self._service.detector
+        began, found = await self._service.bulk.submit(
+            lambda: detector.detect(data, self._selection), self._deadline, give_back
+        )
         steps, class_ids = steps_ms(found.value, found.waited_s), found.value.detections.class_id.tolist()
         self._counters.add_detections(steps, class_ids)
         self._detections += len(class_ids)
@@ -92,9 +89,7 @@ class BatchRun:
 
     def _raise_common_fault(self, images: int) -> None:
         """Let the request fail as a single one would, where no picture had a chance."""
-        faults = [
-            error for error in self._failures if isinstance(error, YolofoldError) and kind_of(error).status >= 500
-        ]
+        faults = [error for error in self._failures if kind_of(error).status >= 500]
         if len(faults) == images:
             raise faults[0]
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
@@ -78,10 +78,12 @@ class UploadShare:
         self.budget._take(count)
         self.bytes += count
 
-    def give_back(self, count: int) -> None:
-        """Hold ``count`` bytes less, before the share itself ends."""
-        self.budget._give_back(count)
+    def detach(self, count: int) -> Callable[[], None]:
+        """Part with ``count`` bytes that may be in use for longer than the share: what is returned gives them back.
+        To be called once, on the event loop.
+        """
         self.bytes -= count
+        return lambda: self.budget._give_back(count)
 
 
 async def read_image_file(request: Request, share: UploadShare, *, max_bytes: int, deadline: float) -> bytes:

@@ -51,6 +51,7 @@ def _model_answer(service: Service) -> ModelAnswer:
             workers=service.pool.workers,
         ),
         engine_choice=_engine_choice(service.choice),
+        engine_warning=service.engine_warning,
         ultralytics_predict=_equivalent_arguments(manifest.model),
         tools=manifest.tools,
     )

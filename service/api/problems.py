@@ -69,6 +69,8 @@ OVERLOADED = Kind(503, "overloaded", "The service is at its limit")
 NOT_READY = Kind(503, "not-ready", "The service cannot detect now")
 DEADLINE_EXCEEDED = Kind(504, "deadline-exceeded", "The request took too long")
 
+_DEFECT = "This is a defect; the traceback is in the service's log."
+
 _OTHER_STATUS = Kind(0, "http-error", "The request was refused")
 _STATUS_KINDS = {404: NOT_FOUND, 405: METHOD_NOT_ALLOWED}
 
@@ -98,9 +100,11 @@ class RequestRefused(Exception):
         self.kind, self.detail, self.headers, self.members = kind, detail, headers, members
 
 
-def kind_of(error: errors.YolofoldError) -> Kind:
-    """The kind of problem a domain error is reported as."""
-    return next(ERROR_KINDS[cls] for cls in type(error).__mro__ if cls in ERROR_KINDS)
+def kind_of(error: Exception) -> Kind:
+    """The kind of problem an error is reported as; what is no error of this project's is a defect."""
+    if isinstance(error, RequestRefused):
+        return error.kind
+    return next((ERROR_KINDS[cls] for cls in type(error).__mro__ if cls in ERROR_KINDS), INTERNAL_ERROR)
 
 
 def problem_response(
@@ -118,10 +122,13 @@ def problem_document(kind: Kind, detail: str, instance: str, **members: Any) -> 
     return orjson.dumps(_problem(kind, detail, instance, **members))
 
 
-def describe_failure(request: Request, error: errors.YolofoldError | RequestRefused) -> dict[str, Any]:
+def describe_failure(request: Request, error: Exception) -> dict[str, Any]:
     """The problem document of a failure that does not end the request; a fault of the service's own is logged."""
     if isinstance(error, RequestRefused):
         return _problem(error.kind, error.detail, request.url.path, **error.members)
+    if not isinstance(error, errors.YolofoldError):
+        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return _problem(INTERNAL_ERROR, _DEFECT, request.url.path)
     kind, detail, members = _explain(request, error)
     return _problem(kind, detail, request.url.path, **members)
 
@@ -224,4 +231,4 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 async def _on_defect(request: Request, error: Exception) -> Response:
     # The server logs the traceback itself once this answer is sent.
-    return problem_response(request, INTERNAL_ERROR, "This is a defect; the traceback is in the service's log.")
+    return problem_response(request, INTERNAL_ERROR, _DEFECT)

@@ -118,7 +118,11 @@ class ModelAnswer(BaseModel):
     fold: FoldSummary
     engine: EngineInfo
     engine_choice: EngineChoiceAnswer | None = Field(
-        description="The measurement that `YOLOFOLD_ENGINE=auto` chose the engine by; null where the settings name one."
+        description="The measurement that `YOLOFOLD_ENGINE=auto` chose the engine by; null where the settings name one "
+        "and where `engine_warning` says why there is none."
+    )
+    engine_warning: str | None = Field(
+        description="Why plain ONNX Runtime serves although `YOLOFOLD_ENGINE=auto` was to choose; else null."
     )
     ultralytics_predict: dict[str, bool | int | float] = Field(
         description="Arguments with which Ultralytics' own predict on the same checkpoint gives the same detections.",

@@ -24,13 +24,15 @@ from service.tuning.start import Choice
 class Service:
     """The running service. It exists only after its engine has passed the start-up check.
 
-    ``choice`` is None unless the engine was chosen by measurement.
+    ``choice`` is None unless the engine was chosen by measurement, ``engine_warning`` unless it should have been and
+    could not.
     """
 
     settings: Settings
     bundle: Bundle
     engine: InferenceEngine
     choice: Choice | None
+    engine_warning: str | None
     detector: Detector
     pool: WorkerPool
     latency: LatencyStation
@@ -43,13 +45,14 @@ class Service:
 
     @property
     def runs_on(self) -> str:
-        """What runs the network, in one line; in a second why, where it was chosen by measurement."""
+        """What runs the network, in one line; in a second why, where ``YOLOFOLD_ENGINE=auto`` was to choose it."""
         engine = self.engine
         line = (
             f"{engine.runtime} ({engine.provider}) in {engine.precision}, threads per run: {engine.threads}, "
             f"workers: {self.pool.workers}"
         )
-        return line if self.choice is None else f"{line}\n  {self.choice.line}"
+        why = self.engine_warning if self.choice is None else self.choice.line
+        return line if why is None else f"{line}\n  {why}"
 
     def close(self) -> None:
         """End what runs in the background and let the workers finish."""

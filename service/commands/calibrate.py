@@ -8,7 +8,6 @@ import typer
 from service.commands.console import StepProgress
 from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, Weights
 from service.commands.served_bundle import load_served
-from service.heap import map_large_blocks
 from service.settings import load_settings
 
 
@@ -24,26 +23,26 @@ def calibrate(
     bundle_dir: BundleDir = None,
 ) -> None:
     """Learn from clean pictures what drift is held against; a server started afterwards uses it."""
-    map_large_blocks()
     settings = load_settings(weights=weights, imgsz=imgsz, head=head, default_conf=default_conf, bundle_dir=bundle_dir)
     bundle = load_served(settings)
     from datetime import UTC, datetime
 
     from service.drift.calibration import calibrate as learn
     from service.drift.layers import watch_layers
-    from service.inference.calibration_file import Learnt, save_calibration
+    from service.inference.calibration_file import Learnt, require_writable, save_calibration
     from service.inference.calibration_pictures import measure_folder
-    from service.inference.fault_pictures import learn_faults
+    from service.inference.fault_pictures import fit_faults
     from service.lint.signatures import describe_signatures
 
+    require_writable(bundle)  # before minutes of measuring
     progress = StepProgress()
     with progress.step("Measure") as advance:
-        samples = measure_folder(bundle, data, settings.max_pixels, advance)
+        measured = measure_folder(bundle, data, settings.max_pixels, advance)
     with progress.step("Calibrate"):
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        found = learn(samples, watch_layers(bundle).channels, rate, now)
-    with progress.step("Faults") as advance:
-        signatures = learn_faults(bundle, data, settings.max_pixels, advance)
+        found = learn(measured.samples, watch_layers(bundle).channels, rate, now)
+    with progress.step("Faults"):
+        signatures = fit_faults(measured.faults)
     path, baseline = save_calibration(Learnt(found, signatures), bundle), found.baseline
     print(*describe_signatures(signatures), sep="\n")
     print(

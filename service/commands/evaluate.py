@@ -10,7 +10,6 @@ from service.commands.console import StepProgress
 from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, ReportFile, Weights, missing_folder
 from service.commands.served_bundle import load_served
 from service.errors import BundleMissing, EvaluationError
-from service.heap import map_large_blocks
 from service.settings import Settings, load_settings
 
 #: What `--against` calls the bundle's own graph with its BatchNorm kept.
@@ -48,7 +47,6 @@ def evaluate(
     bundle_dir: BundleDir = None,
 ) -> None:
     """Measure a bundle on labelled pictures, through the path that serves it, by COCO's rules."""
-    map_large_blocks()
     settings = load_settings(weights=weights, imgsz=imgsz, head=head, default_conf=default_conf, bundle_dir=bundle_dir)
     bundle = load_served(settings)
     if problem := missing_folder(json):

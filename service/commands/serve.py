@@ -9,7 +9,6 @@ from service.bundle.store import Bundle
 from service.commands.console import console
 from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, Weights
 from service.commands.served_bundle import load_served
-from service.heap import map_large_blocks
 from service.settings import load_settings
 
 
@@ -23,7 +22,6 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on, 0 for a free one. [YOLOFOLD_PORT]")] = None,
 ) -> None:
     """Serve the bundle over HTTP."""
-    map_large_blocks()
     settings = load_settings(
         weights=weights,
         imgsz=imgsz,

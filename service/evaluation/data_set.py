@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from service.errors import DataSetError, ImageError
 from service.inference.images import inspect_image
-from service.inference.picture_folder import PICTURE_SUFFIXES
+from service.inference.picture_folder import picture_files
 
 Layout = Literal["YOLO", "COCO", "pictures"]
 
@@ -70,7 +70,7 @@ def pictures_below(folder: Path) -> list[Path]:
     Raises:
         DataSetError: there is none.
     """
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+    found = picture_files(folder)
     if not found:
         raise DataSetError(f"{folder} holds no pictures.")
     return found

@@ -2,12 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 from service.errors import DeadlineExceeded, Overloaded
-from service.inference.pool import WorkerPool
+from service.inference.pool import Finished, WorkerPool
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -19,7 +22,7 @@ class _Batch:
 class BulkTurns:
     """As many turns as the pool has workers, shared by all batches. To be used from one event loop.
 
-    Who has a turn may have one job in the pool, running or waiting. So a single request finds at most that many jobs of
+    Each job in the pool, running or waiting, has a turn. So a single request finds at most that many jobs of
     batches before it, however large and many those are, while a batch that is alone keeps every worker busy. Turns are
     given in the order of asking, and no batch asks for the next before it has given one back: batches take turns, too.
     """
@@ -42,7 +45,7 @@ class BulkTurns:
             raise Overloaded(detail, self._pool.retry_after_s(left))
 
     async def run(self, jobs: int, do: Callable[[int], Awaitable[None]]) -> None:
-        """Call ``do`` with 0, 1, ... ``jobs`` - 1, each as soon as one before it has ended; it takes its own ``turn``.
+        """Call ``do`` with 0, 1, ... ``jobs`` - 1, each as soon as one before it has ended; it may ``submit`` one job.
 
         Raises:
             Overloaded: too many batches are being worked on.
@@ -64,21 +67,41 @@ class BulkTurns:
         finally:
             self._batches.discard(batch)
 
-    @asynccontextmanager
-    async def turn(self, deadline: float) -> AsyncIterator[None]:
-        """Wait for a turn and have it until the block ends.
+    async def submit(
+        self, work: Callable[[], T], deadline: float, when_over: Callable[[], None]
+    ) -> tuple[float, Finished[T]]:
+        """Wait for a turn, have the pool run ``work`` and wait for it.
+
+        The turn ends with the job. Once begun a job runs to its end, though its caller may be cancelled or too late.
 
         Args:
             deadline: latest moment to wait for, on ``time.monotonic``'s clock, seconds.
+            when_over: called once, on the event loop, when ``work`` has ended or will never begin.
+
+        Returns:
+            When the turn came, on ``time.perf_counter``'s clock, seconds, and what the pool returned.
 
         Raises:
-            DeadlineExceeded: it did not come.
+            DeadlineExceeded: the turn did not come or there is no result by the deadline.
+            Overloaded: the pool is closed.
         """
-        await self._take_turn(deadline)
         try:
-            yield
-        finally:
+            await self._take_turn(deadline)
+        except BaseException:
+            when_over()
+            raise
+        loop = asyncio.get_running_loop()
+
+        def end_turn() -> None:
             self._turns.release()
+            when_over()
+
+        def end_turn_on_loop() -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody takes turns any more
+                loop.call_soon_threadsafe(end_turn)
+
+        began = time.perf_counter()
+        return began, await self._pool.submit(work, deadline, bulk=True, when_over=end_turn_on_loop)
 
     async def _take_turn(self, deadline: float) -> None:
         # A free turn is taken without looking at the clock, hence this.

@@ -4,7 +4,10 @@ One file, because its two parts were learnt from the same pictures: a stop while
 or the two new ones.
 """
 
+import errno
 import io
+import os
+import tempfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +78,22 @@ def calibration_path(bundle: Bundle) -> Path:
     return folder.with_name(f"{folder.name}.calibration.npz")
 
 
+def require_writable(bundle: Bundle) -> None:
+    """Check that ``save_calibration`` will find room; nothing is left behind.
+
+    Raises:
+        CalibrationUnusable: the file cannot be written.
+    """
+    path = calibration_path(bundle)
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
 def save_calibration(learnt: Learnt, bundle: Bundle) -> Path:
     """Write the file under a temporary name and rename it, so that a kill leaves the old one or the new one.
 
@@ -102,7 +121,7 @@ def save_calibration(learnt: Learnt, bundle: Bundle) -> Path:
     try:
         replace_file(path, data.getvalue())
     except OSError as error:
-        raise CalibrationUnusable(f"{path} cannot be written: {error.strerror}.") from error
+        raise _unwritable(path, error) from error
     return path
 
 
@@ -207,3 +226,7 @@ def _learnt(spec: CalibrationSpec, arrays: dict[str, Floats]) -> Learnt:
 
 def _unusable(path: Path, reason: str) -> CalibrationUnusable:
     return CalibrationUnusable(f"{path} {reason}. Delete it, or run `python -m service calibrate` again.")
+
+
+def _unwritable(path: Path, error: OSError) -> CalibrationUnusable:
+    return CalibrationUnusable(f"{path} cannot be written: {error.strerror}.")

@@ -1,6 +1,7 @@
-"""Measures a folder of clean pictures with the probe, as `python -m service calibrate` does."""
+"""Measures a folder of clean pictures, as `python -m service calibrate` does: each is read and decoded once."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,48 +11,87 @@ from service.bundle.store import Bundle
 from service.drift.calibration import LEAST_PICTURES
 from service.drift.features import Samples
 from service.errors import CalibrationUnusable
+from service.inference.fault_pictures import MOST_PICTURES, FaultMeter
 from service.inference.picture_folder import Decoded, Unreadable, different_files, picture_files, read_files
 from service.inference.probe import Probe, Reading
 from service.preprocessing.letterbox import content_tensor, letterbox, plan_letterbox
 
 
-def measure_folder(bundle: Bundle, folder: Path, max_pixels: int, progress: Callable[[int, int], None]) -> Samples:
+@dataclass(frozen=True)
+class Measured:
+    """What the probe says of a folder's pictures.
+
+    Attributes:
+        samples: of all of them as they are.
+        faults: (N, C, F) features of N of them with each of C faults, in the order of their names.
+    """
+
+    samples: Samples
+    faults: NDArray[np.float64]
+
+
+def measure_folder(
+    bundle: Bundle,
+    folder: Path,
+    max_pixels: int,
+    progress: Callable[[int, int], None],
+    most_with_faults: int = MOST_PICTURES,
+) -> Measured:
     """Measure every picture in a folder and the folders in it. Files with the same bytes count once.
 
     Args:
-        progress: told how many files of how many have been read.
+        progress: told how many files of how many have been measured.
+        most_with_faults: so many, evenly chosen in the order of their names, are measured with every fault as well.
 
     Raises:
         CalibrationUnusable: fewer than ``LEAST_PICTURES`` different pictures, or one that cannot be read.
         EngineError: the probe cannot be loaded or run.
     """
+    files = calibration_files(folder)
     probe, size = Probe(bundle.probe_graph), bundle.manifest.model.input.height
+    meter, chosen = FaultMeter(bundle, probe), evenly_chosen(len(files), most_with_faults)
     readings: list[Reading] = []
-    for image in read_pictures(folder, max_pixels, None, progress):
+    faults: list[NDArray[np.float64]] = []
+    for index, image in enumerate(read_pictures(files, max_pixels, progress)):
         plan = plan_letterbox(image.shape[1], image.shape[0], size)
         readings.append(probe.measure(content_tensor(letterbox(image, plan), plan)))
-    return Samples.of(readings)
+        if index in chosen:
+            faults.append(meter.measure(image))
+    return Measured(Samples.of(readings), np.stack(faults))
 
 
-def read_pictures(
-    folder: Path, max_pixels: int, most: int | None, progress: Callable[[int, int], None]
-) -> Iterator[NDArray[np.uint8]]:
-    """The same pictures decoded, (H, W, 3) uint8 BGR.
-
-    Args:
-        most: of more pictures so many are evenly chosen in the order of their names.
-        progress: told how many files of how many have been read.
+def calibration_files(folder: Path) -> list[Path]:
+    """The different pictures in a folder and the folders in it, sorted.
 
     Raises:
-        CalibrationUnusable: as for ``measure_folder``.
+        CalibrationUnusable: fewer than ``LEAST_PICTURES``.
     """
     files = different_files(picture_files(folder))
     if len(files) < LEAST_PICTURES:
         raise CalibrationUnusable(
             f"{folder} holds {len(files)} different pictures; a calibration needs at least {LEAST_PICTURES}."
         )
-    if most is not None and len(files) > most:
-        files = [files[i] for i in np.linspace(0, len(files) - 1, most).round().astype(int)]
+    return files
+
+
+def evenly_chosen(count: int, most: int) -> frozenset[int]:
+    """Indices below ``count``: all of them, or ``most`` at even distances."""
+    if count <= most:
+        return frozenset(range(count))
+    return frozenset(np.linspace(0, count - 1, most).round().astype(int).tolist())
+
+
+def read_pictures(
+    files: Sequence[Path], max_pixels: int, progress: Callable[[int, int], None]
+) -> Iterator[NDArray[np.uint8]]:
+    """Different picture files decoded, (H, W, 3) uint8 BGR.
+
+    Args:
+        progress: told how many files of how many have been worked on.
+
+    Raises:
+        CalibrationUnusable: one of them cannot be read.
+    """
     for done, found in enumerate(read_files(files, max_pixels), 1):
         if isinstance(found, Unreadable):
             raise CalibrationUnusable(f"{found.path} cannot be used: {found.reason}")

@@ -1,7 +1,4 @@
-"""Teaches the linter: pictures of a folder measured as they are and with every fault it is to know."""
-
-from collections.abc import Callable
-from pathlib import Path
+"""Teaches the linter: pictures measured as they are and with every fault it is to know."""
 
 import cv2
 import numpy as np
@@ -10,7 +7,6 @@ from numpy.typing import NDArray
 from service.bundle.store import Bundle
 from service.drift.layers import watch_layers
 from service.drift.shrinkage import shrunk_covariance
-from service.inference.calibration_pictures import read_pictures
 from service.inference.linter import features_of
 from service.inference.probe import Probe
 from service.lint.faults import PICTURE_FAULTS, spoil_picture
@@ -22,36 +18,29 @@ MOST_PICTURES = 400
 _SEED = 0
 
 
-def learn_faults(bundle: Bundle, folder: Path, max_pixels: int, progress: Callable[[int, int], None]) -> Signatures:
-    """Measure the folder's pictures with every fault and learn to tell them apart.
+class FaultMeter:
+    """Measures a picture with every fault the linter is to know."""
 
-    Args:
-        progress: told (done, total).
+    def __init__(self, bundle: Bundle, probe: Probe) -> None:
+        """``probe`` is the bundle's."""
+        self._probe, self._watched = probe, watch_layers(bundle)
+        self._size = bundle.manifest.model.input.height
 
-    Raises:
-        CalibrationUnusable: too few different pictures, or one that cannot be read.
-        EngineError: the probe cannot be loaded or run.
-    """
-    features = measure_faults(bundle, folder, max_pixels, MOST_PICTURES, progress)
+    def measure(self, image: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Features (C, F) of a picture (H, W, 3) BGR with each of C faults, in the order of ``PICTURE_FAULTS``.
+
+        Raises:
+            EngineError: the probe cannot be run.
+        """
+        versions = _versions(image, self._size)
+        readings = [self._probe.measure(picture_tensor(versions[fault.name])) for fault in PICTURE_FAULTS]
+        return np.stack([features_of(reading, self._watched) for reading in readings])
+
+
+def fit_faults(features: NDArray[np.float64]) -> Signatures:
+    """Learn to tell the faults apart from features (N, C, F) of N pictures."""
     names = [fault.name for fault in PICTURE_FAULTS]
     return fit_signatures(features, names, shrunk_covariance, np.random.default_rng(_SEED))
-
-
-def measure_faults(
-    bundle: Bundle, folder: Path, max_pixels: int, most: int, progress: Callable[[int, int], None]
-) -> NDArray[np.float64]:
-    """Features (N, C, F) of N pictures with each of C faults, in the order of their names; at most ``most``.
-
-    Raises the same errors as ``learn_faults``.
-    """
-    probe, watched = Probe(bundle.probe_graph), watch_layers(bundle)
-    size = bundle.manifest.model.input.height
-    features = []
-    for image in read_pictures(folder, max_pixels, most, progress):
-        versions = _versions(image, size)
-        readings = [probe.measure(picture_tensor(versions[fault.name])) for fault in PICTURE_FAULTS]
-        features.append(np.stack([features_of(reading, watched) for reading in readings]))
-    return np.stack(features)
 
 
 def _versions(image: NDArray[np.uint8], size: int) -> dict[str, NDArray[np.uint8]]:

@@ -1,7 +1,9 @@
 """The picture files of a folder and of the folders in it, decoded as when they are served, each content once."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,15 +66,27 @@ def picture_files(folder: Path) -> list[Path]:
 
 
 def different_files(files: Sequence[Path]) -> list[Path]:
-    """Of files that hold the same bytes only the first, and those that cannot be read."""
+    """Of files that hold the same bytes only the first, and those that cannot be read.
+
+    Only files of a size that another has, too, are read.
+    """
+    sizes = {path: _size(path) for path in files}
+    alike = Counter(sizes.values())
     first: dict[str, Path] = {}
-    for path in files:
-        try:
-            key = hashlib.sha256(path.read_bytes()).hexdigest()
-        except OSError:
-            key = str(path)  # whoever decodes it says why
+    for path, size in sizes.items():
+        key = str(path)
+        if size is not None and alike[size] > 1:
+            with suppress(OSError):  # whoever decodes it says why
+                key = hashlib.sha256(path.read_bytes()).hexdigest()
         first.setdefault(key, path)
     return list(first.values())
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 def read_files(files: Sequence[Path], max_pixels: int) -> Iterator[Decoded | Repeated | Unreadable]:

@@ -119,7 +119,14 @@ class WorkerPool:
         """Whole seconds in which so many jobs should be worked off, by how long the last ones took."""
         return min(max(1, math.ceil(jobs * self._mean_s / self.workers)), _MAX_RETRY_AFTER_S)
 
-    async def submit(self, work: Callable[[], T], deadline: float, *, bulk: bool = False) -> Finished[T]:
+    async def submit(
+        self,
+        work: Callable[[], T],
+        deadline: float,
+        *,
+        bulk: bool = False,
+        when_over: Callable[[], None] | None = None,
+    ) -> Finished[T]:
         """Run ``work`` on a worker thread and wait for it.
 
         If the caller is cancelled or the deadline passes while the job waits, it is dropped without being
@@ -129,12 +136,17 @@ class WorkerPool:
             deadline: latest moment to wait for, on ``time.monotonic``'s clock, seconds.
             bulk: the caller holds one of ``BulkTurns``, whose number is bounded: the job waits in the same queue, but
                 on a place of its own, which no full queue takes from it and which it takes from nobody.
+            when_over: called once, on any thread, when ``work`` has ended or will never begin, which may be after this
+                has returned or raised.
 
         Raises:
             Overloaded: the queue is full; carries when to try again.
             DeadlineExceeded: no result by the deadline.
         """
-        return await self._run(_Job(work, deadline, time.monotonic(), is_bulk=bulk))
+        job = _Job(work, deadline, time.monotonic(), is_bulk=bulk)
+        if when_over is not None:
+            job.future.add_done_callback(lambda _: when_over())
+        return await self._run(job)
 
     @contextmanager
     def keep_place(self) -> Iterator[Place]:
@@ -157,13 +169,11 @@ class WorkerPool:
                 self._places.discard(place)
 
     async def _run(self, job: _Job) -> Finished[Any]:
-        with self._changed:
-            if job.is_bulk or job.place in self._places:
-                self._require_open()
-            else:
-                self._require_room()
-            self._waiting.append(job)
-            self._changed.notify()
+        try:
+            self._enqueue(job)
+        except Overloaded:
+            job.future.cancel()
+            raise
         try:
             async with asyncio.timeout(job.deadline - time.monotonic()) as limit:
                 return await asyncio.wrap_future(job.future)
@@ -173,6 +183,15 @@ class WorkerPool:
             raise DeadlineExceeded("The request was not answered within its time-out.") from error
         finally:
             self._forget(job)
+
+    def _enqueue(self, job: _Job) -> None:
+        with self._changed:
+            if job.is_bulk or job.place in self._places:
+                self._require_open()
+            else:
+                self._require_room()
+            self._waiting.append(job)
+            self._changed.notify()
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Refuse new work, drop what waits and give running jobs ``timeout_s`` seconds to end."""

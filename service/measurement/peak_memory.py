@@ -1,19 +1,14 @@
 """Most memory that loading and running one arm takes, each in a process of its own, where nothing else counts."""
 
 import json
-import os
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-import service
 from service.bundle.latency import PeakMemory
+from service.child import child
 from service.errors import MeasurementRefused
 from service.machine import resident_peak_bytes
-from service.measurement import peak_process
 from service.measurement.runner import Run
 
 #: The second run of an engine may still allocate what the first only planned.
@@ -33,35 +28,12 @@ def measure_peak(arm: str, batch: int, program: Sequence[str], require_wanted: C
     Raises:
         MeasurementRefused: it ended without an answer, for instance because the system ran out of memory.
     """
-    with _running(program) as process:
+    with child(program, stderr=subprocess.PIPE) as process:
         output, errors = _wait(process, require_wanted)
     if process.returncode:
         last = (errors.strip().splitlines() or ["nothing"])[-1]
         raise MeasurementRefused(f"The process that ran it ended with code {process.returncode} and said: {last}")
     return PeakMemory(arm=arm, batch=batch, **json.loads(output.splitlines()[-1]))
-
-
-@contextmanager
-def _running(program: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
-    """The program, which has ended when the block has."""
-    command = [sys.executable, "-m", peak_process.__name__, *program]
-    watched, held = os.pipe()  # while this process lives and holds the second end, the program waits at the first
-    try:
-        with subprocess.Popen(
-            command,
-            cwd=Path(service.__file__).parents[1],
-            stdin=watched,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            try:
-                yield process
-            finally:
-                process.kill()  # does nothing to one that has ended
-    finally:
-        os.close(watched)
-        os.close(held)
 
 
 def _wait(process: subprocess.Popen[str], require_wanted: Callable[[], None]) -> tuple[str, str]:

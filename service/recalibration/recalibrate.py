@@ -8,6 +8,7 @@ from service.bundle import store
 from service.bundle.manifest import LayerShift, Recalibration
 from service.bundle.store import Bundle
 from service.errors import RecalibrationError, WeightsHashMismatch
+from service.heap import map_large_blocks, reuse_large_blocks
 from service.inference.detections import Detections
 from service.inference.detector import Detector, Selection
 from service.inference.engine import InferenceEngine
@@ -96,7 +97,9 @@ def recalibrate(served: Bundle, request: Request, settings: Settings, progress: 
                 folder=scratch,
                 advance=advance,
             )
+        reuse_large_blocks()  # the new bundle's latency report has PyTorch in it, too
         target = _build(served, source, result, pictures, root, request, settings, progress)
+    map_large_blocks()  # pictures are decoded again
     new = store.load_bundle(target)
     after = _find_boxes(new, _open_engine(new, request, settings), pictures, settings, progress)
     return _report(served, new, pictures, before, after)

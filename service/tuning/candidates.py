@@ -86,6 +86,15 @@ def allowed(candidate: Candidate, settings: Settings) -> bool:
     )
 
 
+def plain_settings(settings: Settings) -> Settings | None:
+    """Those of the plainest candidate, with threads and workers as set; None where the settings forbid it."""
+    plainest = _KINDS[0]
+    if _forbidden(plainest, settings) is not None:
+        return None
+    named = {"engine": plainest.engine, "device": plainest.device, "precision": plainest.precision}
+    return settings.model_copy(update=named)
+
+
 def _obstacle(kind: _Kind, settings: Settings, installed: Installed) -> str | None:
     if kind.device == "cuda" and not installed.cuda:
         return "the installed ONNX Runtime has no CUDA"

@@ -10,7 +10,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from service.bundle.store import Bundle, load_bundle
-from service.errors import EngineError
+from service.errors import fault_in_words
 from service.inference.engine import InferenceEngine
 from service.inference.engine_choice import open_engine
 from service.inference.onnxruntime_engine import OnnxRuntimeEngine
@@ -40,11 +40,14 @@ def measure(order: Order) -> EngineChoice:
     begun, budget, others = time.perf_counter(), Budget(), CpuWatch()
     installed = find_installed()
     listing = list_candidates(order.settings, installed, cores)
-    engine = OnnxRuntimeEngine(bundle.deployed_graph, "cpu", cores)
-    pictures, answers = _answer_in_time(engine, comparison_pictures(bundle), budget)
+    plain = OnnxRuntimeEngine(bundle.deployed_graph, "cpu", cores)
+    pictures, answers = _answer_in_time(plain, comparison_pictures(bundle), budget)
     reference = Reference(bundle, answers)
+    # Handed over, so that it is given back when it is out of the race, or at once where it is no candidate.
+    entries = _entries(listing, bundle, order.settings, cores, [plain])
+    del plain
     trial = Trial(
-        _entries(listing, bundle, order.settings, cores, engine),
+        entries,
         pictures,
         reference,
         partial(check_engine, bundle),
@@ -73,20 +76,30 @@ def find_installed() -> Installed:
         from service.inference.openvino_engine import processor_capabilities  # optional
 
         return Installed(cuda=cuda, no_openvino=None, bf16="BF16" in processor_capabilities())
-    except (ImportError, EngineError) as error:
+    except ImportError as error:
         return Installed(cuda=cuda, no_openvino=str(error), bf16=False)
+    except Exception as error:  # a library that is broken in its own way must not take the others along
+        return Installed(cuda=cuda, no_openvino=fault_in_words(error), bf16=False)
 
 
 def _entries(
-    listing: Listing, bundle: Bundle, settings: Settings, cores: int, reference: OnnxRuntimeEngine
+    listing: Listing, bundle: Bundle, settings: Settings, cores: int, loaded: list[OnnxRuntimeEngine]
 ) -> list[Entry]:
+    """``loaded`` holds an engine that the candidate which is the same takes over."""
+    if not any(_is_plain(candidate, cores) for candidate in listing.candidates):
+        loaded.clear()
+
     def load(candidate: Candidate) -> InferenceEngine:
-        if candidate.kind == ("onnxruntime", "cpu", "fp32") and candidate.threads == reference.threads:
-            return reference
+        if loaded and _is_plain(candidate, cores):
+            return loaded.pop()
         settled = candidate.settle(settings)
         return open_engine(bundle.deployed_graph, settled, cores=cores, workers=candidate.workers)
 
     return [Entry(candidate, partial(load, candidate)) for candidate in listing.candidates]
+
+
+def _is_plain(candidate: Candidate, cores: int) -> bool:
+    return candidate.kind == ("onnxruntime", "cpu", "fp32") and candidate.threads == cores
 
 
 def _answer_in_time(

@@ -1,21 +1,21 @@
 """Starts the measuring process and takes its report."""
 
-import os
+import signal
 import subprocess
-import sys
 from pathlib import Path
 
 from pydantic import ValidationError
 
-import service
 from service.bundle.manifest import Record
 from service.bundle.store import Bundle
-from service.errors import EngineError
+from service.child import child
+from service.errors import EngineError, EngineNotMeasured
 from service.settings import Settings
 from service.tuning.records import EngineChoice, Fingerprint
 
 #: For the largest network on a slow machine. Past it something hangs.
 _TIMEOUT_S = 300.0
+_PROGRAM = "service.tuning"
 
 
 class Report(Record):
@@ -34,36 +34,34 @@ class Order(Record):
 
 
 def measure_apart(bundle: Bundle, settings: Settings, fingerprint: Fingerprint) -> EngineChoice:
-    """Measure in a process of its own: a runtime that crashes or keeps memory does so there.
+    """Measure in a process of its own: a runtime that crashes or keeps memory does so there. It ends with this one.
 
     Raises:
-        EngineError: no candidate can serve, or the process failed.
+        EngineError: no candidate can serve; EngineNotMeasured: the process gave no report.
     """
     order = Order(bundle=bundle.path.resolve(), settings=settings, fingerprint=fingerprint)
-    root = str(Path(service.__file__).resolve().parent.parent)
-    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "service.tuning"],
-            input=order.model_dump_json().encode(),
-            stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": path},
-            timeout=_TIMEOUT_S,
-            check=False,
-        )
-        report = Report.model_validate_json(done.stdout.splitlines()[-1])
+        with child([_PROGRAM, order.model_dump_json()]) as process:
+            output, _ = process.communicate(timeout=_TIMEOUT_S)
+        report = Report.model_validate_json(output.splitlines()[-1])
     except OSError as error:
         raise _unmeasured(f"cannot be started: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:
         raise _unmeasured(f"did not end within {_TIMEOUT_S:.0f} s") from error
     except (IndexError, ValidationError) as error:
-        raise _unmeasured(f"ended with status {done.returncode} and without a report") from error
+        raise _unmeasured(f"{_end(process.returncode)} and without a report") from error
     if report.choice is None:
         raise EngineError(report.failure or "The measuring process gave no choice.")
     return report.choice
 
 
-def _unmeasured(how: str) -> EngineError:
-    return EngineError(
+def _end(status: int) -> str:
+    if status == -signal.SIGKILL:
+        return "was killed, as by a system that is out of memory,"
+    return f"ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+
+
+def _unmeasured(how: str) -> EngineNotMeasured:
+    return EngineNotMeasured(
         f"YOLOFOLD_ENGINE=auto could not measure: the measuring process {how}. Set YOLOFOLD_ENGINE=onnxruntime."
     )

@@ -1,25 +1,23 @@
 """The engine that serves: as the settings say, or as measured; either way it has to pass the start-up check."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from service.bundle.store import Bundle
-from service.errors import EngineError
+from service.errors import EngineNotMeasured, fault_in_words
 from service.inference.engine import InferenceEngine
 from service.inference.engine_choice import open_engine
 from service.inference.self_check import StartupCheck, check_engine
-from service.machine import usable_cores
+from service.machine import usable_cores, was_busy
 from service.settings import Settings
+from service.tuning.candidates import plain_settings
 from service.tuning.fingerprint import take_fingerprint
 from service.tuning.memory import ChoiceMemory
 from service.tuning.process import measure_apart
 from service.tuning.records import CandidateResult, EngineChoice
 
 log = logging.getLogger(__name__)
-
-#: Of the cores; where other work took more while candidates were timed, the figures say little.
-_BUSY_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -48,8 +46,8 @@ class Choice:
             f"chosen from {measured} measured for {objective}: {best.images_per_second:.1f} images/s, "
             f"{best.latency_ms:.1f} ms{_against_plain(made)}; {origin}"
         )
-        if made.other_cores is not None and made.other_cores > _BUSY_SHARE * made.fingerprint.cores:
-            line += f" (measured while other work kept {made.other_cores:.1f} cores busy)"
+        if was_busy(made.other_cores):
+            return f"{line}, not kept: meanwhile {self.not_kept}, so the next start measures again"
         if self.kept_in is None:
             return f"{line}, not kept ({self.not_kept}): every start measures. YOLOFOLD_STATE_DIR may name a folder"
         return line if self.remembered else f"{line}, kept in {self.kept_in}"
@@ -80,6 +78,7 @@ class StartedEngine:
         settings: those of the operator, with ``auto`` settled.
         workers: requests to work on at once.
         choice: None unless the engine was chosen by measurement.
+        warning: why none was, though the settings ask for it; None where all is as they say.
     """
 
     engine: InferenceEngine
@@ -87,10 +86,14 @@ class StartedEngine:
     workers: int
     check: StartupCheck
     choice: Choice | None
+    warning: str | None = None
 
 
 def start_engine(bundle: Bundle, settings: Settings, cores: int) -> StartedEngine:
     """Load what the settings ask for and check its answer to the stored picture.
+
+    Where the process that measures dies, plain ONNX Runtime serves, as far as the settings allow that: a service that
+    a restart cannot bring up is worse than one that is not the fastest. Nothing of that is remembered.
 
     Args:
         cores: that this process may use.
@@ -102,14 +105,28 @@ def start_engine(bundle: Bundle, settings: Settings, cores: int) -> StartedEngin
         BundleSchemaError: the stored picture or answer cannot be read.
     """
     if settings.engine != "auto":
-        return _start(bundle, settings, cores, None)
+        return _start(bundle, settings, cores)
+    try:
+        return _start_measured(bundle, settings, cores)
+    except EngineNotMeasured as error:
+        plain = plain_settings(settings)
+        if plain is None:
+            raise
+        warning = f"{error} Meanwhile ONNX Runtime serves in fp32, and the next start measures again."
+        log.warning(warning)
+    return replace(_start(bundle, plain, cores), warning=warning)
+
+
+def _start_measured(bundle: Bundle, settings: Settings, cores: int) -> StartedEngine:
     choice = make_choice(bundle, settings, cores)
     try:
         return _start(bundle, choice.made.chosen.candidate.settle(settings), cores, choice)
-    except EngineError as error:
+    except Exception as error:
         if not choice.remembered:
             raise
-        log.warning("%s no longer works and is measured anew: %s", choice.made.chosen.candidate.title, error)
+        log.warning(
+            "%s no longer works and is measured anew: %s", choice.made.chosen.candidate.title, fault_in_words(error)
+        )
     choice = make_choice(bundle, settings, cores, anew=True)
     return _start(bundle, choice.made.chosen.candidate.settle(settings), cores, choice)
 
@@ -128,7 +145,7 @@ def settle_engine(bundle: Bundle, settings: Settings) -> Settings:
 
 
 def make_choice(bundle: Bundle, settings: Settings, cores: int, *, anew: bool = False) -> Choice:
-    """The choice kept from an earlier start, or else one measured now and kept.
+    """The choice kept from an earlier start, or else one measured now and, unless the machine was busy, kept.
 
     Args:
         anew: pass over what is kept.
@@ -148,7 +165,7 @@ def make_choice(bundle: Bundle, settings: Settings, cores: int, *, anew: bool = 
     return Choice(made, remembered=False, kept_in=None if obstacle else memory.path, not_kept=obstacle)
 
 
-def _start(bundle: Bundle, settings: Settings, cores: int, choice: Choice | None) -> StartedEngine:
+def _start(bundle: Bundle, settings: Settings, cores: int, choice: Choice | None = None) -> StartedEngine:
     workers = settings.workers_on(cores)
     engine = open_engine(bundle.deployed_graph, settings, cores=cores, workers=workers)
     return StartedEngine(engine, settings, workers, check_engine(bundle, engine), choice)

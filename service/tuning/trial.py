@@ -4,6 +4,7 @@ Bounded by dropping early: of each kind of engine only the first layout is loade
 kinds that keep up, and whoever is clearly behind is not timed again.
 """
 
+import logging
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -14,12 +15,14 @@ from itertools import cycle, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import EngineError, SelfCheckFailed
+from service.errors import SelfCheckFailed, YolofoldError, fault_in_words
 from service.inference.engine import InferenceEngine
 from service.settings import Objective
 from service.tuning.records import Candidate, CandidateResult, Verdict
 from service.tuning.selection import score
 from service.tuning.tolerance import Agreement, Reference
+
+log = logging.getLogger(__name__)
 
 #: Seconds after which no further round begins. What is loaded by then has been checked and timed once in any case, so
 #: a network that takes a second for a picture takes longer than this.
@@ -35,7 +38,7 @@ _CLEARLY_BEHIND = 0.75
 
 @dataclass(frozen=True)
 class Entry:
-    """A candidate and how it is loaded; loading may raise ``EngineError``."""
+    """A candidate and how it is loaded; whatever loading raises is the candidate's failure."""
 
     candidate: Candidate
     load: Callable[[], InferenceEngine]
@@ -56,10 +59,9 @@ class Budget:
 
 @dataclass
 class _Runner:
-    """A candidate that passed, loaded, with what was timed so far."""
+    """A candidate that passed, with what was timed so far; it outlives the engine that was timed."""
 
     candidate: Candidate
-    engine: InferenceEngine
     agreement: Agreement
     alone_s: list[float] = field(default_factory=list)
     per_second: list[float] = field(default_factory=list)
@@ -72,16 +74,18 @@ class _Runner:
     def images_per_second(self) -> float:
         return statistics.median(self.per_second)
 
-    def time_round(self, pictures: Sequence[NDArray[np.uint8]], callers: ThreadPoolExecutor) -> None:
+    def time_round(
+        self, engine: InferenceEngine, pictures: Sequence[NDArray[np.uint8]], callers: ThreadPoolExecutor
+    ) -> None:
         """A few runs alone, then a burst of as many callers as workers."""
         turns = cycle(pictures)
         for picture in islice(turns, _RUNS_ALONE):
             begun = time.perf_counter()
-            self.engine.run(picture[None])
+            engine.run(picture[None])
             self.alone_s.append(time.perf_counter() - begun)
         burst = list(islice(turns, self.candidate.workers * _RUNS_PER_CALLER))
         begun = time.perf_counter()
-        answer_all(self.engine, burst, callers)
+        answer_all(engine, burst, callers)
         self.per_second.append(len(burst) / (time.perf_counter() - begun))
 
 
@@ -102,12 +106,14 @@ class Trial:
         Args:
             entries: in the order in which the earlier one wins a tie.
             pictures: squares (S, S, 3) uint8 BGR that ``reference`` holds the answers to.
-            approve: the check that each engine has to pass at the start of the service; raises ``EngineError``.
+            approve: the check that each engine has to pass at the start of the service; raises ``YolofoldError``.
         """
         self._entries, self._pictures, self._reference = entries, pictures, reference
         self._approve, self._objective, self._budget = approve, objective, budget
         self._results: dict[Candidate, CandidateResult] = {}
         self._runners: dict[Candidate, _Runner] = {}
+        #: Of those still in the race only: each keeps weights and activations in memory.
+        self._engines: dict[Candidate, InferenceEngine] = {}
 
     def run(self) -> list[CandidateResult]:
         """Check and time the candidates; those that were timed all have the verdict ``slower`` as yet.
@@ -120,17 +126,15 @@ class Trial:
             leaders.setdefault(entry.candidate.kind, entry)
         for entry in leaders.values():
             self._admit(entry)
-        self._time_round(list(self._runners))
+        self._time_round()
         for entry in self._entries:
             leader = leaders[entry.candidate.kind]
             if entry is not leader and not self._passed_over(entry, leader.candidate):
                 self._admit(entry)
-        racing = [c for c, runner in self._runners.items() if not runner.alone_s or not self._behind(c)]
         for _ in range(_MOST_ROUNDS):
-            self._time_round(racing)
-            racing = [candidate for candidate in racing if candidate in self._runners and not self._behind(candidate)]
+            self._time_round()
             # Whoever is left alone has won.
-            if len(racing) <= 1 or self._budget.spent >= 1:
+            if len(self._engines) <= 1 or self._budget.spent >= 1:
                 break
         self._report_timed()
         return [self._results[entry.candidate] for entry in self._entries]
@@ -143,12 +147,15 @@ class Trial:
             self._approve(engine)
             with ThreadPoolExecutor(candidate.workers) as callers:
                 answers = answer_all(engine, self._pictures, callers)
-        except EngineError as error:
-            self._conclude(candidate, "refused" if isinstance(error, SelfCheckFailed) else "failed", str(error))
+            agreement = self._reference.judge(candidate.precision, answers)
+        except SelfCheckFailed as error:
+            self._conclude(candidate, "refused", str(error))
             return
-        agreement = self._reference.judge(candidate.precision, answers)
+        except Exception as error:
+            self._fail(candidate, error)
+            return
         if agreement.fault is None:
-            self._runners[candidate] = _Runner(candidate, engine, agreement)
+            self._runners[candidate], self._engines[candidate] = _Runner(candidate, agreement), engine
         else:
             self._conclude(candidate, "refused", agreement.fault, agreement)
 
@@ -165,15 +172,18 @@ class Trial:
             return False
         return True
 
-    def _time_round(self, candidates: Iterable[Candidate]) -> None:
-        for candidate in candidates:
+    def _time_round(self) -> None:
+        """Time whoever is in the race; who has failed or is clearly behind then is not any more."""
+        for candidate in list(self._engines):
             runner = self._runners[candidate]
             try:
                 with ThreadPoolExecutor(candidate.workers) as callers:
-                    runner.time_round(self._pictures, callers)
-            except EngineError as error:
-                del self._runners[candidate]
-                self._conclude(candidate, "failed", str(error), runner.agreement)
+                    runner.time_round(self._engines[candidate], self._pictures, callers)
+            except Exception as error:
+                del self._runners[candidate], self._engines[candidate]
+                self._fail(candidate, error, runner.agreement)
+        for candidate in [candidate for candidate in self._engines if self._behind(candidate)]:
+            del self._engines[candidate]
 
     def _behind(self, candidate: Candidate) -> bool:
         best = max((self._score(runner) for runner in self._runners.values() if runner.alone_s), default=0.0)
@@ -187,6 +197,11 @@ class Trial:
     def _report_timed(self) -> None:
         for candidate, runner in self._runners.items():
             self._conclude(candidate, "slower", "timed", runner.agreement, runner)
+
+    def _fail(self, candidate: Candidate, error: Exception, agreement: Agreement | None = None) -> None:
+        if not isinstance(error, YolofoldError):
+            log.warning("%s failed while it was measured", candidate.title, exc_info=error)
+        self._conclude(candidate, "failed", fault_in_words(error), agreement)
 
     def _conclude(
         self,
@@ -214,9 +229,5 @@ class Trial:
 def answer_all(
     engine: InferenceEngine, pictures: Iterable[NDArray[np.uint8]], callers: ThreadPoolExecutor
 ) -> list[NDArray[np.float32]]:
-    """Rows (N, 6) of each picture (S, S, 3), in their order.
-
-    Raises:
-        EngineError: the runtime failed.
-    """
+    """Rows (N, 6) of each picture (S, S, 3), in their order. Raises what the engine raises."""
     return list(callers.map(lambda picture: engine.run(picture[None])[0], pictures))

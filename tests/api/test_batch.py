@@ -133,6 +133,29 @@ def test_only_bad_pictures_are_an_answer_too(server: Serving) -> None:
     assert [result["status"] for result in answer.json()["results"]] == [415, 422]
 
 
+def test_a_defect_that_one_picture_meets_costs_the_others_nothing(
+    server: Serving, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    detect, odd = server.service.detector.detect, JPEG + b"odd"
+
+    def look(data: bytes, selection: Any) -> Any:
+        if data == odd:
+            raise MemoryError("no room in there")
+        return detect(data, selection)
+
+    monkeypatch.setattr(server.service.detector, "detect", look)
+    answer = post(server, [JPEG, odd, JPEG])
+    assert answer.status_code == 200
+    first, second, third = answer.json()["results"]
+    assert first["detections"] == third["detections"]
+    assert (second["index"], second["type"], second["status"]) == (1, "urn:yolofold:internal-error", 500)
+    assert "no room" not in answer.text and answer.json()["totals"]["failed"] == 1
+    assert "Traceback" in caplog.text and "MemoryError: no room in there" in caplog.text
+    common = post(server, [odd, odd])
+    assert (common.status_code, common.json()["type"]) == (500, "urn:yolofold:internal-error")
+    assert server.service.uploads.held_bytes == 0
+
+
 def test_both_fields_and_any_file_name(server: Serving) -> None:
     names = ["ä b.bin", "x" * 300, "", "semi;colon.jpg"]
     files = [("files" if i % 2 else "file", (name, JPEG)) for i, name in enumerate(names)]
@@ -316,6 +339,29 @@ def test_a_client_that_leaves_takes_its_batch_along(server: Serving) -> None:
             begun = service.pool.begun
         assert single(server, JPEG).status_code == 200
         assert service.pool.begun == begun + 1
+
+
+def test_a_picture_that_is_being_looked_at_is_held_though_its_client_has_left(
+    server: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, body = server.service, form([JPEG] * 5)
+    begun, release = threading.Semaphore(0), threading.Event()
+
+    def look(*_: object) -> None:
+        begun.release()
+        assert release.wait(60)
+
+    monkeypatch.setattr(service.detector, "detect", look)
+    head = f"POST /detect/batch HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM['content-type']}\r\n"
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        assert all(begun.acquire(timeout=30) for _ in range(WORKERS))
+    try:
+        wait_until(lambda: service.uploads.held_bytes == service.batch_uploads.held_bytes == WORKERS * len(JPEG))
+    finally:
+        release.set()
+    wait_until(lambda: service.uploads.held_bytes == service.batch_uploads.held_bytes == 0)
 
 
 def test_time_outs(bundle: Bundle) -> None:

@@ -68,6 +68,11 @@ def test_a_split_can_be_chosen(yolo: Path, place: str) -> None:
     assert (data.split, [p.path.name for p in data.pictures]) == ("val", ["c.jpg"])
 
 
+def test_a_folder_that_is_named_like_a_picture_is_none(yolo: Path) -> None:
+    write_picture(yolo / "images/test/shop.jpg/d.jpg")
+    assert [picture.path.name for picture in read(yolo).pictures] == ["a.jpg", "b.png", "d.jpg"]
+
+
 def test_without_test_it_is_val(yolo: Path) -> None:
     write_text(yolo / "data.yaml", "val: images/val\nnames: [aztec, linear]\n")
     assert read(yolo).split == "val"

@@ -21,6 +21,10 @@ def pool() -> Iterator[WorkerPool]:
     pool.close()
 
 
+def ignore() -> None:
+    """Nobody asks when a job is over."""
+
+
 class Order:
     """Notes which job ran when, all of them behind ``WORKERS`` that hold the workers."""
 
@@ -41,8 +45,7 @@ class Order:
 
     def batch(self, name: str, jobs: int) -> asyncio.Task:
         async def do(index: int) -> None:
-            async with self._bulk.turn(soon()):
-                await self._pool.submit(lambda: self.seen.append(f"{name}{index}"), soon(), bulk=True)
+            await self._bulk.submit(lambda: self.seen.append(f"{name}{index}"), soon(), ignore)
 
         return asyncio.create_task(self._bulk.run(jobs, do))
 
@@ -132,16 +135,22 @@ def test_too_many_batches_are_refused_until_one_has_ended(pool: WorkerPool) -> N
 
 def test_a_turn_that_does_not_come_in_time(pool: WorkerPool) -> None:
     async def scenario() -> None:
-        bulk = BulkTurns(pool, 8)
-        async with bulk.turn(soon()), bulk.turn(soon()):
-            with pytest.raises(DeadlineExceeded):
-                async with bulk.turn(time.monotonic() + 0.01):
-                    raise AssertionError("there were two turns only")
+        bulk, over = BulkTurns(pool, 8), []
+        gates = [Gate() for _ in range(WORKERS)]
+        held = [asyncio.create_task(bulk.submit(gate, soon(), ignore)) for gate in gates]
+        for gate in gates:
+            await gate.wait_started()
+        with pytest.raises(DeadlineExceeded):  # there are no more turns than workers
+            await bulk.submit(pytest.fail, time.monotonic() + 0.01, lambda: over.append("no turn"))
+        for gate in gates:
+            gate.open()
+        await asyncio.gather(*held)
         with pytest.raises(DeadlineExceeded):
-            async with bulk.turn(time.monotonic() - 1):
-                raise AssertionError("it is too late for a free turn, too")
-        async with bulk.turn(soon()), bulk.turn(soon()):
-            pass
+            await bulk.submit(pytest.fail, time.monotonic() - 1, lambda: over.append("a turn, but too late"))
+        assert over == ["no turn", "a turn, but too late"]
+        for _ in range(WORKERS + 1):
+            _, found = await bulk.submit(lambda: "done", soon(), ignore)
+            assert found.value == "done"
 
     asyncio.run(scenario())
 
@@ -165,16 +174,56 @@ def test_a_cancelled_batch_leaves_the_queue_and_gives_its_turns_back(pool: Worke
     asyncio.run(scenario())
 
 
+def test_a_begun_job_keeps_its_turn_though_its_batch_was_cancelled(pool: WorkerPool) -> None:
+    async def scenario() -> None:
+        bulk, over = BulkTurns(pool, 8), []
+        gates = [Gate() for _ in range(WORKERS)]
+
+        async def do(index: int) -> None:
+            await bulk.submit(gates[index], soon(), lambda: over.append(index))
+
+        left = asyncio.create_task(bulk.run(WORKERS, do))
+        for gate in gates:
+            await gate.wait_started()
+        left.cancel()
+        await asyncio.gather(left, return_exceptions=True)
+        after = asyncio.create_task(bulk.submit(lambda: list(over), soon(), ignore))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        # It has no turn, so it is not even in the queue.
+        assert (over, pool.waiting, pool.running) == ([], 0, WORKERS)
+        gates[0].open()
+        _, found = await after
+        assert found.value == over == [0]
+        gates[1].open()
+        await until(lambda: over == [0, 1])
+
+    asyncio.run(scenario())
+
+
+def test_what_a_closed_pool_refuses_is_over(pool: WorkerPool) -> None:
+    async def scenario() -> None:
+        bulk, over = BulkTurns(pool, 8), []
+        pool.close()
+        for index in range(WORKERS + 1):  # each gives its turn back
+            with pytest.raises(Overloaded):
+                await bulk.submit(pytest.fail, soon(), lambda index=index: over.append(index))
+        await until(lambda: over == list(range(WORKERS + 1)))
+
+    asyncio.run(scenario())
+
+
 def test_a_failing_job_ends_its_batch(pool: WorkerPool) -> None:
     async def scenario() -> None:
         bulk, begun = BulkTurns(pool, 1), []
 
+        def work(index: int) -> None:
+            if index == 3:
+                raise ValueError("broken")
+
         async def do(index: int) -> None:
             begun.append(index)
-            async with bulk.turn(soon()):
-                if index == 3:
-                    raise ValueError("broken")
-                await asyncio.sleep(0)
+            await bulk.submit(lambda: work(index), soon(), ignore)
 
         with pytest.raises(ExceptionGroup) as caught:
             await bulk.run(50, do)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -20,6 +21,7 @@ from scripts.bench.report import Results, document, markdown
 from scripts.bench.rounds import CannotBenchmark, Ceiling, Cell, Expected, Findings, Plan, Visit
 from scripts.bench.servers import HERE, REFERENCE, describe, our_servers, peers
 from scripts.bench.summary import percentile, ratio_to, summarise
+from service.machine import BUSY_SHARE
 from tests.conftest import ROOT
 
 THRESHOLD = 0.4
@@ -210,6 +212,18 @@ def test_the_report_says_who_was_left_out_and_why(results: Results) -> None:
     assert "cannot keep up" not in text  # the peer makes 10.5 images/s of 10 requests/s
     assert "4 of 8 paced requests without an answer" in text
     assert "30.0" in text  # the better of the ceilings
+
+
+def test_the_report_says_how_busy_the_machine_was_otherwise(results: Results) -> None:
+    few, many = 0.1, BUSY_SHARE * (os.cpu_count() or 1) + 0.1
+    for found, words in (
+        ([few, None], "0.1 cores busy in a round."),
+        ([few, many], f"{many:.1f} cores busy in a round: "),
+    ):
+        told = replace(results, findings=replace(results.findings, other_cores=found))
+        assert f"Other work kept up to {words}" in markdown(told)
+        assert document(told)["other_cores"] == found
+    assert "Other work" not in markdown(results)  # where the system does not say
 
 
 def test_the_report_says_who_was_overloaded(results: Results) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -17,9 +18,9 @@ from scripts.bench.closed_loop import LoadFailed
 from scripts.bench.open_loop import MOST_CONNECTIONS, run_open_loop
 from scripts.bench.peers.task import Task
 from scripts.bench.pictures import DEFAULT, make_picture
-from scripts.bench.process_tree import end_processes, peak_bytes, process_tree
+from scripts.bench.process_tree import end_processes, peak_bytes, process_tree, processor_s
 from scripts.bench.running import ServerFailed, require_answer, running
-from scripts.bench.servers import our_servers
+from scripts.bench.servers import REFERENCE, our_servers
 from scripts.bench.upload import Address, form_body, post
 from tests.conftest import ROOT
 
@@ -137,6 +138,52 @@ def test_memory_that_was_given_back_counts() -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+def test_the_time_of_processes_that_have_ended_is_the_runs_own() -> None:
+    burn = "import time\nwhile time.process_time() < 0.3: pass"
+    both = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}], check=True)\n{burn}"
+    before = processor_s()
+    subprocess.run([sys.executable, "-c", both], check=True)
+    assert processor_s() - before >= 0.55  # the kernel counts in steps of 0.01 s
+
+
+#: The program as it is, but for what takes long; the second round is interrupted while its server is visited.
+_INTERRUPTED = """
+import signal, sys
+import scripts.bench.__main__ as program
+from scripts.bench.answers import Found
+from scripts.bench.closed_loop import ClosedLoop
+from scripts.bench.open_loop import OpenLoop
+from scripts.bench.rounds import Bench, Ceiling, Expected, Visit
+
+def visit(self, server, number, expected):
+    if number == 2:
+        signal.raise_signal(signal.SIGINT)
+    loops = {cell: ClosedLoop(answers=9, seconds=1.0, p50_ms=1, p90_ms=2, p99_ms=3) for cell in self._plan.cells}
+    return Visit(2.0, 3, loops, OpenLoop(10, [1.0], 0.1))
+
+program.shutil.which = lambda name: name
+Bench._visit = visit
+Bench._ask = lambda self, reference: Expected({name: [] for name in self._bodies}, {}, 1.0)
+Bench._measure_ceiling = lambda self: Ceiling(10, 10)
+sys.exit(program.main())
+"""
+
+
+def test_an_interrupted_run_leaves_its_whole_rounds(bundle_path: Path, tmp_path: Path) -> None:
+    arguments = ["--bundle", str(bundle_path), "--environments", str(tmp_path), "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-c", _INTERRUPTED, *arguments, "--servers", REFERENCE, "--pictures", DEFAULT],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 130 and "Whole rounds written: 1." in done.stderr, done.stderr
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert len(found["ceiling"]["rounds"]) == len(found["other_cores"]) == 1
+    assert [len(server["rounds"]) for server in found["servers"]] == [1]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"logs", "results.json", "results.md", "results.svg"}
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,13 @@
 """The choice on disk: found again by the same machine, settings and bundle, and by nobody else."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from service.bundle.store import Bundle, load_bundle
+from service.machine import BUSY_SHARE
 from service.settings import Settings, load_settings
 from service.tuning.fingerprint import differences, machine_digest, openvino_version, take_fingerprint
 from service.tuning.memory import ChoiceMemory
@@ -165,8 +167,26 @@ def test_the_line_says_where_a_choice_comes_from(bundle: Bundle, tmp_path: Path)
     assert Choice(choice, remembered=True, kept_in=kept_in, not_kept=None).line.endswith(
         "; remembered from 2026-01-02T03:04:05+00:00"
     )
-    busy = choice.model_copy(update={"other_cores": 1.9})
-    assert "while other work kept 1.9 cores busy" in Choice(busy, remembered=True, kept_in=kept_in, not_kept=None).line
+
+
+def test_what_was_measured_on_a_busy_machine_is_not_remembered(
+    bundle: Bundle, tmp_path: Path, kept: EngineChoice
+) -> None:
+    limit = BUSY_SHARE * (os.cpu_count() or 1)
+    place, folder = memory(bundle, settings_in(tmp_path)), tmp_path / "other"
+    elsewhere = memory(bundle, settings_in(folder))
+    for other_cores in (None, limit):
+        assert elsewhere.keep(kept.model_copy(update={"other_cores": other_cores})) is None
+        assert elsewhere.recall()[0] is not None
+        elsewhere.path.unlink()
+    busy = kept.model_copy(update={"other_cores": limit + 0.1})
+    obstacle = elsewhere.keep(busy)
+    assert obstacle == f"other work kept {limit + 0.1:.1f} cores busy" and not elsewhere.path.exists()
+    line = Choice(busy, remembered=False, kept_in=None, not_kept=obstacle).line
+    assert line.endswith(f", not kept: meanwhile {obstacle}, so the next start measures again")
+    # Kept when nobody looked at that.
+    place.path.write_text(busy.model_dump_json())
+    assert place.recall() == (None, f"it was made while {obstacle}")
 
 
 def test_openvino_is_known_without_being_loaded() -> None:

@@ -3,6 +3,7 @@
 import shutil
 import threading
 import time
+import weakref
 from functools import partial
 from pathlib import Path
 
@@ -211,3 +212,63 @@ def test_one_that_fails_in_the_middle_spoils_nothing(
     first, second = choose(trial.run(), "balanced")
     assert (first.verdict, first.reason, first.boxes_matched) == ("failed", "out of memory", 200)
     assert second.verdict == "chosen"
+
+
+def test_whatever_a_candidate_raises_is_its_own_failure(
+    bundle: Bundle, pictures: list[np.ndarray], answers: list[np.ndarray]
+) -> None:
+    def no_room() -> InferenceEngine:
+        raise MemoryError
+
+    class Broken(ReplayEngine):
+        def run(self, images: np.ndarray) -> np.ndarray:
+            if self.runs > len(pictures):
+                raise RuntimeError("the driver is gone")
+            return super().run(images)
+
+    def refuse_odd(engine: InferenceEngine) -> None:
+        if engine.runtime == "odd":
+            raise ZeroDivisionError("in the check")
+
+    odd = ReplayEngine(pictures, answers)
+    odd.runtime = "odd"
+    entries = [
+        Entry(candidate(), no_room),
+        Entry(candidate("openvino"), lambda: Broken(pictures, answers)),  # type: ignore[arg-type,return-value]
+        Entry(candidate("openvino", "bf16"), lambda: odd),  # type: ignore[arg-type,return-value]
+        Entry(candidate("onnxruntime", "tf32", device="cuda"), lambda: ReplayEngine(pictures, answers)),  # type: ignore[arg-type,return-value]
+    ]
+    trial = Trial(entries, pictures, Reference(bundle, answers), refuse_odd, "balanced", used_up())
+    *failed, sound = choose(trial.run(), "balanced")
+    assert [(result.verdict, result.reason) for result in failed] == [
+        ("failed", "MemoryError"),
+        ("failed", "RuntimeError: the driver is gone"),
+        ("failed", "ZeroDivisionError: in the check"),
+    ]
+    assert sound.verdict == "chosen"
+
+
+def test_an_engine_out_of_the_race_is_given_back_while_others_run(
+    bundle: Bundle, pictures: list[np.ndarray], answers: list[np.ndarray]
+) -> None:
+    slow: list[weakref.ref[ReplayEngine]] = []
+    loaded_at_layout: list[bool] = []
+
+    def load_slow() -> ReplayEngine:
+        engine = ReplayEngine(pictures, answers, 0.3)
+        slow.append(weakref.ref(engine))
+        return engine
+
+    def load_layout() -> ReplayEngine:
+        loaded_at_layout.append(slow[0]() is not None)
+        return ReplayEngine(pictures, answers)
+
+    entries = [
+        Entry(candidate(), load_slow),  # type: ignore[arg-type]
+        Entry(candidate("openvino"), lambda: ReplayEngine(pictures, answers)),  # type: ignore[arg-type,return-value]
+        Entry(candidate("openvino", threads=1), load_layout),  # type: ignore[arg-type]
+    ]
+    trial = Trial(entries, pictures, Reference(bundle, answers), no_check, "balanced", Budget(seconds=600))
+    found = trial.run()
+    assert loaded_at_layout == [False]
+    assert found[0].latency_ms is not None  # its figures are still told
