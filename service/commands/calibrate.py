@@ -32,18 +32,20 @@ def calibrate(
     from service.drift.calibration import calibrate as learn
     from service.drift.layers import watch_layers
     from service.inference.calibration_file import Learnt, save_calibration
-    from service.inference.calibration_pictures import measure_folder
-    from service.inference.fault_pictures import learn_faults
+    from service.inference.calibration_pictures import even_choice, measure_folder
+    from service.inference.fault_pictures import MOST_PICTURES, learn_faults, measure_faults, teach_faults
     from service.lint.signatures import describe_signatures
 
     progress = StepProgress()
     with progress.step("Measure") as advance:
         samples = measure_folder(bundle, data, settings.max_pixels, advance)
+    with progress.step("Faults") as advance:
+        features = measure_faults(bundle, data, settings.max_pixels, MOST_PICTURES, advance)
+        signatures = learn_faults(features)
     with progress.step("Calibrate"):
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        found = learn(samples, watch_layers(bundle).channels, rate, now)
-    with progress.step("Faults") as advance:
-        signatures = learn_faults(bundle, data, settings.max_pixels, advance)
+        taught = teach_faults(features, even_choice(len(samples), MOST_PICTURES))
+        found = learn(samples, watch_layers(bundle).channels, rate, now, taught)
     path, baseline = save_calibration(Learnt(found, signatures), bundle), found.baseline
     print(*describe_signatures(signatures), sep="\n")
     print(

@@ -51,10 +51,15 @@ def read_pictures(
             f"{folder} holds {len(files)} different pictures; a calibration needs at least {LEAST_PICTURES}."
         )
     if most is not None and len(files) > most:
-        files = [files[i] for i in np.linspace(0, len(files) - 1, most).round().astype(int)]
+        files = [files[i] for i in even_choice(len(files), most)]
     for done, found in enumerate(read_files(files, max_pixels), 1):
         if isinstance(found, Unreadable):
             raise CalibrationUnusable(f"{found.path} cannot be used: {found.reason}")
         if isinstance(found, Decoded):
             yield found.pixels
         progress(done, len(files))
+
+
+def even_choice(count: int, most: int) -> NDArray[np.intp]:
+    """Which of ``count`` pictures, at most ``most``, ``read_pictures`` takes, in ascending order."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(np.intp)

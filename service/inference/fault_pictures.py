@@ -1,4 +1,4 @@
-"""Teaches the linter: pictures of a folder measured as they are and with every fault it is to know."""
+"""Teaches linter and drift: pictures of a folder measured as they are and with every fault they are to know."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.store import Bundle
-from service.drift.layers import watch_layers
+from service.drift.layers import WatchedLayers, watch_layers
 from service.drift.shrinkage import shrunk_covariance
+from service.drift.taught import TaughtFaults
 from service.inference.calibration_pictures import read_pictures
 from service.inference.linter import features_of
 from service.inference.probe import Probe
@@ -22,36 +23,51 @@ MOST_PICTURES = 400
 _SEED = 0
 
 
-def learn_faults(bundle: Bundle, folder: Path, max_pixels: int, progress: Callable[[int, int], None]) -> Signatures:
-    """Measure the folder's pictures with every fault and learn to tell them apart.
+def learn_faults(features: NDArray[np.float64]) -> Signatures:
+    """Learn to tell the faults of ``measure_faults`` apart."""
+    names = [fault.name for fault in PICTURE_FAULTS]
+    return fit_signatures(features, names, shrunk_covariance, np.random.default_rng(_SEED))
+
+
+def teach_faults(features: NDArray[np.float64], rows: NDArray[np.intp]) -> TaughtFaults:
+    """What the faults of ``measure_faults`` change, for drift to look for.
 
     Args:
+        rows: (N,) which of the calibration pictures those measured are.
+    """
+    return TaughtFaults(tuple(fault.title for fault in PICTURE_FAULTS[1:]), rows, features[:, 1:] - features[:, :1])
+
+
+def measure_faults(
+    bundle: Bundle, folder: Path, max_pixels: int, most: int, progress: Callable[[int, int], None]
+) -> NDArray[np.float64]:
+    """Features (N, C, F) of N pictures with each of ``PICTURE_FAULTS``, in the order of the pictures' names.
+
+    Args:
+        most: of more pictures so many are measured, those of ``even_choice``.
         progress: told (done, total).
 
     Raises:
         CalibrationUnusable: too few different pictures, or one that cannot be read.
         EngineError: the probe cannot be loaded or run.
     """
-    features = measure_faults(bundle, folder, max_pixels, MOST_PICTURES, progress)
-    names = [fault.name for fault in PICTURE_FAULTS]
-    return fit_signatures(features, names, shrunk_covariance, np.random.default_rng(_SEED))
-
-
-def measure_faults(
-    bundle: Bundle, folder: Path, max_pixels: int, most: int, progress: Callable[[int, int], None]
-) -> NDArray[np.float64]:
-    """Features (N, C, F) of N pictures with each of C faults, in the order of their names; at most ``most``.
-
-    Raises the same errors as ``learn_faults``.
-    """
     probe, watched = Probe(bundle.probe_graph), watch_layers(bundle)
     size = bundle.manifest.model.input.height
     features = []
     for image in read_pictures(folder, max_pixels, most, progress):
-        versions = _versions(image, size)
-        readings = [probe.measure(picture_tensor(versions[fault.name])) for fault in PICTURE_FAULTS]
-        features.append(np.stack([features_of(reading, watched) for reading in readings]))
+        features.append(measure_versions(image, probe, watched, size))
     return np.stack(features)
+
+
+def measure_versions(image: NDArray[np.uint8], probe: Probe, watched: WatchedLayers, size: int) -> NDArray[np.float64]:
+    """Features (C, F) of one picture (H, W, 3) uint8 BGR with each of ``PICTURE_FAULTS``, at the network's ``size``.
+
+    Raises:
+        EngineError: the probe cannot be run.
+    """
+    versions = _versions(image, size)
+    readings = [probe.measure(picture_tensor(versions[fault.name])) for fault in PICTURE_FAULTS]
+    return np.stack([features_of(reading, watched) for reading in readings])
 
 
 def _versions(image: NDArray[np.uint8], size: int) -> dict[str, NDArray[np.uint8]]:

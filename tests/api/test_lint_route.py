@@ -16,7 +16,7 @@ from service.api.lint_schemas import LintAnswer
 from service.bundle.store import Bundle
 from service.errors import Overloaded
 from service.inference.calibration_file import Learnt, save_calibration
-from service.inference.fault_pictures import learn_faults
+from service.inference.fault_pictures import MOST_PICTURES, learn_faults, measure_faults
 from service.lint.faults import PICTURE_FAULTS, SCALINGS
 from service.preprocessing.letterbox import letterbox, picture_tensor, plan_letterbox
 from tests.api.serving import Serving, assert_problem, serving, wait_until
@@ -38,7 +38,8 @@ def plain(bundle: Bundle) -> Iterator[Serving]:
 def taught_bundle(bundle_copy: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A copy of the bundle whose linter has seen 128 generated pictures."""
     folder = write_pictures(tmp_path_factory.mktemp("ordinary") / "pictures", 128)
-    signatures = learn_faults(bundle_copy, folder, 50_000_000, lambda _done, _total: None)
+    features = measure_faults(bundle_copy, folder, 50_000_000, MOST_PICTURES, lambda _done, _total: None)
+    signatures = learn_faults(features)
     save_calibration(Learnt(invented_calibration(bundle_copy), signatures), bundle_copy)
     return bundle_copy
 

@@ -9,7 +9,7 @@ import pytest
 from service.bundle.store import Bundle
 from service.drift.layers import watch_layers
 from service.errors import CalibrationUnusable
-from service.inference.fault_pictures import learn_faults
+from service.inference.fault_pictures import MOST_PICTURES, learn_faults, measure_faults
 from service.inference.linter import features_of
 from service.inference.probe import Probe
 from service.lint.faults import PICTURE_FAULTS, spoil_picture
@@ -24,7 +24,7 @@ FRESH, GROUP = 2000, 32
 @pytest.fixture(scope="module")
 def learnt(bundle_copy: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Signatures:
     folder = write_pictures(tmp_path_factory.mktemp("learnt") / "pictures", 160)
-    return learn_faults(bundle_copy, folder, 50_000_000, lambda _done, _total: None)
+    return learn_faults(measure_faults(bundle_copy, folder, 50_000_000, MOST_PICTURES, lambda _done, _total: None))
 
 
 @pytest.fixture(scope="module")
@@ -87,4 +87,4 @@ def test_frames_of_one_scene_tell_no_more_than_one_of_them(learnt: Signatures, s
 def test_too_few_pictures_are_refused(bundle_copy: Bundle, tmp_path: Path):
     folder = write_pictures(tmp_path / "few", 3)
     with pytest.raises(CalibrationUnusable, match="3 different pictures"):
-        learn_faults(bundle_copy, folder, 50_000_000, lambda _done, _total: None)
+        measure_faults(bundle_copy, folder, 50_000_000, MOST_PICTURES, lambda _done, _total: None)
