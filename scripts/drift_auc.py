@@ -2,13 +2,15 @@
 
     .venv/bin/python -m scripts.drift_auc --bundle bundles/NAME --data FOLDER
 
-Half of the pictures, chosen at random, are the calibration; windows are drawn from the other half, clean and spoilt.
-The figures are means over several such splits. With --group N, each N pictures that follow each other by name stay in
-one half: crops of one photograph resemble each other more than photographs do.
+Half of the pictures, chosen at random, are the calibration, which is taught the known faults as `calibrate` does it;
+windows are drawn from the other half, clean and spoilt. With --untaught it knows no faults, as where the first pictures
+served are the calibration. The figures are means over several such splits. With --group N, each N pictures that follow
+each other by name stay in one half: crops of one photograph resemble each other more than photographs do.
 """
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,9 @@ from service.drift.baseline import WINDOW
 from service.drift.calibration import DEFAULT_RATE, calibrate
 from service.drift.features import Samples
 from service.drift.layers import watch_layers
+from service.drift.taught import TaughtFaults
 from service.heap import map_large_blocks
+from service.inference.fault_pictures import FaultMeter, teach_faults
 from service.inference.images import decode_image
 from service.inference.picture_folder import picture_files
 from service.inference.probe import Probe, Reading
@@ -31,40 +35,52 @@ _WINDOWS = 200
 _MAX_PIXELS = 200_000_000
 
 
-def measure(bundle_path: Path, folder: Path) -> tuple[dict[str, Samples], NDArray[np.intp]]:
-    """Samples of each version of every picture in ``folder``, and the channels that count."""
+@dataclass(frozen=True)
+class Measured:
+    """N pictures: samples of each version, the channels that count, and features (N, C, F) with each known fault."""
+
+    samples: Mapping[str, Samples]
+    channels: NDArray[np.intp]
+    faults: NDArray[np.float64]
+
+
+def measure(bundle_path: Path, folder: Path) -> Measured:
+    """Every picture in ``folder``."""
     bundle = load_bundle(bundle_path)
     probe, size = Probe(bundle.probe_graph), bundle.manifest.model.input.height
+    meter = FaultMeter(bundle, probe)
     paths = picture_files(folder)
     readings: dict[str, list[Reading]] = {name: [] for name in (CLEAN, *CORRUPTIONS)}
+    faults = []
     for number, path in enumerate(paths, 1):
         picture = decode_image(path.read_bytes(), max_pixels=_MAX_PIXELS)
         plan = plan_letterbox(picture.shape[1], picture.shape[0], size)
         for name, found in readings.items():
             spoilt = picture if name == CLEAN else CORRUPTIONS[name](picture)
             found.append(probe.measure(content_tensor(letterbox(spoilt, plan), plan)))
+        faults.append(meter.measure(picture))
         print(f"\r{number}/{len(paths)}", end="", flush=True)
     print()
     samples = {name: Samples.of(found) for name, found in readings.items()}
-    return samples, watch_layers(bundle).channels
+    return Measured(samples, watch_layers(bundle).channels, np.stack(faults))
 
 
 def evaluate_split(
-    samples: Mapping[str, Samples], channels: NDArray[np.intp], group: int, rng: np.random.Generator
+    measured: Measured, group: int, rng: np.random.Generator, *, taught: bool
 ) -> dict[str, tuple[float, float]]:
     """By version: area under the curve against clean windows (0.5 for clean itself), and share over the threshold."""
-    count = len(samples[CLEAN])
-    groups = np.arange(count) // group
+    clean = measured.samples[CLEAN]
+    groups = np.arange(len(clean)) // group
     order = rng.permutation(groups[-1] + 1)
     seen = np.isin(groups, order[: len(order) // 2])
-    clean = samples[CLEAN]
     half = Samples(clean.means[seen], clean.variances[seen], clean.figures[seen])
-    baseline = calibrate(half, channels, DEFAULT_RATE, "").baseline
+    faults: TaughtFaults | None = teach_faults(measured.faults[seen], np.arange(len(half))) if taught else None
+    baseline = calibrate(half, measured.channels, DEFAULT_RATE, "", faults).baseline
     unseen = np.flatnonzero(~seen)
     windows = [rng.choice(unseen, WINDOW, replace=False) for _ in range(_WINDOWS)]
     scores = {}
-    for name, found in samples.items():
-        features = found.features(channels)
+    for name, found in measured.samples.items():
+        features = found.features(measured.channels)
         scores[name] = np.array([baseline.score(features[window]) for window in windows])
     return {
         name: (_area(scores[CLEAN], found), float((found > baseline.threshold).mean()))
@@ -85,13 +101,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of clean photographs")
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--group", type=int, default=1, help="pictures in a row that stay together")
+    parser.add_argument("--untaught", action="store_true", help="calibrate without the known faults")
     arguments = parser.parse_args()
     map_large_blocks()
-    samples, channels = measure(arguments.bundle, arguments.data)
+    measured = measure(arguments.bundle, arguments.data)
     rng = np.random.default_rng(0)
-    splits = [evaluate_split(samples, channels, arguments.group, rng) for _ in range(arguments.splits)]
+    splits = [
+        evaluate_split(measured, arguments.group, rng, taught=not arguments.untaught) for _ in range(arguments.splits)
+    ]
     print(f"{'':<18}{'area':>8}{'least':>8}{'over the threshold':>20}")
-    for name in samples:
+    for name in measured.samples:
         areas, shares = zip(*(split[name] for split in splits), strict=True)
         print(f"{name:<18}{np.mean(areas):8.3f}{min(areas):8.3f}{np.mean(shares):20.1%}")
 

@@ -43,7 +43,8 @@ class DriftBaseline(BaseModel):
     created_at: str | None = Field(description="UTC, ISO 8601; null while it is being gathered.")
     threshold: float | None = Field(description="A window whose score exceeds it raises the alarm.", examples=[1.6])
     false_alarm_rate: float | None = Field(
-        description="Share of the windows of clean pictures that the threshold was set for.", examples=[0.01]
+        description="Share of the windows of clean pictures that the threshold was set for, known faults included.",
+        examples=[0.01],
     )
     measured_rate: float | None = Field(
         description="Share of windows left out of the fit that exceeded it; a check, no independent measurement."
@@ -57,7 +58,8 @@ class DriftWindow(BaseModel):
     ended_at: str
     score: float | None = Field(
         description="Whitened distance of the window's mean features from the calibration's, per feature and in "
-        "standard errors; near 1 when nothing is wrong, null while there is no calibration.",
+        "standard errors; or how far the mean went in the direction of a known fault, scaled to the same threshold, "
+        "where that is more. Near 1 when nothing is wrong, null while there is no calibration.",
         examples=[1.04],
     )
     alarm: bool
@@ -110,7 +112,7 @@ class ImageDrift(BaseModel):
     model: ModelRef
     image: ImageSize
     score: float | None = Field(
-        description="Whitened distance from the calibration pictures as for a window, of this picture alone; null "
+        description="Score against the calibration pictures as for a window, of this picture alone; null "
         "without a calibration. The threshold of windows does not hold for it: single pictures scatter more."
     )
     training: DriftScores | None = Field(

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from service.drift.baseline import MIN_PICTURES, Baseline, fit_baseline
 from service.drift.distances import Normal, pool
 from service.drift.features import Samples
+from service.drift.taught import TaughtFaults
 from service.drift.words import TraitLaw, trait_law
 from service.errors import CalibrationUnusable
 
@@ -35,12 +36,19 @@ class Calibration:
     created_at: str
 
 
-def calibrate(samples: Samples, channels: NDArray[np.intp], rate: float, created_at: str) -> Calibration:
+def calibrate(
+    samples: Samples,
+    channels: NDArray[np.intp],
+    rate: float,
+    created_at: str,
+    taught: TaughtFaults | None = None,
+) -> Calibration:
     """Learn from clean pictures.
 
     Args:
         channels: those that count, as positions among the probed ones.
         rate: false alarms wanted, as a share of the windows of clean pictures.
+        taught: what known faults do to these pictures; without it only the distance over all features tells.
 
     Raises:
         CalibrationUnusable: fewer than ``MIN_PICTURES`` different pictures.
@@ -51,7 +59,7 @@ def calibrate(samples: Samples, channels: NDArray[np.intp], rate: float, created
         # The same few pictures over and over, as in a trial, say nothing about how others scatter.
         raise CalibrationUnusable(f"Only {different} of {len(samples)} pictures differ; {MIN_PICTURES} must.")
     try:
-        baseline = fit_baseline(features, rate, np.random.default_rng(_SEED))
+        baseline = fit_baseline(features, rate, np.random.default_rng(_SEED), taught)
     except ValueError as error:
         raise CalibrationUnusable(f"These pictures allow no calibration: {error}.") from error
     return Calibration(baseline, pool(samples.means, samples.variances), trait_law(samples.figures), created_at)

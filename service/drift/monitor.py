@@ -15,7 +15,7 @@ from service.drift.distances import LayerDistances, Normal, channel_distances, l
 from service.drift.features import Measured, Samples
 from service.drift.layers import WatchedLayer, WatchedLayers
 from service.drift.onset import Onset
-from service.drift.words import describe_pictures
+from service.drift.words import describe_fault, describe_pictures
 from service.errors import CalibrationUnusable
 
 FIRST_PICTURES = 256
@@ -234,6 +234,9 @@ def compare_layers(watched: WatchedLayers, observed: Normal, clean: Normal | Non
 
 def _problems(watched: WatchedLayers, last: Samples, calibration: Calibration) -> list[str]:
     found = describe_pictures(last.figures, calibration.trait_law)
+    fault = calibration.baseline.foremost_fault(last.features(watched.channels))
+    if fault is not None:
+        found.append(describe_fault(*fault))
     observed = pool(last.means, last.variances)
     reports = compare_layers(watched, observed, calibration.law)
     layer, report = max(

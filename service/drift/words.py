@@ -84,3 +84,11 @@ def describe_pictures(figures: NDArray[np.float64], law: TraitLaw) -> list[str]:
         f"{TRAITS[i].name} {found[i]:.3g} against {law.mean[i]:.3g}."
         for i in order
     ]
+
+
+def describe_fault(name: str, projection: float, limit: float) -> str:
+    """A sentence about the known fault along whose direction a window moved, both figures in standard errors."""
+    return (
+        f"The features moved {projection:.1f} standard errors in the direction of a known fault, {name}; "
+        f"the alarm begins at {limit:.1f}."
+    )

@@ -30,6 +30,7 @@ from service.lint.faults import PICTURE_FAULTS
 from service.lint.signatures import Signatures
 
 Floats = NDArray[np.float64]
+SCHEMA_VERSION: Literal[3] = 3
 
 _UNREADABLE = (OSError, EOFError, ValueError, TypeError, KeyError, BadZipFile, zlib.error)
 
@@ -43,6 +44,7 @@ class DriftSpec(Record):
     rate: float
     measured_rate: float
     threshold: float
+    faults: list[str] = Field(description="Known faults that windows are looked over for, in words.")
 
 
 class FaultSpec(Record):
@@ -57,7 +59,7 @@ class FaultSpec(Record):
 class CalibrationSpec(Record):
     """What a calibration file says about itself."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = SCHEMA_VERSION
     model_version: str
     probe_sha256: Sha256
     drift: DriftSpec
@@ -111,6 +113,7 @@ def save_calibration(learnt: Learnt, bundle: Bundle) -> Path:
             rate=baseline.rate,
             measured_rate=baseline.measured_rate,
             threshold=baseline.threshold,
+            faults=list(baseline.faults),
         ),
         faults=FaultSpec(
             names=list(faults.names), temperature=faults.temperature, near=faults.near, groups=list(faults.confusion)
@@ -141,6 +144,8 @@ def load_calibration(bundle: Bundle) -> Learnt | None:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
+        if where == "schema_version":
+            raise _unusable(path, f"is in the format of another release; this one reads {SCHEMA_VERSION}") from error
         raise _unusable(path, f"cannot be read: {where}: {first['msg']}") from error
     except _UNREADABLE as error:
         raise _unusable(path, f"cannot be read: {error}") from error
@@ -170,6 +175,8 @@ def _arrays_of(learnt: Learnt) -> dict[str, Floats]:
         "drift/center": drift.baseline.center,
         "drift/scale": drift.baseline.scale,
         "drift/whitening": drift.baseline.whitening,
+        "drift/directions": drift.baseline.directions,
+        "drift/limits": drift.baseline.limits,
         "drift/law_mean": drift.law.mean,
         "drift/law_variance": drift.law.variance,
         "drift/trait_mean": drift.trait_law.mean,
@@ -188,6 +195,8 @@ def _shapes(bundle: Bundle, spec: CalibrationSpec) -> dict[str, tuple[int, ...]]
         "drift/center": (features,),
         "drift/scale": (features,),
         "drift/whitening": (features, features),
+        "drift/directions": (len(spec.drift.faults), features),
+        "drift/limits": (len(spec.drift.faults),),
         "drift/law_mean": (channels,),
         "drift/law_variance": (channels,),
         "drift/trait_mean": (len(TRAITS),),
@@ -206,6 +215,9 @@ def _learnt(spec: CalibrationSpec, arrays: dict[str, Floats]) -> Learnt:
         scale=arrays["drift/scale"],
         whitening=arrays["drift/whitening"],
         threshold=drift.threshold,
+        faults=tuple(drift.faults),
+        directions=arrays["drift/directions"],
+        limits=arrays["drift/limits"],
         rate=drift.rate,
         pictures=drift.pictures,
         measured_rate=drift.measured_rate,

@@ -24,10 +24,12 @@ class Measured:
     Attributes:
         samples: of all of them as they are.
         faults: (N, C, F) features of N of them with each of C faults, in the order of their names.
+        rows: (N,) which of them these are, ascending.
     """
 
     samples: Samples
     faults: NDArray[np.float64]
+    rows: NDArray[np.intp]
 
 
 def measure_folder(
@@ -57,7 +59,7 @@ def measure_folder(
         readings.append(probe.measure(content_tensor(letterbox(image, plan), plan)))
         if index in chosen:
             faults.append(meter.measure(image))
-    return Measured(Samples.of(readings), np.stack(faults))
+    return Measured(Samples.of(readings), np.stack(faults), np.array(sorted(chosen), np.intp))
 
 
 def calibration_files(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Teaches the linter: pictures measured as they are and with every fault it is to know."""
+"""Teaches linter and drift: pictures measured as they are and with every fault they are to know."""
 
 import cv2
 import numpy as np
@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from service.bundle.store import Bundle
 from service.drift.layers import watch_layers
 from service.drift.shrinkage import shrunk_covariance
+from service.drift.taught import TaughtFaults
 from service.inference.linter import features_of
 from service.inference.probe import Probe
 from service.lint.faults import PICTURE_FAULTS, spoil_picture
@@ -19,7 +20,7 @@ _SEED = 0
 
 
 class FaultMeter:
-    """Measures a picture with every fault the linter is to know."""
+    """Measures a picture with every fault that linter and drift are to know."""
 
     def __init__(self, bundle: Bundle, probe: Probe) -> None:
         """``probe`` is the bundle's."""
@@ -41,6 +42,15 @@ def fit_faults(features: NDArray[np.float64]) -> Signatures:
     """Learn to tell the faults apart from features (N, C, F) of N pictures."""
     names = [fault.name for fault in PICTURE_FAULTS]
     return fit_signatures(features, names, shrunk_covariance, np.random.default_rng(_SEED))
+
+
+def teach_faults(features: NDArray[np.float64], rows: NDArray[np.intp]) -> TaughtFaults:
+    """What the faults change in features (N, C, F) of N pictures, for drift to look for.
+
+    Args:
+        rows: (N,) which of the calibration pictures these are.
+    """
+    return TaughtFaults(tuple(fault.title for fault in PICTURE_FAULTS[1:]), rows, features[:, 1:] - features[:, :1])
 
 
 def _versions(image: NDArray[np.uint8], size: int) -> dict[str, NDArray[np.uint8]]:

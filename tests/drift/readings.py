@@ -9,6 +9,7 @@ from service.drift.calibration import Calibration, calibrate
 from service.drift.distances import Normal
 from service.drift.features import Samples
 from service.drift.layers import WatchedLayer, WatchedLayers, watch_layers
+from service.drift.taught import TaughtFaults
 
 CHANNELS = 7
 DEAD = 2
@@ -53,5 +54,8 @@ def invented_samples(bundle: Bundle, count: int, seed: int = 0) -> Samples:
 
 
 def invented_calibration(bundle: Bundle) -> Calibration:
-    """A calibration that fits the bundle's probe, with 128 such pictures."""
-    return calibrate(invented_samples(bundle, 128), watch_layers(bundle).channels, 0.02, "2026-01-02T03:04:05+00:00")
+    """A calibration that fits the bundle's probe, with 128 such pictures and two known faults."""
+    samples, channels = invented_samples(bundle, 128), watch_layers(bundle).channels
+    changes = np.random.default_rng(1).normal(size=(128, 2, samples.features(channels).shape[1]))
+    taught = TaughtFaults(("one fault", "another"), np.arange(128), changes)
+    return calibrate(samples, channels, 0.02, "2026-01-02T03:04:05+00:00", taught)

@@ -12,6 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from service.drift.baseline import LEFT_OUT, MIN_PICTURES, REACH, WINDOW, Baseline, fit_baseline, safe_threshold
+from service.drift.shrinkage import shrunk_covariance
+from service.drift.taught import TaughtFaults
 
 WIDTH = 60
 RATE = 0.01
@@ -210,3 +212,83 @@ def test_a_rate_that_makes_no_sense_is_refused(calibration: NDArray[np.float64],
 def test_pictures_that_are_all_alike_are_refused() -> None:
     with pytest.raises(ValueError, match="do not vary"):
         fit_baseline(np.ones((MIN_PICTURES, 5)), RATE, np.random.default_rng(0))
+
+
+def taught(source: Draw, calibration: NDArray[np.float64], sizes: tuple[float, ...], seed: int = 7) -> TaughtFaults:
+    """Faults that move ``calibration`` along directions of their own by so many standard deviations per feature."""
+    rng = np.random.default_rng(seed)
+    moves = np.array(sizes)[:, None] * rng.choice([-1, 1], (len(sizes), WIDTH)) * calibration.std(axis=0)
+    changes = moves * rng.uniform(0.5, 1.5, (len(calibration), len(sizes), 1))
+    return TaughtFaults(tuple(f"fault {number}" for number in range(len(sizes))), np.arange(len(calibration)), changes)
+
+
+@pytest.fixture(scope="module")
+def faults(source: Draw, calibration: NDArray[np.float64]) -> TaughtFaults:
+    return taught(source, calibration, (0.04,) * 4)
+
+
+@pytest.fixture(scope="module")
+def aware(calibration: NDArray[np.float64], faults: TaughtFaults) -> Baseline:
+    return fit_baseline(calibration, RATE, np.random.default_rng(1), faults)
+
+
+def test_a_projection_is_fishers_discriminant_in_standard_errors(
+    aware: Baseline, calibration: NDArray[np.float64], faults: TaughtFaults, source: Draw
+) -> None:
+    window = source(20) + faults.changes[:, 2].mean(axis=0)
+    standardised = (window - calibration.mean(axis=0)) / calibration.std(axis=0)
+    covariance = shrunk_covariance((calibration - calibration.mean(axis=0)) / calibration.std(axis=0))
+    change = faults.changes[:, 2].mean(axis=0) / calibration.std(axis=0)
+    discriminant = np.linalg.solve(covariance, change) / math.sqrt(change @ np.linalg.solve(covariance, change))
+    lengths = np.sqrt([x @ np.linalg.solve(covariance, x) / WIDTH for x in standardised])
+    expected = np.mean(standardised @ discriminant * np.minimum(1, REACH / lengths)) / math.sqrt(1 / 20 + 1 / 200)
+    found = aware.foremost_fault(window)
+    assert found is not None and found[0] == "fault 2"
+    assert found[1] == pytest.approx(expected, rel=1e-9)
+    assert aware.score(window) == pytest.approx(aware.threshold * expected / found[2], rel=1e-9)
+
+
+def test_a_small_change_of_a_known_kind_is_seen_where_the_distance_sees_none(
+    baseline: Baseline, aware: Baseline, faults: TaughtFaults, source: Draw
+) -> None:
+    move = faults.changes[:, 1].mean(axis=0)
+    windows = [source(WINDOW) + move for _ in range(100)]
+    assert alarms(baseline, windows) < 0.5
+    assert alarms(aware, windows) > 0.95
+    assert {found[0] for window in windows if (found := aware.foremost_fault(window))} == {"fault 1"}
+
+
+@pytest.mark.parametrize("pictures", [MIN_PICTURES, 256])
+def test_known_faults_leave_the_rate_of_false_alarms_as_it_is(pictures: int) -> None:
+    shares = []
+    for seed in range(4):
+        source = photographs(200 + seed)
+        calibration = source(pictures)
+        faults = taught(source, calibration, (0.02,) * 8, seed)
+        fitted = fit_baseline(calibration, RATE, np.random.default_rng(seed), faults)
+        shares.append(alarms(fitted, [source(WINDOW) for _ in range(250)]))
+    assert np.mean(shares) <= 5 * RATE
+
+
+def test_a_fault_that_changes_nothing_raises_no_alarm(calibration: NDArray[np.float64], source: Draw) -> None:
+    nothing = TaughtFaults(("nothing",), np.arange(len(calibration)), np.zeros((len(calibration), 1, WIDTH)))
+    fitted = fit_baseline(calibration, RATE, np.random.default_rng(1), nothing)
+    assert alarms(fitted, [source(WINDOW) for _ in range(100)]) <= 5 * RATE
+    assert fitted.foremost_fault(source(WINDOW) + 100) is None
+
+
+def test_changes_of_pictures_left_out_do_not_count() -> None:
+    changes = np.arange(12.0).reshape(3, 2, 2)
+    faults = TaughtFaults(("a", "b"), np.array([4, 7, 9]), changes)
+    np.testing.assert_array_equal(faults.mean_changes(np.array([7, 8])), (changes[0] + changes[2]) / 2)
+
+
+@pytest.mark.parametrize("spoil", ["names", "rows", "features"])
+def test_faults_that_do_not_fit_are_refused(calibration: NDArray[np.float64], faults: TaughtFaults, spoil: str) -> None:
+    wrong = {
+        "names": TaughtFaults(faults.names[1:], faults.rows, faults.changes),
+        "rows": TaughtFaults(faults.names, faults.rows[:LEFT_OUT], faults.changes[:LEFT_OUT]),
+        "features": TaughtFaults(faults.names, faults.rows, faults.changes[:, :, 1:]),
+    }[spoil]
+    with pytest.raises(ValueError, match="changes of more than 16 pictures"):
+        fit_baseline(calibration, RATE, np.random.default_rng(0), wrong)

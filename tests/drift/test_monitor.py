@@ -10,6 +10,7 @@ from service.drift.calibration import Calibration, calibrate
 from service.drift.features import Samples
 from service.drift.layers import WatchedLayers
 from service.drift.monitor import FIRST_PICTURES, DriftMonitor
+from service.drift.taught import TaughtFaults
 from tests.drift.readings import CHANNELS, DEAD, MEAN, STD, Invented, readings, watched
 
 
@@ -108,6 +109,24 @@ def test_dark_pictures_are_called_dark(calibration: Calibration) -> None:
     monitor = DriftMonitor(watched(), calibration)
     feed(monitor, readings(WINDOW, seed=7, shift=1.0, darkness=0.4))
     assert any("darker" in problem for problem in monitor.report().problems)
+
+
+def test_a_known_fault_is_named_and_how_far_the_window_went_its_way() -> None:
+    changes = np.zeros((256, 2, 24))
+    changes[:, 0, 3], changes[:, 1, 4] = STD[4], STD[5]  # the means of b.bn's channels 1 and 2
+    faults = TaughtFaults(("red and blue swapped", "darker than before"), np.arange(256), changes)
+    calibration = calibrate(stack(readings(256, seed=0)), watched().channels, 0.01, "", faults)
+    rows = readings(WINDOW, seed=14)
+    moved = [Invented(row.means + 0.4 * STD * (np.arange(CHANNELS) == 4), row.variances, row.figures) for row in rows]
+    features = stack(moved).features(watched().channels)
+    fault = calibration.baseline.foremost_fault(features)
+    assert fault is not None and fault[0] == "red and blue swapped" and fault[1] > fault[2]
+    monitor = DriftMonitor(watched(), calibration)
+    feed(monitor, moved)
+    assert (
+        f"The features moved {fault[1]:.1f} standard errors in the direction of a known fault, red and blue swapped; "
+        f"the alarm begins at {fault[2]:.1f}." in monitor.report().problems
+    )
 
 
 def test_without_a_file_the_first_pictures_are_the_calibration() -> None:

@@ -18,6 +18,7 @@ from service.lint.signatures import fit_signatures
 from tests.drift.readings import invented_calibration, invented_samples
 
 NAMES = [fault.name for fault in PICTURE_FAULTS]
+_DRIFT = ("center", "scale", "whitening", "directions", "limits", "law_mean", "law_variance", "trait_mean")
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,7 @@ def change(path: Path, name: str, spoil: Callable[[np.ndarray], np.ndarray]) -> 
 @pytest.mark.parametrize(
     "name",
     [
-        *(f"drift/{part}" for part in ("center", "scale", "whitening", "law_mean", "law_variance", "trait_mean")),
+        *(f"drift/{part}" for part in _DRIFT),
         *(f"faults/{part}" for part in ("centers", "scale", "precision", "confusion_1", "confusion_8")),
     ],
 )
@@ -136,6 +137,7 @@ def test_pickled_arrays_are_never_loaded(copy: Bundle, learnt: Learnt) -> None:
         ("faults", {"groups": [1, 8, 32]}, "holds the arrays"),
         ("faults", {"near": 0.0}, "cannot be read"),
         ("drift", {"window": 16}, "another probe or window"),
+        ("drift", {"faults": ["one fault"]}, "no usable drift/directions"),
     ],
 )
 def test_figures_that_do_not_fit(copy: Bundle, learnt: Learnt, part: str, figures: dict, words: str) -> None:
@@ -147,6 +149,17 @@ def test_figures_that_do_not_fit(copy: Bundle, learnt: Learnt, part: str, figure
     path = save_calibration(learnt, copy)
     change(path, "spec", spoil)
     with pytest.raises(CalibrationUnusable, match=words):
+        load_calibration(copy)
+
+
+def test_a_file_of_another_release_is_refused_and_says_so(copy: Bundle, learnt: Learnt) -> None:
+    def age(spec: np.ndarray) -> np.ndarray:
+        document = json.loads(str(spec)) | {"schema_version": 2}
+        del document["drift"]["faults"]
+        return np.array(json.dumps(document))
+
+    change(save_calibration(learnt, copy), "spec", age)
+    with pytest.raises(CalibrationUnusable, match=r"format of another release; this one reads 3\. Delete it, or run"):
         load_calibration(copy)
 
 
