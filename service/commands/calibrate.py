@@ -31,7 +31,7 @@ def calibrate(
     from service.drift.layers import watch_layers
     from service.inference.calibration_file import Learnt, require_writable, save_calibration
     from service.inference.calibration_pictures import measure_folder
-    from service.inference.fault_pictures import fit_faults
+    from service.inference.fault_pictures import learn_faults
     from service.lint.signatures import describe_signatures
 
     require_writable(bundle)  # before minutes of measuring
@@ -42,7 +42,7 @@ def calibrate(
         now = datetime.now(UTC).isoformat(timespec="seconds")
         found = learn(measured.samples, watch_layers(bundle).channels, rate, now)
     with progress.step("Faults"):
-        signatures = fit_faults(measured.faults)
+        signatures = learn_faults(measured.faults)
     path, baseline = save_calibration(Learnt(found, signatures), bundle), found.baseline
     print(*describe_signatures(signatures), sep="\n")
     print(
