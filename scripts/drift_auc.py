@@ -23,7 +23,7 @@ from service.drift.features import Samples
 from service.drift.layers import watch_layers
 from service.drift.taught import TaughtFaults
 from service.heap import map_large_blocks
-from service.inference.fault_pictures import FaultMeter, teach_faults
+from service.inference.fault_pictures import measure_versions, teach_faults
 from service.inference.images import decode_image
 from service.inference.picture_folder import picture_files
 from service.inference.probe import Probe, Reading
@@ -47,8 +47,7 @@ class Measured:
 def measure(bundle_path: Path, folder: Path) -> Measured:
     """Every picture in ``folder``."""
     bundle = load_bundle(bundle_path)
-    probe, size = Probe(bundle.probe_graph), bundle.manifest.model.input.height
-    meter = FaultMeter(bundle, probe)
+    probe, watched, size = Probe(bundle.probe_graph), watch_layers(bundle), bundle.manifest.model.input.height
     paths = picture_files(folder)
     readings: dict[str, list[Reading]] = {name: [] for name in (CLEAN, *CORRUPTIONS)}
     faults = []
@@ -58,11 +57,11 @@ def measure(bundle_path: Path, folder: Path) -> Measured:
         for name, found in readings.items():
             spoilt = picture if name == CLEAN else CORRUPTIONS[name](picture)
             found.append(probe.measure(content_tensor(letterbox(spoilt, plan), plan)))
-        faults.append(meter.measure(picture))
+        faults.append(measure_versions(picture, probe, watched, size))
         print(f"\r{number}/{len(paths)}", end="", flush=True)
     print()
     samples = {name: Samples.of(found) for name, found in readings.items()}
-    return Measured(samples, watch_layers(bundle).channels, np.stack(faults))
+    return Measured(samples, watched.channels, np.stack(faults))
 
 
 def evaluate_split(

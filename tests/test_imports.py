@@ -19,6 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "preprocessing": {"errors"},
     "comparison": set(),
     "heap": set(),
+    "child": set(),
     "machine": {"bundle"},
     "pictures": set(),
     "nearest": set(),
@@ -26,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "lint": {"bundle", "preprocessing", "errors"},
     "onnxruntime_folding": set(),
     "observatory": {"bundle", "nearest", "errors"},
-    "measurement": {"bundle", "machine", "onnxruntime_folding", "errors"},
+    "measurement": {"bundle", "machine", "child", "onnxruntime_folding", "errors"},
     "prepare": {"bundle", "preprocessing", "comparison", "pictures", "settings", "machine", "measurement", "errors"},
     "inference": {
         "bundle",
@@ -38,7 +39,18 @@ MAY_IMPORT: dict[str, set[str]] = {
         "onnxruntime_folding",
         "errors",
     },
-    "tuning": {"inference", "bundle", "preprocessing", "comparison", "pictures", "settings", "machine", "errors"},
+    "tuning": {
+        "inference",
+        "bundle",
+        "preprocessing",
+        "comparison",
+        "pictures",
+        "settings",
+        "machine",
+        "child",
+        "heap",
+        "errors",
+    },
     "evaluation": {"inference", "tuning", "bundle", "preprocessing", "comparison", "settings", "errors"},
     "recalibration": {
         "prepare",
@@ -50,6 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "bundle",
         "preprocessing",
         "settings",
+        "heap",
         "errors",
     },
     "api": {
@@ -78,11 +91,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "recalibration",
         "bundle",
         "settings",
-        "heap",
         "machine",
         "errors",
     },
-    "cli": {"commands", "errors"},
+    "cli": {"commands", "heap", "errors"},
     "__main__": {"cli"},
 }
 #: What no other command should wait for, let alone need installed: the commands that load it, once they run.

@@ -31,7 +31,7 @@ def calibrate(
     from service.drift.layers import watch_layers
     from service.inference.calibration_file import Learnt, require_writable, save_calibration
     from service.inference.calibration_pictures import measure_folder
-    from service.inference.fault_pictures import fit_faults, teach_faults
+    from service.inference.fault_pictures import learn_faults, teach_faults
     from service.lint.signatures import describe_signatures
 
     require_writable(bundle)  # before minutes of measuring
@@ -43,7 +43,7 @@ def calibrate(
         taught = teach_faults(measured.faults, measured.rows)
         found = learn(measured.samples, watch_layers(bundle).channels, rate, now, taught)
     with progress.step("Faults"):
-        signatures = fit_faults(measured.faults)
+        signatures = learn_faults(measured.faults)
     path, baseline = save_calibration(Learnt(found, signatures), bundle), found.baseline
     print(*describe_signatures(signatures), sep="\n")
     print(

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from service.bundle.store import Bundle
 from service.drift.calibration import LEAST_PICTURES
 from service.drift.features import Samples
+from service.drift.layers import watch_layers
 from service.errors import CalibrationUnusable
-from service.inference.fault_pictures import MOST_PICTURES, FaultMeter
+from service.inference.fault_pictures import MOST_PICTURES, measure_versions
 from service.inference.picture_folder import Decoded, Unreadable, different_files, picture_files, read_files
 from service.inference.probe import Probe, Reading
 from service.preprocessing.letterbox import content_tensor, letterbox, plan_letterbox
@@ -43,22 +44,22 @@ def measure_folder(
 
     Args:
         progress: told how many files of how many have been measured.
-        most_with_faults: so many, evenly chosen in the order of their names, are measured with every fault as well.
+        most_with_faults: so many, those of ``even_choice``, are measured with every fault as well.
 
     Raises:
         CalibrationUnusable: fewer than ``LEAST_PICTURES`` different pictures, or one that cannot be read.
         EngineError: the probe cannot be loaded or run.
     """
     files = calibration_files(folder)
-    probe, size = Probe(bundle.probe_graph), bundle.manifest.model.input.height
-    meter, chosen = FaultMeter(bundle, probe), evenly_chosen(len(files), most_with_faults)
+    probe, watched, size = Probe(bundle.probe_graph), watch_layers(bundle), bundle.manifest.model.input.height
+    chosen = set(even_choice(len(files), most_with_faults).tolist())
     readings: list[Reading] = []
     faults: list[NDArray[np.float64]] = []
     for index, image in enumerate(read_pictures(files, max_pixels, progress)):
         plan = plan_letterbox(image.shape[1], image.shape[0], size)
         readings.append(probe.measure(content_tensor(letterbox(image, plan), plan)))
         if index in chosen:
-            faults.append(meter.measure(image))
+            faults.append(measure_versions(image, probe, watched, size))
     return Measured(Samples.of(readings), np.stack(faults), np.array(sorted(chosen), np.intp))
 
 
@@ -76,11 +77,9 @@ def calibration_files(folder: Path) -> list[Path]:
     return files
 
 
-def evenly_chosen(count: int, most: int) -> frozenset[int]:
-    """Indices below ``count``: all of them, or ``most`` at even distances."""
-    if count <= most:
-        return frozenset(range(count))
-    return frozenset(np.linspace(0, count - 1, most).round().astype(int).tolist())
+def even_choice(count: int, most: int) -> NDArray[np.intp]:
+    """Which of ``count`` pictures, at most ``most``, ``measure_folder`` measures with faults, in ascending order."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(np.intp)
 
 
 def read_pictures(

@@ -4,8 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle.store import Bundle
-from service.drift.layers import watch_layers
+from service.drift.layers import WatchedLayers
 from service.drift.shrinkage import shrunk_covariance
 from service.drift.taught import TaughtFaults
 from service.inference.linter import features_of
@@ -19,27 +18,8 @@ MOST_PICTURES = 400
 _SEED = 0
 
 
-class FaultMeter:
-    """Measures a picture with every fault that linter and drift are to know."""
-
-    def __init__(self, bundle: Bundle, probe: Probe) -> None:
-        """``probe`` is the bundle's."""
-        self._probe, self._watched = probe, watch_layers(bundle)
-        self._size = bundle.manifest.model.input.height
-
-    def measure(self, image: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Features (C, F) of a picture (H, W, 3) BGR with each of C faults, in the order of ``PICTURE_FAULTS``.
-
-        Raises:
-            EngineError: the probe cannot be run.
-        """
-        versions = _versions(image, self._size)
-        readings = [self._probe.measure(picture_tensor(versions[fault.name])) for fault in PICTURE_FAULTS]
-        return np.stack([features_of(reading, self._watched) for reading in readings])
-
-
-def fit_faults(features: NDArray[np.float64]) -> Signatures:
-    """Learn to tell the faults apart from features (N, C, F) of N pictures."""
+def learn_faults(features: NDArray[np.float64]) -> Signatures:
+    """Learn to tell the faults apart from features (N, C, F) of N pictures with each of ``PICTURE_FAULTS``."""
     names = [fault.name for fault in PICTURE_FAULTS]
     return fit_signatures(features, names, shrunk_covariance, np.random.default_rng(_SEED))
 
@@ -51,6 +31,17 @@ def teach_faults(features: NDArray[np.float64], rows: NDArray[np.intp]) -> Taugh
         rows: (N,) which of the calibration pictures these are.
     """
     return TaughtFaults(tuple(fault.title for fault in PICTURE_FAULTS[1:]), rows, features[:, 1:] - features[:, :1])
+
+
+def measure_versions(image: NDArray[np.uint8], probe: Probe, watched: WatchedLayers, size: int) -> NDArray[np.float64]:
+    """Features (C, F) of one picture (H, W, 3) uint8 BGR with each of ``PICTURE_FAULTS``, at the network's ``size``.
+
+    Raises:
+        EngineError: the probe cannot be run.
+    """
+    versions = _versions(image, size)
+    readings = [probe.measure(picture_tensor(versions[fault.name])) for fault in PICTURE_FAULTS]
+    return np.stack([features_of(reading, watched) for reading in readings])
 
 
 def _versions(image: NDArray[np.uint8], size: int) -> dict[str, NDArray[np.uint8]]:

@@ -17,7 +17,7 @@ from service.bundle.store import Bundle
 from service.errors import Overloaded
 from service.inference.calibration_file import Learnt, save_calibration
 from service.inference.calibration_pictures import measure_folder
-from service.inference.fault_pictures import fit_faults
+from service.inference.fault_pictures import learn_faults
 from service.lint.faults import PICTURE_FAULTS, SCALINGS
 from service.preprocessing.letterbox import letterbox, picture_tensor, plan_letterbox
 from tests.api.serving import Serving, assert_problem, serving, wait_until
@@ -39,7 +39,7 @@ def plain(bundle: Bundle) -> Iterator[Serving]:
 def taught_bundle(bundle_copy: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A copy of the bundle whose linter has seen 128 generated pictures."""
     folder = write_pictures(tmp_path_factory.mktemp("ordinary") / "pictures", 128)
-    signatures = fit_faults(measure_folder(bundle_copy, folder, 50_000_000, lambda _done, _total: None).faults)
+    signatures = learn_faults(measure_folder(bundle_copy, folder, 50_000_000, lambda _done, _total: None).faults)
     save_calibration(Learnt(invented_calibration(bundle_copy), signatures), bundle_copy)
     return bundle_copy
 

@@ -12,7 +12,7 @@ from service.commands.calibrate import calibrate
 from service.drift.calibration import LEAST_PICTURES
 from service.errors import CalibrationUnusable
 from service.inference.calibration_file import calibration_path
-from service.inference.calibration_pictures import calibration_files, evenly_chosen, measure_folder, read_pictures
+from service.inference.calibration_pictures import calibration_files, even_choice, measure_folder, read_pictures
 from service.lint.faults import PICTURE_FAULTS
 
 
@@ -37,10 +37,10 @@ def test_copies_do_not_take_the_place_of_different_pictures(tmp_path: Path) -> N
 
 
 def test_the_choice_is_even() -> None:
-    some = sorted(evenly_chosen(128, 100))
+    some = even_choice(128, 100).tolist()
     assert len(some) == 100 and (some[0], some[-1]) == (0, 127)
     assert set(np.diff(some).tolist()) <= {1, 2}  # 128 / 100
-    assert evenly_chosen(3, 3) == evenly_chosen(3, 100) == {0, 1, 2}
+    assert even_choice(3, 3).tolist() == even_choice(3, 100).tolist() == [0, 1, 2]
 
 
 def test_each_file_is_read_once(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from service.bundle.store import Bundle
 from service.drift.layers import watch_layers
 from service.errors import CalibrationUnusable
 from service.inference.calibration_pictures import measure_folder
-from service.inference.fault_pictures import fit_faults
+from service.inference.fault_pictures import learn_faults
 from service.inference.linter import features_of
 from service.inference.probe import Probe
 from service.lint.faults import PICTURE_FAULTS, spoil_picture
@@ -25,7 +25,7 @@ FRESH, GROUP = 2000, 32
 @pytest.fixture(scope="module")
 def learnt(bundle_copy: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Signatures:
     folder = write_pictures(tmp_path_factory.mktemp("learnt") / "pictures", 160)
-    return fit_faults(measure_folder(bundle_copy, folder, 50_000_000, lambda _done, _total: None).faults)
+    return learn_faults(measure_folder(bundle_copy, folder, 50_000_000, lambda _done, _total: None).faults)
 
 
 @pytest.fixture(scope="module")
