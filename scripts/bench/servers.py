@@ -71,6 +71,11 @@ def peers(environments: Path, scratch: Path) -> list[Server]:
         "YOLO_AUTOINSTALL": "false",
         "BENTOML_HOME": str(scratch / "bentoml"),
         "BENTOML_DO_NOT_TRACK": "True",
+        "MLSERVER_MODEL_REPOSITORY_ROOT": str(scratch),
+        "MLSERVER_METRICS_DIR": str(scratch / "mlserver"),
+        "MLSERVER_ENVIRONMENTS_DIR": str(scratch / "mlserver-environments"),
+        "RAY_TMPDIR": str(scratch),
+        "RAY_USAGE_STATS_ENABLED": "0",
     }
     found = []
     for requirements in sorted((HERE / "requirements").glob("*.txt")):

@@ -137,7 +137,14 @@ def test_a_plan_without_sense_is_refused(wrong: tuple[str, str], capsys: pytest.
 
 def test_every_peer_has_a_module_and_pinned_packages(tmp_path: Path) -> None:
     found = peers(tmp_path, tmp_path)
-    assert {"bentoml", "fastapi_onnxruntime", "litserve", "ultralytics"} == {peer.name for peer in found}
+    assert [peer.name for peer in found] == [
+        "bentoml",
+        "fastapi_onnxruntime",
+        "litserve",
+        "mlserver",
+        "ray_serve",
+        "ultralytics",
+    ]
     for peer in found:
         lines = (HERE / "requirements" / f"{peer.name}.txt").read_text().splitlines()
         assert lines == list(peer.pins), f"{peer.name} has an unpinned package"
