@@ -74,6 +74,8 @@ def peers(environments: Path, scratch: Path) -> list[Server]:
         "MLSERVER_MODEL_REPOSITORY_ROOT": str(scratch),
         "MLSERVER_METRICS_DIR": str(scratch / "mlserver"),
         "MLSERVER_ENVIRONMENTS_DIR": str(scratch / "mlserver-environments"),
+        "MODEL_CACHE_DIR": str(scratch / "roboflow"),
+        "OFFLINE_MODE": "true",
         "RAY_TMPDIR": str(scratch),
         "RAY_USAGE_STATS_ENABLED": "0",
     }

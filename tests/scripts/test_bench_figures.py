@@ -145,6 +145,7 @@ def test_every_peer_has_a_module_and_pinned_packages(tmp_path: Path) -> None:
         "litserve",
         "mlserver",
         "ray_serve",
+        "roboflow_inference",
         "ultralytics",
     ]
     for peer in found:

@@ -11,11 +11,14 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import onnxruntime as ort
 import pytest
 
 from scripts.bench.answers import Found, WrongAnswer, read_answer, require_same
 from scripts.bench.closed_loop import LoadFailed
 from scripts.bench.open_loop import MOST_CONNECTIONS, run_open_loop
+from scripts.bench.peers.roboflow_inference import write_package
 from scripts.bench.peers.task import Task
 from scripts.bench.pictures import DEFAULT, make_picture
 from scripts.bench.process_tree import end_processes, peak_bytes, process_tree, processor_s
@@ -194,6 +197,17 @@ def body() -> bytes:
 
 def _task(bundle_path: Path) -> Task:
     return Task(0, 1, str(bundle_path / "model.onnx"), "", [], 0.41, {})
+
+
+def test_roboflow_gets_the_same_graph_after_its_bytes_have_become_floats(bundle_path: Path, tmp_path: Path) -> None:
+    task = _task(bundle_path)
+    write_package(task, tmp_path)
+    whole, rest = (ort.InferenceSession(path) for path in (task.graph, str(tmp_path / "weights.onnx")))
+    size = whole.get_inputs()[0].shape[1]
+    pixels = np.random.default_rng(5).integers(0, 256, (1, size, size, 3), np.uint8)
+    planes = (pixels[..., ::-1].transpose(0, 3, 1, 2) / np.float32(255)).astype(np.float32)
+    expected = whole.run(None, {"images": pixels})[0]
+    np.testing.assert_array_equal(rest.run(None, {rest.get_inputs()[0].name: planes})[0], expected)
 
 
 def test_yolofold_is_started_asked_loaded_and_ended(bundle_path: Path, body: bytes, tmp_path: Path) -> None:

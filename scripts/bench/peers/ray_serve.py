@@ -41,9 +41,7 @@ class Detection:
 if __name__ == "__main__":
     task = read_task()
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # without, Ray keeps one in the user's home
-    ray.init(
-        num_cpus=task.cores, object_store_memory=OBJECT_STORE_BYTES, include_dashboard=False, _node_ip_address=HOST
-    )
+    ray.init(num_cpus=task.cores, object_store_memory=OBJECT_STORE_BYTES, include_dashboard=False)
     serve.start(http_options=HTTPOptions(host=HOST, port=task.port))
     deployment = serve.deployment(num_replicas=task.cores, ray_actor_options={"num_cpus": 1})(Detection)
     serve.run(deployment.bind(), logging_config=LoggingConfig(enable_access_log=False), blocking=True)
