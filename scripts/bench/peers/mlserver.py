@@ -2,7 +2,7 @@
 
 A custom runtime (MLModel) with a custom handler, in the pool of parallel inference: one worker process per core
 (parallel_workers), each with one session of one thread, behind the one process that speaks HTTP; debug off, and with it
-the access log.
+the access log; uvloop before 0.22, as its workers ask for an event loop that later ones do not make.
 """
 
 import os
