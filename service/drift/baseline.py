@@ -228,8 +228,7 @@ def _measure_window(
 def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     """The rows (C, F) with length 1; nil stays nil."""
     lengths = np.sqrt(np.square(vectors).sum(axis=1, keepdims=True))
-    found: NDArray[np.float64] = vectors / np.maximum(lengths, np.finfo(np.float64).tiny)
-    return found
+    return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float64).tiny))
 
 
 def _inverse_root(covariance: NDArray[np.float64]) -> NDArray[np.float64]:

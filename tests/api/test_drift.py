@@ -113,6 +113,9 @@ def test_dark_pictures_raise_the_alarm_and_clean_ones_do_not(server: Serving, sa
     baseline = start["baseline"]
     assert (baseline["source"], baseline["pictures"]) == ("file", LEAST_PICTURES)
     assert baseline["false_alarm_rate"] == 0.02
+    calibration = server.service.drift.monitor.calibration
+    assert calibration is not None
+    assert calibration.baseline.faults == tuple(fault.title for fault in PICTURE_FAULTS[1:])
     assert "yolofold_drift_score" not in metrics(server)
 
     pictures = cut_pictures(samples, 2 * WINDOW, seed=1, side=SIDE)

@@ -9,8 +9,8 @@ import pytest
 from service.bundle.store import Bundle
 from service.drift.layers import watch_layers
 from service.errors import CalibrationUnusable
-from service.inference.calibration_pictures import measure_folder
-from service.inference.fault_pictures import learn_faults
+from service.inference.calibration_pictures import even_choice, measure_folder
+from service.inference.fault_pictures import learn_faults, teach_faults
 from service.inference.linter import features_of
 from service.inference.probe import Probe
 from service.lint.faults import PICTURE_FAULTS, spoil_picture
@@ -83,6 +83,14 @@ def test_frames_of_one_scene_tell_no_more_than_one_of_them(learnt: Signatures, s
     assert learnt.effective_pictures(np.array(frames)) < 1.2
     for true in range(len(PICTURE_FAULTS)):
         assert learnt.effective_pictures(spoilt[:, true]) > 0.75 * GROUP
+
+
+def test_drift_is_taught_what_each_fault_changes():
+    features = np.random.default_rng(0).normal(size=(3, len(PICTURE_FAULTS), 5))
+    taught = teach_faults(features, even_choice(7, 3))
+    assert taught.rows.tolist() == [0, 3, 6]
+    assert taught.names[0] == "red and blue swapped" and len(taught.names) == len(PICTURE_FAULTS) - 1
+    np.testing.assert_array_equal(taught.changes[2, 0], features[2, 1] - features[2, 0])
 
 
 def test_too_few_pictures_are_refused(bundle_copy: Bundle, tmp_path: Path):
