@@ -230,5 +230,6 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 
 async def _on_defect(request: Request, error: Exception) -> Response:
-    # The server logs the traceback itself once this answer is sent.
-    return problem_response(request, INTERNAL_ERROR, _DEFECT)
+    # The server logs the traceback itself once this answer is sent, and closes the connection: a client that is not
+    # told would send its next request into a closed one.
+    return problem_response(request, INTERNAL_ERROR, _DEFECT, {"Connection": "close"})

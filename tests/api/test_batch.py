@@ -153,6 +153,7 @@ def test_a_defect_that_one_picture_meets_costs_the_others_nothing(
     assert "Traceback" in caplog.text and "MemoryError: no room in there" in caplog.text
     common = post(server, [odd, odd])
     assert (common.status_code, common.json()["type"]) == (500, "urn:yolofold:internal-error")
+    assert common.headers["connection"] == "close"  # as it then is; not told, a client would lose its next request
     assert server.service.uploads.held_bytes == 0
 
 
