@@ -6,4 +6,4 @@
 need_environment dev
 need_browser
 ./scripts/check.sh
-exec "$python" -m pytest -n 2 --dist loadfile "$@"
+exec "$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
