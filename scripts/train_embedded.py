@@ -181,7 +181,7 @@ def _measure(run: Path, data: Path, options: argparse.Namespace) -> None:
 def _provenance(run: Path, options: argparse.Namespace) -> Provenance:
     from scripts.embedded_model.metrics import Provenance
     from scripts.embedded_model.run_state import epoch_map50, open_run, read_progress
-    from scripts.embedded_model.training import TRAIN_SEED
+    from scripts.embedded_model.training import BASE_SIZE, TRAIN_SEED
 
     start, behind = open_run(run, options.start_from), read_progress(run, None)
     return Provenance(
@@ -195,6 +195,7 @@ def _provenance(run: Path, options: argparse.Namespace) -> Provenance:
         earlier=start.earlier,
         start_sha256=start.sha256,
         epoch_map50=epoch_map50(run),
+        base_size=BASE_SIZE,
     )
 
 

@@ -10,7 +10,6 @@ from scripts.embedded_model.evaluation import Report
 from scripts.embedded_model.metrics import Metrics, Provenance
 from scripts.embedded_model.run_files import write_whole
 from scripts.embedded_model.symbols import CLASS_NAMES, SYMBOLOGIES
-from scripts.embedded_model.training import BASE_SIZE
 
 _LINE = 118
 
@@ -94,7 +93,7 @@ def _run_lines(number: int, run: Provenance) -> str:
     said = list(run.notes)
     if run.epoch_map50:
         values = ", ".join(f"{value:.2f}" for value in run.epoch_map50)
-        said.append(f"Validation mAP50 after its epochs (one2many head, {BASE_SIZE} px): {values}.")
+        said.append(f"Validation mAP50 after its epochs (one2many head, {run.base_size} px): {values}.")
     if run.start_sha256:
         said.append(f"It started from weights with SHA-256 {run.start_sha256}.")
     for note in said:

@@ -25,7 +25,8 @@ class Provenance:
         notes: what else a reader should know.
         earlier: the run whose weights this one started from.
         start_sha256: of the file that held those weights.
-        epoch_map50: mAP50 on the val split after each epoch, as Ultralytics measured it.
+        epoch_map50: mAP50 of the one2many head on the val split after each epoch, as Ultralytics measured it.
+        base_size: pixels of the longer side at which pictures were loaded and `epoch_map50` was measured.
     """
 
     command: str
@@ -38,6 +39,7 @@ class Provenance:
     earlier: Provenance | None = None
     start_sha256: str | None = None
     epoch_map50: tuple[float, ...] = ()
+    base_size: int = 512
 
 
 @dataclass(frozen=True)

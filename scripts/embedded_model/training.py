@@ -17,7 +17,7 @@ from ultralytics.utils.patches import torch_load
 from scripts.embedded_model.bn_history import BatchNormHistory
 from scripts.embedded_model.run_state import HISTORY, LAST, Progress, RunRefused, note_progress, open_run, read_progress
 
-BASE_SIZE = 512
+BASE_SIZE = 640
 RUN_NAME = "yolo26n-codes"
 TRAIN_SEED = 26
 
@@ -35,15 +35,26 @@ class Framing(NamedTuple):
     weight: float
 
 
+class HeadWeights(NamedTuple):
+    """How much the loss of each head counts.
+
+    The one-to-one head sees detached features, so `many` also is the rate of backbone and neck, `one` of that head
+    alone: they need not share a total.
+    """
+
+    many: float
+    one: float
+
+
 class Schedule(NamedTuple):
-    """What changes with the used share of a run's time: picture sizes and how much the one-to-many head weighs."""
+    """What changes with the used share of a run's time: picture sizes and, evenly, the weights of the heads."""
 
     rate: float
     early: tuple[Framing, ...]
     early_share: float
     late: tuple[Framing, ...]
-    first_many_weight: float
-    last_many_weight: float
+    first_weights: HeadWeights
+    last_weights: HeadWeights
 
 
 # Windows keep the scale of a large picture at the price of a small one; whole pictures keep its outline.
@@ -60,19 +71,20 @@ _MEDIUM = (
     Framing(512, False, 0.15),
     Framing(640, False, 0.10),
 )
-# A code that fills a 640 px picture is larger than anything in a smaller one; the head without suppression
-# misses it unless it has met that size often.
+# What is served is a whole picture of 640 px, whose edges are sharper than those of any smaller one: boxes are only
+# as exact there as the network has met that sharpness and, of codes that fill the picture, that size.
 _LARGE = (
-    Framing(320, False, 0.15),
-    Framing(320, True, 0.15),
-    Framing(416, False, 0.20),
-    Framing(512, False, 0.25),
-    Framing(640, False, 0.25),
+    Framing(320, False, 0.10),
+    Framing(320, True, 0.25),
+    Framing(416, False, 0.10),
+    Framing(416, True, 0.10),
+    Framing(512, False, 0.15),
+    Framing(640, False, 0.30),
 )
-FRESH = Schedule(0.01, _SMALL, 0.65, _MEDIUM, first_many_weight=0.8, last_many_weight=0.3)
+FRESH = Schedule(0.01, _SMALL, 0.65, _MEDIUM, HeadWeights(0.8, 0.2), HeadWeights(0.3, 0.7))
 # A warm start knows the small sizes, keeps more of what it learnt when the rate does not go back to its height,
 # and need not lead the one-to-one head by the other any more.
-WARM = Schedule(0.004, _MEDIUM, 0.5, _LARGE, first_many_weight=0.4, last_many_weight=0.15)
+WARM = Schedule(0.004, _MEDIUM, 0.25, _LARGE, HeadWeights(0.6, 0.8), HeadWeights(0.5, 0.8))
 # A label whose box keeps less than this share of its area within the window is dropped with its code.
 _VISIBLE_SHARE = 0.3
 
@@ -103,7 +115,7 @@ class CodesTrainer(DetectionTrainer):
     """Trainer for a small CPU whose whole schedule follows the clock, not the epoch count.
 
     Forward passes run channels-last in bfloat16. With the time used up, learning rate, picture sizes,
-    mosaic and the weight of the one-to-one head go from their first to their last values.
+    mosaic and the weights of the heads go from their first to their last values.
     """
 
     def __init__(
@@ -171,9 +183,9 @@ class CodesTrainer(DetectionTrainer):
         if getattr(model, "criterion", None) is None:  # it is made with the first loss, which may be late on the clock
             model.criterion = model.init_criterion()
         criterion = model.criterion
-        first, last = self._schedule.first_many_weight, self._schedule.last_many_weight
-        criterion.o2m = first + (last - first) * share
-        criterion.o2o = criterion.total - criterion.o2m
+        first, last = self._schedule.first_weights, self._schedule.last_weights
+        criterion.o2m = first.many + (last.many - first.many) * share
+        criterion.o2o = first.one + (last.one - first.one) * share
         if share > _MOSAIC_SHARE and self._mosaic_open:
             self._mosaic_open = False
             self._close_dataloader_mosaic()  # type: ignore[no-untyped-call]

@@ -108,11 +108,13 @@ def test_the_card_shows_every_class_at_every_size_and_recommends_the_best():
 
 def test_the_card_tells_every_run_in_order():
     first = replace(MADE, command="python first", minutes=5.0, notes=("A note.",))
-    second = replace(MADE, command="python second", minutes=6.5, earlier=first, epoch_map50=(0.123, 0.456))
+    second = replace(
+        MADE, command="python second", minutes=6.5, earlier=first, epoch_map50=(0.123, 0.456), base_size=640
+    )
     card = render_card(metrics(second))
     assert card.index("python first") < card.index("python second")
     assert "A note." in card and "12 minutes in all" in card
-    assert "(one2many head, 512 px): 0.12, 0.46." in card
+    assert "(one2many head, 640 px): 0.12, 0.46." in card
 
 
 def test_long_notes_are_wrapped_within_their_item():
