@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from service.bundle.latency import Arm, Comparison, Device, Engine, Precision, Series, SeriesKind
 from service.errors import MeasurementRefused
 from service.machine import CpuWatch
+from service.measurement.economy import Question, affordable_arms
 from service.measurement.statistics import MIN_SESSIONS, Speedup, estimate_speedup, judge, noise_floor
 
 ROUNDS_PER_SESSION = 3
@@ -57,16 +58,6 @@ class TimedArm:
     open: Callable[[], Run]
 
 
-@dataclass(frozen=True)
-class Question:
-    """Two arms, by name, and what their ratio (baseline / candidate) answers."""
-
-    name: str
-    question: str
-    baseline: str
-    candidate: str
-
-
 class Traffic(Protocol):
     """Other work on the same machine, which a measurement gives way to and must not be falsified by."""
 
@@ -107,12 +98,40 @@ class NoTraffic:
 
 
 @dataclass(frozen=True)
-class _Sessions:
-    """Milliseconds of each run as (sessions, rounds, arms), of each loading as (sessions, arms), rounds dropped."""
+class MeasuredSeries:
+    """A series, and the questions that it had to give up to keep its budget."""
 
+    series: Series
+    given_up: Sequence[Question]
+
+
+@dataclass(frozen=True)
+class _Sessions:
+    """What was timed: the arms, milliseconds of each run as (sessions, rounds, arms) and of each loading as
+    (sessions, arms), rounds dropped."""
+
+    arms: Sequence[TimedArm]
     times_ms: NDArray[np.float64]
     load_ms: NDArray[np.float64]
     dropped: int
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """Arms that are open and warm, with what that took, each (arms,): milliseconds to open, nanoseconds to warm up and
+    of the last run of that."""
+
+    runs: Sequence[Run]
+    load_ms: NDArray[np.float64]
+    warmup_ns: NDArray[np.float64]
+    run_ns: NDArray[np.float64]
+
+    def only(self, kept: Sequence[int]) -> "_Ready":
+        """The arms of these columns."""
+        columns = np.asarray(kept)
+        return _Ready(
+            [self.runs[column] for column in kept], self.load_ms[columns], self.warmup_ns[columns], self.run_ns[columns]
+        )
 
 
 @dataclass(frozen=True)
@@ -142,7 +161,7 @@ def measure_series(
     progress: Progress | None = None,
     traffic: Traffic | None = None,
     clock_ns: Clock = time.perf_counter_ns,
-) -> Series:
+) -> MeasuredSeries:
     """Load every arm anew for each session of three rounds, run all of them once per round, judge the ratios.
 
     Loading anew puts the luck of a load into the interval (see ``estimate_speedup``). The order of the arms is
@@ -154,11 +173,12 @@ def measure_series(
         arms: what to time, each under a name of its own.
         workload: recorded in the report; the arms must already obey it.
         null_control: two arms that do the same work; how far they differ is the floor for all other verdicts.
-        questions: the comparisons to report, in this order.
+        questions: the comparisons to report, in this order, the more important ones first.
         rounds: rounds wanted, at least 12, made up to whole sessions. The report says how many were run.
-        budget_s: seconds for loading, warm-up and rounds. To keep it, sessions beyond the fourth are given up,
-            and on a slow machine rounds within a session. One too slow for four sessions of one round exceeds
-            it. ``math.inf`` runs everything.
+        budget_s: seconds for loading, warm-up and rounds. To keep it, sessions beyond the fourth are given up, on
+            a slow machine rounds within a session, and where one round in each of four sessions is still too much,
+            questions with the arms that only they need (see ``affordable_arms``). One question too slow for that
+            exceeds it. ``math.inf`` runs everything.
         progress: called as ``progress(done, rounds)`` after each session, outside the timed part.
         traffic: what to give way to; nothing by default.
         clock_ns: monotonic clock in nanoseconds.
@@ -168,15 +188,18 @@ def measure_series(
     """
     require_rounds(rounds)
     load, others, started = _load_average(), CpuWatch(), clock_ns()
-    station = _Station(arms, traffic or NoTraffic(), np.random.default_rng(SEED), clock_ns)
+    station = _Station(
+        arms, null_control, questions, traffic or NoTraffic(), np.random.default_rng(SEED), budget_s * 1e9, clock_ns
+    )
     with _heap_set_aside():
-        measured = station.run(whole_sessions(rounds) // ROUNDS_PER_SESSION, budget_s * 1e9, progress)
+        measured = station.run(whole_sessions(rounds) // ROUNDS_PER_SESSION, progress)
     duration_s, times_ms = (clock_ns() - started) / 1e9, measured.times_ms
-    by_arm = {arm.name: times_ms[:, :, column] for column, arm in enumerate(arms)}
+    by_arm = {arm.name: times_ms[:, :, column] for column, arm in enumerate(measured.arms)}
     null = _speedup(null_control, by_arm)
     floor = noise_floor(null)
     other_cores = others.other_cores()
-    return Series(
+    answered = [question for question in questions if question.arms <= by_arm.keys()]
+    series = Series(
         kind=workload.kind,
         device=workload.device,
         batch=workload.batch,
@@ -188,27 +211,33 @@ def measure_series(
         duration_s=round(duration_s, 3),
         load_average_before=load,
         other_cores=None if other_cores is None else round(other_cores, 3),
-        arms=[_summarise(arm, by_arm[arm.name], measured.load_ms[:, i], workload) for i, arm in enumerate(arms)],
+        arms=[
+            _summarise(arm, by_arm[arm.name], measured.load_ms[:, column], workload)
+            for column, arm in enumerate(measured.arms)
+        ],
         null_control=_compare(null_control, null, floor=0.0),
-        comparisons=[_compare(question, _speedup(question, by_arm), floor) for question in questions],
+        comparisons=[_compare(question, _speedup(question, by_arm), floor) for question in answered],
     )
+    return MeasuredSeries(series, [question for question in questions if question not in answered])
 
 
-def warm_up(run: Run, budget_ns: float, clock_ns: Clock = time.perf_counter_ns) -> None:
+def warm_up(run: Run, budget_ns: float, clock_ns: Clock = time.perf_counter_ns) -> int:
     """Run an arm until the medians of two successive windows of 3 runs agree within 2 %.
 
-    Gives up after 24 runs or ``budget_ns`` nanoseconds, whichever comes first, but runs at least once.
+    Gives up after 24 runs or ``budget_ns`` nanoseconds, whichever comes first, but runs at least once. Returns the
+    nanoseconds of the last run.
     """
     deadline = clock_ns() + budget_ns
     times: list[int] = []
     while len(times) < MAX_WARMUP_RUNS:
         times.append(_time_once(run, clock_ns))
         if clock_ns() >= deadline:
-            return
+            break
         if len(times) % WARMUP_WINDOW == 0 and len(times) >= 2 * WARMUP_WINDOW:
             before = float(np.median(times[-2 * WARMUP_WINDOW : -WARMUP_WINDOW]))
             if abs(float(np.median(times[-WARMUP_WINDOW:])) - before) <= WARMUP_TOLERANCE * before:
-                return
+                break
+    return times[-1]
 
 
 def require_rounds(rounds: int) -> None:
@@ -229,43 +258,70 @@ def whole_sessions(rounds: int) -> int:
 class _Station:
     """Runs the sessions of one measurement."""
 
-    def __init__(self, arms: Sequence[TimedArm], traffic: Traffic, order: np.random.Generator, clock_ns: Clock) -> None:
-        self._arms, self._traffic, self._order, self._clock_ns = arms, traffic, order, clock_ns
+    def __init__(
+        self,
+        arms: Sequence[TimedArm],
+        null_control: Question,
+        questions: Sequence[Question],
+        traffic: Traffic,
+        order: np.random.Generator,
+        budget_ns: float,
+        clock_ns: Clock,
+    ) -> None:
+        self._arms, self._null_control, self._questions = arms, null_control, questions
+        self._traffic, self._order, self._budget_ns, self._clock_ns = traffic, order, budget_ns, clock_ns
         self._dropped = 0
 
-    def run(self, wanted: int, budget_ns: float, progress: Progress | None) -> _Sessions:
+    def run(self, wanted: int, progress: Progress | None) -> _Sessions:
         """At most ``wanted`` sessions, and at least four whatever they take."""
         started = self._clock_ns()
-        warmup_ns = min(MAX_WARMUP_S * 1e9, WARMUP_SHARE * budget_ns / (wanted * len(self._arms)))
+        end = started + self._budget_ns
+        warmup_ns = min(MAX_WARMUP_S * 1e9, WARMUP_SHARE * self._budget_ns / (wanted * len(self._arms)))
         times: list[NDArray[np.float64]] = []
         loads: list[NDArray[np.float64]] = []
         while len(times) < wanted:
             now = self._clock_ns()
-            if len(times) >= MIN_SESSIONS and now + (now - started) / len(times) > started + budget_ns:
+            if len(times) >= MIN_SESSIONS and now + (now - started) / len(times) > end:
                 break
-            rounds = len(times[0]) if times else None
-            times_ms, load_ms = self._session(rounds, now + budget_ns / MIN_SESSIONS, warmup_ns)
-            times.append(times_ms)
-            loads.append(load_ms)
+            ready = self._make_ready(warmup_ns)
+            if times:
+                rows = [self._round(ready.runs) for _ in range(len(times[0]))]
+            else:
+                kept = self._affordable(ready, end - self._clock_ns())
+                self._arms, ready = [self._arms[column] for column in kept], ready.only(kept)
+                rows = self._first_rounds(ready.runs, now + self._budget_ns / MIN_SESSIONS)
+            times.append(np.stack(rows))
+            loads.append(ready.load_ms)
             if progress:
                 progress(len(times) * len(times[0]), wanted * len(times[0]))
-        return _Sessions(np.stack(times), np.stack(loads), self._dropped)
+        return _Sessions(self._arms, np.stack(times), np.stack(loads), self._dropped)
 
-    def _session(
-        self, rounds: int | None, deadline: float, warmup_ns: float
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Times (rounds, arms) and loading times (arms,); without a number, as many of three rounds as end before
-        ``deadline``."""
+    def _affordable(self, ready: _Ready, left_ns: float) -> list[int]:
+        """Which arms can be run once now, and made ready and run once in each of three more sessions."""
+        costs = ready.run_ns + (MIN_SESSIONS - 1) * (ready.load_ms * 1e6 + ready.warmup_ns + ready.run_ns)
+        if costs.sum() <= left_ns:
+            return list(range(len(self._arms)))
+        by_name = {arm.name: float(cost) for arm, cost in zip(self._arms, costs, strict=True)}
+        kept = affordable_arms(self._null_control, self._questions, by_name, left_ns)
+        return [column for column, arm in enumerate(self._arms) if arm.name in kept]
+
+    def _make_ready(self, warmup_ns: float) -> _Ready:
+        """Open every arm, then warm each one up."""
         runs, load_ms = self._open()
-        for run in runs:
+        warmed_ns, run_ns = np.empty(len(runs)), np.empty(len(runs))
+        for column, run in enumerate(runs):
             self._traffic.wait_until_quiet()
+            started = self._clock_ns()
             with _garbage_collection_paused():
-                warm_up(run, warmup_ns, self._clock_ns)
+                run_ns[column] = warm_up(run, warmup_ns, self._clock_ns)
+            warmed_ns[column] = self._clock_ns() - started
+        return _Ready(runs, load_ms, warmed_ns, run_ns)
+
+    def _first_rounds(self, runs: Sequence[Run], deadline: float) -> list[NDArray[np.float64]]:
+        """As many of three rounds as end before ``deadline``, but one at least."""
         rows = [self._round(runs)]
-        if rounds is None:
-            rounds = 1 + _rounds_that_fit(deadline - self._clock_ns(), float(rows[0].sum()) * 1e6)
-        rows += [self._round(runs) for _ in range(rounds - 1)]
-        return np.stack(rows), load_ms
+        more = _rounds_that_fit(deadline - self._clock_ns(), float(rows[0].sum()) * 1e6)
+        return rows + [self._round(runs) for _ in range(more)]
 
     def _open(self) -> tuple[list[Run], NDArray[np.float64]]:
         opened, load_ms = dict[int, Run](), np.empty(len(self._arms))

@@ -16,13 +16,13 @@ from service.bundle.latency import Device, LatencyReport, NotMeasured, PeakMemor
 from service.errors import MeasurementCancelled, MeasurementRefused
 from service.machine import describe_machine
 from service.measurement import session_peak
+from service.measurement.economy import Question
 from service.measurement.onnx_file import write_float_input
 from service.measurement.peak_memory import measure_peak
 from service.measurement.runner import (
     DEFAULT_BUDGET_S,
     DEFAULT_ROUNDS,
     NoTraffic,
-    Question,
     TimedArm,
     Traffic,
     Workload,
@@ -49,6 +49,7 @@ from service.measurement.throughput import RUNS_PER_CALLER, THROUGHPUT_QUESTIONS
 Progress = Callable[[str, int, int], None]
 
 ALL_BATCHES = (1, 4, 8)
+_TOO_SLOW = "{stage}: this network is too slow here for the {seconds:g} s that all questions may take together."
 LEFT_OUT = "Left to the thorough measurement."
 _FORBIDDEN = "YOLOFOLD_DEVICE=cpu keeps the measurement on the processor."
 _NO_CUDA = "The installed ONNX Runtime has no CUDA provider."
@@ -239,18 +240,20 @@ class _Study:
     def _measure(self, arms: Sequence[TimedArm], questions: Sequence[Question], workload: Workload) -> None:
         stage, before = f"{workload.kind} on {workload.device}, batch {workload.batch}", self._rounds_done
         self._progress(stage, before, self._rounds_wanted)
-        self.series.append(
-            measure_series(
-                arms,
-                workload=workload,
-                null_control=NULL_CONTROL,
-                questions=questions,
-                rounds=self._effort.rounds,
-                budget_s=self._effort.budget_s,
-                progress=lambda done, _: self._progress(stage, before + done, self._rounds_wanted),
-                traffic=self._traffic,
-            )
+        measured = measure_series(
+            arms,
+            workload=workload,
+            null_control=NULL_CONTROL,
+            questions=questions,
+            rounds=self._effort.rounds,
+            budget_s=self._effort.budget_s,
+            progress=lambda done, _: self._progress(stage, before + done, self._rounds_wanted),
+            traffic=self._traffic,
         )
+        self.series.append(measured.series)
+        reason = _TOO_SLOW.format(stage=stage, seconds=self._effort.budget_s)
+        for question in measured.given_up:
+            self._give_reason(question.name, question.question, reason)
 
     @property
     def _rounds_done(self) -> int:

@@ -14,7 +14,8 @@ from torch import nn
 
 from service.bundle.latency import LatencyReport, NotMeasured
 from service.errors import PrepareError
-from service.measurement.runner import ArmFacts, Question, TimedArm
+from service.measurement.economy import Question
+from service.measurement.runner import ArmFacts, TimedArm
 from service.measurement.runtime_arms import random_images
 from service.measurement.study import LEFT_OUT, Effort, Place, Progress, run_study
 from service.prepare import module_peak

@@ -3,20 +3,21 @@
 import gc
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 import pytest
 
 from service.bundle.latency import Series
 from service.errors import MeasurementCancelled, MeasurementRefused
+from service.measurement.economy import Question
 from service.measurement.runner import (
     MAX_DROPPED_IN_A_ROW,
     MAX_WARMUP_RUNS,
     MIN_ROUNDS,
     ROUNDS_PER_SESSION,
     ArmFacts,
-    Question,
+    MeasuredSeries,
     Run,
     TimedArm,
     Traffic,
@@ -29,6 +30,7 @@ from service.measurement.statistics import MIN_SESSIONS
 MS = 1_000_000
 FACTS = ArmFacts(engine="torch", nodes=None, batch_normalizations=4, bytes=500, precision="fp32", device="cpu")
 NAMES = ("slow", "fast", "twin")
+QUESTIONS = (Question("gain", "Faster?", "slow", "fast"), Question("loss", "Slower?", "fast", "slow"))
 OPENING_MS = 50
 WARMUP_RUNS = 6  # of steady arms: two windows of three
 SESSION_MS = 3 * OPENING_MS + (WARMUP_RUNS + ROUNDS_PER_SESSION) * 70
@@ -66,14 +68,24 @@ class Bench:
         traffic: Traffic | None = None,
         workload: Workload = Workload(),  # noqa: B008 (frozen)
     ) -> Series:
+        found = self.measure_within(rounds, budget_s, progress, traffic, workload)
+        assert not found.given_up
+        return found.series
+
+    def measure_within(
+        self,
+        rounds: int,
+        budget_s: float,
+        progress: Callable[[int, int], None] | None = None,
+        traffic: Traffic | None = None,
+        workload: Workload = Workload(),  # noqa: B008 (frozen)
+        questions: Sequence[Question] = QUESTIONS,
+    ) -> MeasuredSeries:
         return measure_series(
             self.arms,
             workload=workload,
             null_control=Question("null_control", "Same?", "fast", "twin"),
-            questions=[
-                Question("gain", "Faster?", "slow", "fast"),
-                Question("loss", "Slower?", "fast", "slow"),
-            ],
+            questions=questions,
             rounds=rounds,
             budget_s=budget_s,
             progress=progress,
@@ -231,6 +243,43 @@ def test_a_slow_machine_runs_fewer_rounds_in_each_session(budget_s: float, round
     assert {len(runs) for runs in bench.sessions()} == {(1 + rounds_each) * len(NAMES)}
 
 
+HUGE_QUESTION = Question("huge", "Much faster?", "huge", "fast")
+#: Of the three arms that the other questions need: opening, warm-up and a round in each of four sessions.
+THREE_ARMS_MS = MIN_SESSIONS * (3 * OPENING_MS + 70 + 70)
+#: Of the arm that only its own question needs, in the first session, before it can be given up.
+HUGE_MS = 1000
+TRIED_MS = OPENING_MS + HUGE_MS
+WHOLE_MS = THREE_ARMS_MS + MIN_SESSIONS * (TRIED_MS + HUGE_MS)
+
+
+@pytest.mark.parametrize(
+    ("budget_ms", "given_up"),
+    [(WHOLE_MS, []), (WHOLE_MS - 1, ["huge"]), (THREE_ARMS_MS + TRIED_MS, ["huge"]), (1, ["huge"])],
+)
+def test_questions_that_the_budget_has_no_room_for_are_given_up_with_their_arms(
+    budget_ms: float, given_up: list[str]
+) -> None:
+    bench = Bench(huge=float(HUGE_MS))
+    found = bench.measure_within(rounds=3000, budget_s=budget_ms / 1000, questions=(*QUESTIONS, HUGE_QUESTION))
+    assert [question.name for question in found.given_up] == given_up
+    answered = [answer.name for answer in found.series.comparisons]
+    assert answered == [name for name in ("gain", "loss", "huge") if name not in given_up]
+    assert {arm.name for arm in found.series.arms} == {*NAMES, "huge"} - set(given_up)
+    assert found.series.sessions >= MIN_SESSIONS
+    assert Counter(bench.log)["open huge"] == (1 if given_up else MIN_SESSIONS)
+    if budget_ms >= THREE_ARMS_MS + TRIED_MS:
+        assert found.series.duration_s <= budget_ms / 1000
+
+
+def test_a_session_of_fewer_arms_is_judged_by_the_right_times() -> None:
+    """The arm given up is the first one: columns that stayed where they were would be one off."""
+    bench = Bench(huge=float(HUGE_MS))
+    bench.arms.insert(0, bench.arms.pop())
+    found = bench.measure_within(rounds=3000, budget_s=0.001, questions=(HUGE_QUESTION, *QUESTIONS))
+    assert [(arm.name, arm.median_ms) for arm in found.series.arms] == [("slow", 30), ("fast", 20), ("twin", 20)]
+    assert found.series.comparisons[0].speedup == pytest.approx(1.5)
+
+
 def test_the_warm_up_of_a_slow_arm_is_short_even_without_a_budget() -> None:
     """Each run is half as long again as the one before, so that medians never agree."""
     bench = Bench()
@@ -366,7 +415,7 @@ def test_warm_up_ends(cost_ms: Callable[[int], float], budget_ms: float, runs: i
         now_ns += cost_ms(count) * MS
         count += 1
 
-    warm_up(run, budget_ms * MS, lambda: int(now_ns))
+    assert warm_up(run, budget_ms * MS, lambda: int(now_ns)) == int(cost_ms(runs - 1) * MS)
     assert count == runs
 
 

@@ -11,7 +11,7 @@ from service.errors import MeasurementCancelled, MeasurementRefused
 from service.machine import describe_machine
 from service.measurement import study
 from service.measurement.runner import MIN_ROUNDS, NoTraffic, whole_sessions
-from service.measurement.runtime_arms import PREPROCESSING_QUESTIONS, THROUGHPUT_ARMS
+from service.measurement.runtime_arms import NULL_CONTROL, PREPROCESSING_QUESTIONS, RUNTIME_QUESTIONS, THROUGHPUT_ARMS
 from service.measurement.study import LEFT_OUT, Effort, Place, run_study
 from service.measurement.terminal import report_lines
 from service.measurement.throughput import RUNS_PER_CALLER
@@ -65,6 +65,16 @@ def test_a_quick_measurement_is_folding_of_one_image_and_says_what_it_leaves_out
     assert [item.name for item in report.not_measured] == left
     assert {item.reason for item in report.not_measured} == {LEFT_OUT}
     assert (report.imgsz, report.threads, report.machine) == (SIZE, 1, describe_machine())
+
+
+def test_questions_that_the_time_does_not_do_for_are_named_with_the_reason(place: Place) -> None:
+    report = run_study(place, Effort(MIN_ROUNDS, budget_s=0.001))
+    (series,) = report.series
+    (answered,) = series.comparisons
+    (given_up,) = [item for item in report.not_measured if item.reason != LEFT_OUT]
+    assert {answered.name, given_up.name} == {question.name for question in RUNTIME_QUESTIONS}
+    assert "too slow here for the 0.001 s" in given_up.reason
+    assert {arm.name for arm in series.arms} == NULL_CONTROL.arms | {answered.baseline, answered.candidate}
 
 
 def test_a_thorough_one_has_latency_and_throughput_at_every_batch(thorough: LatencyReport) -> None:
