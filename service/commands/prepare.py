@@ -62,6 +62,8 @@ def prepare(
 
 
 def _print_summary(bundle: Bundle) -> None:
+    from service.measurement.study import LEFT_OUT
+
     manifest, totals, certificate = bundle.manifest, bundle.batchnorm.totals, bundle.certificate
     worst = max(certificate.layers, key=lambda layer: layer.relative_error / layer.tolerance, default=None)
     lines = [
@@ -82,6 +84,8 @@ def _print_summary(bundle: Bundle) -> None:
             f"{worst.relative_error / worst.tolerance:.0%} of its bound"
         )
     lines += [f"Latency    {line}" for line in series_verdicts(bundle.latency.series[0])]
+    left = [item for item in bundle.latency.not_measured if item.reason != LEFT_OUT]
+    lines += [f"Latency    not measured: {item.question} {item.reason}" for item in left]
     if manifest.weights.note:
         lines.append(f"Note       {manifest.weights.note}")
     lines.append(f"Bundle     {bundle.path}")

@@ -1,4 +1,8 @@
-"""A preparation killed before each of its file operations, one after the other, by its own audit hook."""
+"""A preparation killed before each of its file operations, one after the other, by its own audit hook.
+
+The writer is really killed. A whole ``prepare`` would take hours of that: instead it is looked at, before each of its
+operations in the bundle folder, what a kill would leave at that moment, since that is all a kill leaves.
+"""
 
 import json
 import signal
@@ -9,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from service.bundle import store
+from tests.conftest import ROOT, clean_environ
 
 NAME = "embedded-320-auto-0123456789ab"
 KEY = "embedded-320-auto"
@@ -84,3 +89,53 @@ def test_a_writer_killed_before_any_operation_leaves_a_whole_bundle_or_none(
     assert set(found) <= {None, NAME} and found[-1] == NAME
     if not replacing:
         assert list(found) == sorted(found, key=lambda name: name is not None)  # none until it is there for good
+
+
+#: Runs ``prepare`` in this process. Prints [event, name of the bundle that serving would find or null] before each of
+#: its changes in the bundle folder, and once more after the last.
+WATCHED = """
+import json, sys
+from pathlib import Path
+from service.bundle import store
+
+root, key = Path(sys.argv[1]), sys.argv[2]
+CHANGES = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod", "shutil.rmtree", "tempfile.mkdtemp"}
+looking = False
+
+def look(event):
+    global looking
+    looking = True
+    try:
+        found = store.find_bundle(root, key)
+        if found is not None:
+            store.load_bundle(found)  # raises unless every hash is right
+        print(json.dumps([event, found and found.name]), flush=True)
+    finally:
+        looking = False
+
+def hook(event, arguments):
+    if not looking and event in CHANGES and str(root) in str(arguments):
+        look(event)
+
+sys.addaudithook(hook)
+sys.argv = ["prepare", "prepare", "--latency-rounds", "12"]
+from service.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+look("the end")
+"""
+
+
+def test_nothing_is_found_before_a_whole_prepare_is_through(tmp_path: Path) -> None:
+    environ = clean_environ(weights="embedded", imgsz="128", bundle_dir=str(tmp_path))
+    command = [sys.executable, "-c", WATCHED, str(tmp_path), "embedded-128-auto"]
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
+    events, found = zip(*(json.loads(line) for line in lines), strict=True)
+    (bundle,) = tmp_path.iterdir()
+    assert set(found) == {None, bundle.name} and found[-1] == bundle.name
+    assert list(found) == sorted(found, key=lambda name: name is not None)  # none until it is there for good
+    assert events[: found.index(bundle.name)].count("open") >= len(store.REQUIRED)
