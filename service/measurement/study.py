@@ -65,7 +65,7 @@ class Effort:
 
     Attributes:
         rounds: of each series, at least 12.
-        budget_s: seconds for each series, as in ``measure_series``.
+        budget_s: seconds for each series, as in ``measure_series``, and for what had to be made ready for it.
         thorough: also preprocessing, throughput, memory and every device; else folding on the processor only.
         batches: images per run, rising.
     """
@@ -177,6 +177,7 @@ class _Study:
 
     def __init__(self, place: Place, effort: Effort, more: MoreArms, progress: Progress, traffic: Traffic) -> None:
         self._place, self._effort, self._more, self._progress, self._traffic = place, effort, more, progress, traffic
+        self._making_ready_since = time.monotonic()
         self.series: list[Series] = []
         self.memory: list[PeakMemory] = []
         self.not_measured = list(more.not_measured)
@@ -197,6 +198,7 @@ class _Study:
     def _measure_device(self, device: Device, folder: Path) -> None:
         place = self._place
         self._traffic.wait_until_quiet()
+        self._making_ready_since = time.monotonic()
         arms = folding_arms(place.reference, place.deployed, place.threads, device)
         questions = list(RUNTIME_QUESTIONS)
         if self._effort.thorough:
@@ -240,16 +242,18 @@ class _Study:
     def _measure(self, arms: Sequence[TimedArm], questions: Sequence[Question], workload: Workload) -> None:
         stage, before = f"{workload.kind} on {workload.device}, batch {workload.batch}", self._rounds_done
         self._progress(stage, before, self._rounds_wanted)
+        ready_after_s = time.monotonic() - self._making_ready_since
         measured = measure_series(
             arms,
             workload=workload,
             null_control=NULL_CONTROL,
             questions=questions,
             rounds=self._effort.rounds,
-            budget_s=self._effort.budget_s,
+            budget_s=self._effort.budget_s - ready_after_s,
             progress=lambda done, _: self._progress(stage, before + done, self._rounds_wanted),
             traffic=self._traffic,
         )
+        self._making_ready_since = time.monotonic()
         self.series.append(measured.series)
         reason = _TOO_SLOW.format(stage=stage, seconds=self._effort.budget_s)
         for question in measured.given_up:
