@@ -72,7 +72,12 @@ class Settings(BaseSettings):
         "take it.",
     )
     workers: int = Field(0, ge=0, le=256, description="Requests worked on at once; 0 chooses from the cores.")
-    threads: int = Field(0, ge=0, le=256, description="Threads of the network itself; 0 takes every usable core.")
+    threads: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="Threads of one run of the network; 0 shares the cores out by load, or gives each run all of them.",
+    )
     queue_size: int = Field(64, ge=1, le=100_000, description="Requests that may wait; more are answered 503.")
     request_timeout_s: float = Field(30.0, gt=0, le=3600, description="Longest life of one request in seconds.")
     max_upload_bytes: int = Field(20_000_000, ge=1, description="Largest image file accepted, in bytes.")

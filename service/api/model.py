@@ -48,6 +48,7 @@ def _model_answer(service: Service) -> ModelAnswer:
             provider=service.engine.provider,
             precision=service.engine.precision,
             threads=service.engine.threads,
+            threads_under_load=service.engine.layouts[-1].threads,
             workers=service.pool.workers,
         ),
         engine_choice=_engine_choice(service.choice),

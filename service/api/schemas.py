@@ -86,7 +86,10 @@ class EngineInfo(BaseModel):
     runtime: str = Field(description="The runtime and its release.", examples=["ONNX Runtime 1.32.0"])
     provider: str = Field(description="What executes the graph, as the runtime names it.", examples=["CPU"])
     precision: Precision = Field(description="What the convolutions multiply in. CUDA multiplies float32 as TF32.")
-    threads: int = Field(description="Threads one inference may use.")
+    threads: int = Field(description="Threads one inference may use while it is alone.", examples=[2])
+    threads_under_load: int = Field(
+        description="Threads one inference may use while as many run at once as fill the cores.", examples=[1]
+    )
     workers: int = Field(description="Requests worked on at once.")
 
 

@@ -46,9 +46,10 @@ class Service:
     @property
     def runs_on(self) -> str:
         """What runs the network, in one line; in a second why, where ``YOLOFOLD_ENGINE=auto`` was to choose it."""
-        engine = self.engine
+        engine, under_load = self.engine, self.engine.layouts[-1].threads
+        threads = f"{engine.threads}" if under_load == engine.threads else f"{engine.threads}, under load {under_load}"
         line = (
-            f"{engine.runtime} ({engine.provider}) in {engine.precision}, threads per run: {engine.threads}, "
+            f"{engine.runtime} ({engine.provider}) in {engine.precision}, threads per run: {threads}, "
             f"workers: {self.pool.workers}"
         )
         why = self.engine_warning if self.choice is None else self.choice.line

@@ -1,5 +1,6 @@
 """What the detector asks of whatever runs the network. Each runtime has a module of its own."""
 
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import numpy as np
@@ -35,7 +36,13 @@ class InferenceEngine(Protocol):
 
     @property
     def threads(self) -> int:
-        """Threads one run may use on the processor."""
+        """Threads one run may use on the processor while it is alone."""
+        ...
+
+    @property
+    def layouts(self) -> "Sequence[InferenceEngine]":
+        """Those that take turns, each to be checked by itself: first the one for a run that is alone, last the one
+        for as many as fill the cores; only this engine where there is no difference."""
         ...
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:

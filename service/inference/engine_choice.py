@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from service.errors import EngineError, SettingsError
+from service.inference.by_load_engine import ByLoadEngine
 from service.inference.engine import InferenceEngine
-from service.inference.onnxruntime_engine import OnnxRuntimeEngine
+from service.inference.onnxruntime_engine import PROCESSOR, OnnxRuntimeEngine
 from service.settings import Settings
 
 
@@ -13,7 +14,8 @@ def open_engine(graph: Path, settings: Settings, *, cores: int, workers: int) ->
 
     ``auto`` is no engine: ``service.tuning`` turns it into one of the others.
 
-    Without a precision that is fp32: bf16 does not find the same boxes.
+    Without a precision that is fp32: bf16 does not find the same boxes. Without a number of threads ONNX Runtime
+    shares the cores out by load; OpenVINO, whose networks take more memory, gives each run all of them.
 
     Args:
         graph: ``model.onnx`` of a verified bundle.
@@ -37,7 +39,10 @@ def open_engine(graph: Path, settings: Settings, *, cores: int, workers: int) ->
         )
     engine = OnnxRuntimeEngine(graph, settings.device, threads)
     require_precision(engine, settings)
-    return engine
+    runs_at_once = min(workers, cores)
+    if settings.threads or runs_at_once == 1 or engine.provider != PROCESSOR:
+        return engine
+    return ByLoadEngine(engine, OnnxRuntimeEngine(graph, "cpu", cores // runs_at_once), runs_at_once)
 
 
 def require_precision(engine: InferenceEngine, settings: Settings) -> None:

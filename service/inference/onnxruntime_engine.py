@@ -2,6 +2,8 @@
 
 import json
 import tempfile
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,12 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from service.errors import EngineError
-from service.inference.engine import INPUT, OUTPUT, Device, Precision, require_rows
+from service.inference.engine import INPUT, OUTPUT, Device, InferenceEngine, Precision, require_rows
 from service.onnxruntime_folding import FOLDING_OPTIMISERS
 
-_CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+#: ONNX Runtime's name of its provider on the processor.
+PROCESSOR = "CPUExecutionProvider"
+_CUDA = "CUDAExecutionProvider"
 
 
 class OnnxRuntimeEngine:
@@ -58,6 +62,11 @@ class OnnxRuntimeEngine:
     def threads(self) -> int:
         """Intra-op threads of the session."""
         return self._threads
+
+    @property
+    def layouts(self) -> Sequence[InferenceEngine]:
+        """This engine."""
+        return (self,)
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See ``InferenceEngine.run``."""
@@ -110,9 +119,9 @@ def choose_providers(device: Device) -> list[str]:
             "Install onnxruntime-gpu instead of onnxruntime, or set YOLOFOLD_DEVICE=cpu."
         )
     if device == "cpu" or not has_cuda:
-        return [_CPU]
+        return [PROCESSOR]
     ort.preload_dlls()  # finds the CUDA libraries that pip installed, which are on no library path
-    return [_CUDA, _CPU]
+    return [_CUDA, PROCESSOR]
 
 
 def _session_options(threads: int) -> ort.SessionOptions:
@@ -121,8 +130,17 @@ def _session_options(threads: int) -> ort.SessionOptions:
     options.inter_op_num_threads = 1
     # Spinning threads would take the cores that decode the next picture.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Sessions that take turns need the memory of the one that runs, not each its own.
+    _share_arena()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     options.log_severity_level = 3
     return options
+
+
+@cache  # once in a process
+def _share_arena() -> None:
+    processor = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(processor, None)
 
 
 def _open_session(

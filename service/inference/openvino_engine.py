@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import EngineError
-from service.inference.engine import INPUT, OUTPUT, Precision, require_rows
+from service.inference.engine import INPUT, OUTPUT, InferenceEngine, Precision, require_rows
 
 # The converter of other frameworks' models, 8 MB, which OpenVINO loads along with itself where it can.
 sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
@@ -69,6 +70,11 @@ class OpenVinoEngine:
     def streams(self) -> int:
         """Runs that are worked on at once, as OpenVINO set them up."""
         return self._single.streams
+
+    @property
+    def layouts(self) -> Sequence[InferenceEngine]:
+        """This engine."""
+        return (self,)
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See ``InferenceEngine.run``."""

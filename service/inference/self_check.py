@@ -41,15 +41,21 @@ class StartupCheck:
 
 
 def check_engine(bundle: Bundle, engine: InferenceEngine) -> StartupCheck:
-    """Run the deployed graph on the stored picture and compare with the stored answer.
+    """Run the deployed graph on the stored picture, in each layout of the engine, and compare with the stored answer.
 
-    It also warms the engine up: the first request finds everything allocated.
+    It also warms the engine up: the first request finds everything allocated. What is returned is the worst of its
+    layouts.
 
     Raises:
         SelfCheckFailed: the answers differ by more than rounding.
         BundleSchemaError: the stored picture or answer is not what the bundle says.
         EngineError: the runtime failed.
     """
+    checks = [_check_layout(bundle, layout) for layout in engine.layouts]
+    return max(checks, key=lambda check: (check.difference.box_px, check.difference.score))
+
+
+def _check_layout(bundle: Bundle, engine: InferenceEngine) -> StartupCheck:
     spec = bundle.self_check
     image, expected = bundle.self_check_arrays()
     tolerance = engine_tolerance(bundle, engine)

@@ -66,6 +66,8 @@ def list_candidates(settings: Settings, installed: Installed, cores: int) -> Lis
             continue
         # On a GPU the processor's threads decide nothing.
         layouts = list(_layouts(settings, cores))[: 1 if kind.device == "cuda" else None]
+        if kind.engine == "onnxruntime" and kind.device == "cpu":
+            layouts = _with_by_load(layouts, settings, cores)
         candidates += [
             Candidate(
                 engine=kind.engine, device=kind.device, precision=kind.precision, threads=threads, workers=workers
@@ -112,6 +114,16 @@ def _forbidden(kind: _Kind, settings: Settings) -> str | None:
         # Nobody's detections change unasked.
         return "YOLOFOLD_PRECISION=auto would try it" if kind.precision == "bf16" else None
     return None if settings.precision in ("auto", kind.precision) else f"YOLOFOLD_PRECISION={settings.precision}"
+
+
+def _with_by_load(layouts: list[tuple[int, int]], settings: Settings, cores: int) -> list[tuple[int, int]]:
+    """The layouts of an engine that can share the cores out by load: that (0 threads) replaces its two extremes."""
+    workers = layouts[0][1]
+    runs_at_once = min(workers, cores)
+    if settings.threads or runs_at_once == 1:
+        return layouts
+    narrow = (cores // runs_at_once, workers)
+    return [(0, workers), *(layout for layout in layouts[1:] if layout != narrow)]
 
 
 def _layouts(settings: Settings, cores: int) -> Iterator[tuple[int, int]]:

@@ -17,7 +17,10 @@ class Candidate(Record):
     engine: Literal["onnxruntime", "openvino"]
     device: Literal["cpu", "cuda"]
     precision: Precision
-    threads: int = Field(description="Threads of one run.")
+    threads: int = Field(
+        description="Threads of one run; 0 shares the cores out by load: all of them for a run that is alone, fewer "
+        "for each of several."
+    )
     workers: int = Field(description="Requests worked on at once.")
 
     @property
@@ -30,7 +33,9 @@ class Candidate(Record):
         """For people."""
         name = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}[self.engine]
         where = " on CUDA" if self.device == "cuda" else ""
-        return f"{name}{where} in {self.precision}, threads per run: {self.threads}, workers: {self.workers}"
+        return (
+            f"{name}{where} in {self.precision}, threads per run: {self.threads or 'by load'}, workers: {self.workers}"
+        )
 
     def settle(self, settings: Settings) -> Settings:
         """The settings with this candidate in place of ``auto``."""

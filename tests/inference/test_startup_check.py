@@ -34,6 +34,10 @@ class AlteredEngine:
         self._engine, self._change = OnnxRuntimeEngine(bundle.deployed_graph, "cpu", 1), change
         self.precision = precision
 
+    @property
+    def layouts(self) -> tuple["AlteredEngine"]:
+        return (self,)
+
     def run(self, images: np.ndarray) -> np.ndarray:
         return self._change(self._engine.run(images).copy())
 

@@ -21,8 +21,8 @@ def kinds(listing: Listing) -> list[tuple[str, str, str]]:
     return list(dict.fromkeys(candidate.kind for candidate in listing.candidates))
 
 
-def layouts(listing: Listing) -> list[tuple[int, int]]:
-    return list(dict.fromkeys((candidate.threads, candidate.workers) for candidate in listing.candidates))
+def layouts(listing: Listing, kind: tuple[str, str, str]) -> list[tuple[int, int]]:
+    return [(candidate.threads, candidate.workers) for candidate in listing.candidates if candidate.kind == kind]
 
 
 @pytest.mark.parametrize(
@@ -78,9 +78,28 @@ def test_what_is_left_out_says_why() -> None:
     ],
 )
 def test_cores_are_shared_out(cores: int, settings: dict[str, int], expected: list[tuple[int, int]]) -> None:
-    listing = listed(cores=cores, **settings)
-    assert layouts(listing) == expected
-    assert len(listing.candidates) == 2 * len(expected) == len(set(listing.candidates))
+    assert layouts(listed(cores=cores, **settings), OPENVINO) == expected
+
+
+@pytest.mark.parametrize(
+    ("cores", "settings", "expected"),
+    [
+        (1, {}, [(1, 1)]),
+        (2, {}, [(0, 2)]),
+        (4, {}, [(0, 4), (2, 4)]),
+        # Under load four runs of two threads each; eight of one thread are something else.
+        (8, {}, [(0, 4), (4, 4), (1, 8)]),
+        (8, {"threads": 3}, [(3, 4)]),
+        (2, {"threads": 2}, [(2, 2)]),
+        (8, {"workers": 1}, [(8, 1)]),
+        (8, {"workers": 4}, [(0, 4), (4, 4)]),
+        (2, {"workers": 6}, [(0, 6)]),
+    ],
+)
+def test_onnxruntime_shares_them_out_by_load(
+    cores: int, settings: dict[str, int], expected: list[tuple[int, int]]
+) -> None:
+    assert layouts(listed(cores=cores, **settings), ORT) == expected
 
 
 def test_there_are_never_many_candidates() -> None:
