@@ -34,7 +34,7 @@ def choose(bundle: Bundle, *, cores: int = 2, workers: int = 2, **settings: Any)
 )
 def test_the_settings_choose(bundle: Bundle, settings: dict[str, str], kind: type) -> None:
     engine = choose(bundle, **settings)
-    assert isinstance(engine, kind)
+    assert all(isinstance(layout, kind) for layout in engine.layouts)
     if settings.get("device") == "cpu":
         assert engine.precision == "fp32"
 
