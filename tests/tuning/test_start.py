@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -27,6 +28,7 @@ from tests.conftest import ROOT, running_server
 from tests.inference.processors import HAS_BF16
 from tests.measurement.test_peak_memory import runs, wait_for
 from tests.tuning.choices import candidate, made_choice, timed
+from tests.tuning.measuring_process import KILLED, plant_in_measuring_process
 
 CORES = usable_cores()
 IMPATIENT = BUSY_SHARE  # before it is changed here
@@ -182,23 +184,14 @@ def test_a_remembered_engine_that_is_gone_is_measured_anew(
 
 @pytest.fixture
 def in_measuring_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """What the measuring process is to do at its very start, as Python; other processes are left alone."""
-
-    def plant(text: str) -> None:
-        folder = tmp_path / "planted"
-        folder.mkdir()
-        (folder / "sitecustomize.py").write_text(
-            f"import os, signal, sys, threading, time\nif 'service.tuning' in sys.orig_argv:\n    {text}\n"
-        )
-        monkeypatch.setenv("PYTHONPATH", str(folder))
-
-    return plant
+    """What the measuring process is to do at its very start, as Python."""
+    return partial(plant_in_measuring_process, tmp_path / "planted", monkeypatch)
 
 
 def test_where_the_measuring_process_is_killed_plain_onnx_runtime_serves_and_says_why(
     bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture, in_measuring_process: Callable[[str], None]
 ) -> None:
-    in_measuring_process("os.kill(os.getpid(), signal.SIGKILL)")
+    in_measuring_process(KILLED)
     place = tmp_path / "state"
     wanted = {"engine": "auto", "state_dir": str(place), "threads": "1", "workers": "1"}
     with caplog.at_level(logging.WARNING), serving(bundle, **wanted) as server:
