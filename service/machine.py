@@ -132,6 +132,16 @@ class CpuWatch:
         return busy / os.sysconf("SC_CLK_TCK"), self._own_s(), self._wall_s()
 
 
+def look_at_others(seconds: float = 0.5) -> float | None:
+    """Cores that others keep busy now, see ``CpuWatch``: on average of so many seconds, which this thread sleeps for.
+
+    Half a second is 50 ticks of the system's clock on each core.
+    """
+    watch = CpuWatch()
+    time.sleep(seconds)
+    return watch.other_cores()
+
+
 def resident_peak_bytes(proc: Path = PROC) -> int | None:
     """Most memory this process has held so far (VmHWM), None where the system does not say.
 

@@ -1,6 +1,7 @@
 """``POST /detect``: one image in, the objects in it out."""
 
 import time
+from functools import partial
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
@@ -10,7 +11,14 @@ from service.api import problems
 from service.api.answers import json_answer, negotiate
 from service.api.body import UploadShare, read_image_file
 from service.api.detect_answer import detect_answer, steps_ms
-from service.api.image_request import BINARY, CLIENT_LEFT, IMAGE_BODY, IMAGE_PROBLEMS, until_client_leaves
+from service.api.image_request import (
+    BINARY,
+    CLIENT_LEFT,
+    IMAGE_BODY,
+    IMAGE_PROBLEMS,
+    run_on_upload,
+    until_client_leaves,
+)
 from service.api.schemas import DetectAnswer
 from service.api.selection import KNOWN_PARAMETERS, SelectionDep
 from service.api.state import Service, ServiceDep
@@ -61,12 +69,14 @@ async def _answer(
     received = time.perf_counter()
     detector, model, counters = service.detector, service.bundle.manifest.model, request.app.state.counters
     if wanted != _JSON:
-        drawing = service.pool.submit(lambda: detector.annotate(data, selection, _PICTURE_FORMATS[wanted]), deadline)
+        annotate = partial(detector.annotate, selection=selection, picture_format=_PICTURE_FORMATS[wanted])
+        drawing = run_on_upload(service.pool, share, data, annotate, deadline)
         drawn = await until_client_leaves(request, drawing)
         result = drawn.value.result
         counters.add_detections(steps_ms(result, drawn.waited_s), result.detections.class_id.tolist())
         return Response(drawn.value.file, media_type=wanted)
-    finding = service.pool.submit(lambda: detector.detect(data, selection), deadline)
+    detect_objects = partial(detector.detect, selection=selection)
+    finding = run_on_upload(service.pool, share, data, detect_objects, deadline)
     found = await until_client_leaves(request, finding)
     steps = steps_ms(found.value, found.waited_s)
     counters.add_detections(steps, found.value.detections.class_id.tolist())

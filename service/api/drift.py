@@ -2,6 +2,7 @@
 
 import time
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -20,7 +21,7 @@ from service.api.drift_schemas import (
     ImageDrift,
     LayerDrift,
 )
-from service.api.image_request import CLIENT_LEFT, IMAGE_BODY, IMAGE_PROBLEMS, until_client_leaves
+from service.api.image_request import CLIENT_LEFT, IMAGE_BODY, IMAGE_PROBLEMS, run_on_upload, until_client_leaves
 from service.api.query import KnownQuery
 from service.api.schemas import ImageSize, ModelRef
 from service.api.state import Service, ServiceDep
@@ -78,8 +79,9 @@ async def measure_image(
         with service.uploads.open() as share:
             limit = service.settings.max_upload_bytes
             data = await read_image_file(request, share, max_bytes=limit, deadline=deadline)
-            work = service.pool.submit(lambda: _measure(service, data, channels), deadline)
-            return json_answer((await until_client_leaves(request, work)).value)
+            measure = partial(_measure, service, most=channels)
+            measuring = run_on_upload(service.pool, share, data, measure, deadline)
+            return json_answer((await until_client_leaves(request, measuring)).value)
     except ClientDisconnect:
         return Response(status_code=CLIENT_LEFT)
 

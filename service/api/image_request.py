@@ -1,18 +1,19 @@
 """What the routes that take an image share: how the body is described, how it may fail, and clients that leave."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Query, Request
 from starlette.requests import ClientDisconnect
 
 from service.api import problems
-from service.api.body import FILE_FIELDS
+from service.api.body import FILE_FIELDS, UploadShare
 from service.api.schemas import Box, Detection
 from service.bundle.manifest import ModelSpec
 from service.inference.detections import Detections
 from service.inference.headers import ACCEPTED
+from service.inference.pool import Finished, WorkerPool
 
 T = TypeVar("T")
 
@@ -65,6 +66,22 @@ IMAGE_PROBLEMS = (
     problems.NOT_READY,
     problems.DEADLINE_EXCEEDED,
 )
+
+
+async def run_on_upload(
+    pool: WorkerPool, share: UploadShare, data: bytes, work: Callable[[bytes], T], deadline: float
+) -> Finished[T]:
+    """Run ``work`` on a worker with ``data``, the image file of which ``share`` holds the bytes. They count as held
+    until the work has ended: once begun, that may be after the client has left or the deadline has passed.
+
+    Args:
+        deadline: on ``time.monotonic``'s clock, seconds.
+
+    Raises:
+        Exception: the pool's own errors, and what ``work`` raises.
+    """
+    # Detached in here, where submitting follows at once: a coroutine that never begins would give nothing back.
+    return await pool.submit(lambda: work(data), deadline, when_over=share.detach(len(data)))
 
 
 async def until_client_leaves(request: Request, work: Awaitable[T]) -> T:

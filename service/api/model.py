@@ -61,8 +61,12 @@ def _model_answer(service: Service) -> ModelAnswer:
 def _engine_choice(choice: Choice | None) -> EngineChoiceAnswer | None:
     if choice is None:
         return None
-    kept = choice.kept_in is not None
-    return EngineChoiceAnswer(**choice.made.model_dump(), remembered=choice.remembered, kept=kept)
+    return EngineChoiceAnswer(
+        **choice.made.model_dump(),
+        remembered=choice.remembered,
+        kept=choice.kept_in is not None,
+        provisional=choice.provisional,
+    )
 
 
 def _equivalent_arguments(model: ModelSpec) -> dict[str, bool | int | float]:

@@ -98,6 +98,11 @@ class EngineChoiceAnswer(EngineChoice):
 
     remembered: bool = Field(description="It was measured at an earlier start on this machine.")
     kept: bool = Field(description="The next start will find it; otherwise that one measures again.")
+    provisional: bool = Field(
+        description="It was measured while other work kept more than a quarter of the machine's cores busy, see "
+        "`other_cores`. Where it is kept, a start uses it only if the machine is busy then, too; the first quiet one "
+        "measures again."
+    )
 
 
 class Graphs(BaseModel):

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -90,18 +89,13 @@ class BulkTurns:
         except BaseException:
             when_over()
             raise
-        loop = asyncio.get_running_loop()
 
         def end_turn() -> None:
             self._turns.release()
             when_over()
 
-        def end_turn_on_loop() -> None:
-            with suppress(RuntimeError):  # the loop is closed: nobody takes turns any more
-                loop.call_soon_threadsafe(end_turn)
-
         began = time.perf_counter()
-        return began, await self._pool.submit(work, deadline, bulk=True, when_over=end_turn_on_loop)
+        return began, await self._pool.submit(work, deadline, bulk=True, when_over=end_turn)
 
     async def _take_turn(self, deadline: float) -> None:
         # A free turn is taken without looking at the clock, hence this.

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -136,8 +136,8 @@ class WorkerPool:
             deadline: latest moment to wait for, on ``time.monotonic``'s clock, seconds.
             bulk: the caller holds one of ``BulkTurns``, whose number is bounded: the job waits in the same queue, but
                 on a place of its own, which no full queue takes from it and which it takes from nobody.
-            when_over: called once, on any thread, when ``work`` has ended or will never begin, which may be after this
-                has returned or raised.
+            when_over: called once, on the caller's event loop, when ``work`` has ended or will never begin: before a
+                value is returned, perhaps after something is raised.
 
         Raises:
             Overloaded: the queue is full; carries when to try again.
@@ -145,7 +145,13 @@ class WorkerPool:
         """
         job = _Job(work, deadline, time.monotonic(), is_bulk=bulk)
         if when_over is not None:
-            job.future.add_done_callback(lambda _: when_over())
+            loop = asyncio.get_running_loop()
+
+            def tell(_: Future[Finished[Any]]) -> None:
+                with suppress(RuntimeError):  # the loop is closed: nobody asks any more
+                    loop.call_soon_threadsafe(when_over)
+
+            job.future.add_done_callback(tell)
         return await self._run(job)
 
     @contextmanager

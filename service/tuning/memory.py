@@ -5,7 +5,6 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from service.bundle.store import Bundle, replace_file
-from service.machine import was_busy
 from service.settings import Settings
 from service.tuning.candidates import allowed
 from service.tuning.fingerprint import differences, machine_digest
@@ -25,7 +24,10 @@ class ChoiceMemory:
         self.path: Path = (settings.state_dir or folder.parent) / f"{folder.name}.engine-{machine_digest(present)}.json"
 
     def recall(self) -> tuple[EngineChoice | None, str | None]:
-        """The kept choice if it still holds; otherwise None, and the reason where a file is there that does not."""
+        """The kept choice if it still holds; otherwise None, and the reason where a file is there that does not.
+
+        How busy the machine was is not looked at here, since what follows from it depends on how busy it is now.
+        """
         try:
             if self.path.stat().st_size > _MOST_BYTES:
                 return None, "it is far too large"
@@ -39,27 +41,16 @@ class ChoiceMemory:
             return None, f"it is damaged: {'.'.join(map(str, first['loc'])) or 'the document'}: {first['msg']}"
         if changes := differences(choice.fingerprint, self._present):
             return None, f"it was made otherwise: {'; '.join(changes)}"
-        if was_busy(choice.other_cores):  # kept when that was not looked at yet
-            return None, f"it was made while {other_work(choice)}"
         chosen = [result for result in choice.candidates if result.verdict == "chosen"]
         if len(chosen) != 1 or not chosen[0].measured or not allowed(chosen[0].candidate, self._settings):
             return None, "it names no engine that these settings allow"
         return choice, None
 
     def keep(self, choice: EngineChoice) -> str | None:
-        """Write the file under a temporary name and rename it; the reason if that is not possible, or not sensible:
-        what was measured on a busy machine should not decide for good.
-        """
-        if was_busy(choice.other_cores):
-            return other_work(choice)
+        """Write the file under a temporary name and rename it; the reason if that is not possible."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(self.path, (choice.model_dump_json(indent=1) + "\n").encode())
         except OSError as error:
             return error.strerror or str(error)
         return None
-
-
-def other_work(choice: EngineChoice) -> str:
-    """How busy the machine was otherwise, in words."""
-    return f"other work kept {choice.other_cores:.1f} cores busy"

@@ -1,6 +1,7 @@
 """The engine that serves: as the settings say, or as measured; either way it has to pass the start-up check."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from service.errors import EngineNotMeasured, fault_in_words
 from service.inference.engine import InferenceEngine
 from service.inference.engine_choice import open_engine
 from service.inference.self_check import StartupCheck, check_engine
-from service.machine import usable_cores, was_busy
+from service.machine import look_at_others, usable_cores, was_busy
 from service.settings import Settings
 from service.tuning.candidates import plain_settings
 from service.tuning.fingerprint import take_fingerprint
@@ -36,21 +37,38 @@ class Choice:
     not_kept: str | None
 
     @property
+    def provisional(self) -> bool:
+        """Measured while other work kept the machine busy: it holds only as long as that goes on."""
+        return was_busy(self.made.other_cores)
+
+    @property
     def line(self) -> str:
         """For the first lines that ``serve`` prints."""
         made, best = self.made, self.made.chosen
         measured = sum(result.measured for result in made.candidates)
         objective = made.fingerprint.objective
-        origin = f"remembered from {made.measured_at}" if self.remembered else f"measured in {made.measured_in_s:.1f} s"
-        line = (
+        return (
             f"chosen from {measured} measured for {objective}: {best.images_per_second:.1f} images/s, "
-            f"{best.latency_ms:.1f} ms{_against_plain(made)}; {origin}"
+            f"{best.latency_ms:.1f} ms{_against_plain(made)}; {self._origin}"
         )
-        if was_busy(made.other_cores):
-            return f"{line}, not kept: meanwhile {self.not_kept}, so the next start measures again"
+
+    @property
+    def _origin(self) -> str:
+        made = self.made
+        busy = f" while the machine was busy ({_other_work(made)})" if self.provisional else ""
+        if self.remembered:
+            until = f", measured{busy}; it is busy now, too, and the first quiet start measures again" if busy else ""
+            return f"remembered from {made.measured_at}{until}"
+        origin = f"measured in {made.measured_in_s:.1f} s{busy}"
         if self.kept_in is None:
-            return f"{line}, not kept ({self.not_kept}): every start measures. YOLOFOLD_STATE_DIR may name a folder"
-        return line if self.remembered else f"{line}, kept in {self.kept_in}"
+            return f"{origin}, not kept ({self.not_kept}): every start measures. YOLOFOLD_STATE_DIR may name a folder"
+        until = " until the first quiet start, which measures again" if busy else ""
+        return f"{origin}, kept in {self.kept_in}{until}"
+
+
+def _other_work(made: EngineChoice) -> str:
+    """How busy the machine was otherwise, in words."""
+    return f"{made.other_cores:.1f} cores with other work"
 
 
 def _against_plain(made: EngineChoice) -> str:
@@ -144,11 +162,22 @@ def settle_engine(bundle: Bundle, settings: Settings) -> Settings:
     return settled.model_copy(update={"threads": settings.threads, "workers": settings.workers})
 
 
-def make_choice(bundle: Bundle, settings: Settings, cores: int, *, anew: bool = False) -> Choice:
-    """The choice kept from an earlier start, or else one measured now and, unless the machine was busy, kept.
+def make_choice(
+    bundle: Bundle,
+    settings: Settings,
+    cores: int,
+    *,
+    anew: bool = False,
+    look: Callable[[], float | None] = look_at_others,
+) -> Choice:
+    """The choice kept from an earlier start, or else one measured now and kept.
+
+    What was measured on a busy machine should not decide for good, and on one that always is, not every start should
+    take the time to measure. So such a choice is used where the machine is busy again, and else replaced.
 
     Args:
         anew: pass over what is kept.
+        look: how many cores other work keeps busy now; asked only about a choice that was measured on a busy machine.
 
     Raises:
         EngineError: no engine could be chosen.
@@ -156,6 +185,9 @@ def make_choice(bundle: Bundle, settings: Settings, cores: int, *, anew: bool = 
     fingerprint = take_fingerprint(bundle, settings, cores)
     memory = ChoiceMemory(bundle, settings, fingerprint)
     kept, unusable = (None, None) if anew else memory.recall()
+    if kept is not None and was_busy(kept.other_cores) and not was_busy(look()):
+        unusable = f"it was measured while the machine was busy ({_other_work(kept)}), which it is not now"
+        kept = None
     if kept is not None:
         return Choice(kept, remembered=True, kept_in=memory.path, not_kept=None)
     if unusable:

@@ -15,7 +15,7 @@ function showProblem(error) {
 const SOURCES = { official: "official weights", local: "local weights", embedded: "embedded weights" };
 
 function showModel(answer) {
-  const { model, engine, source, note } = answer;
+  const { model, engine, engine_warning: warning, source, note } = answer;
   $("model-line").replaceChildren(
     element("strong", {}, model.name), " ", element("span", { class: "badge" }, SOURCES[source] ?? source),
     ` ${count(model.classes.length, "class", "classes")}, ${model.input.width} × ${model.input.height} px, `,
@@ -23,6 +23,10 @@ function showModel(answer) {
       + `with ${count(engine.threads, "thread")}, `,
     `version ${model.version}`,
   );
+  if (warning) {
+    $("engine-warning").textContent = `Warning: ${warning}`;
+    $("engine-warning").hidden = false;
+  }
   if (note) {
     const classes = model.classes.slice(0, 12).join(", ") + (model.classes.length > 12 ? ", …" : "");
     $("model-note").textContent = `${note} This model knows: ${classes}.`;

@@ -452,6 +452,43 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_frees_its_bytes(server: 
     wait_until(lambda: server.service.uploads.held_bytes == 0)
 
 
+@pytest.mark.parametrize(
+    ("path", "wanted"), [("/detect", "application/json"), ("/detect", "image/png"), ("/model/drift/image", "*/*")]
+)
+@pytest.mark.parametrize("as_form", [False, True], ids=["raw", "form"])
+def test_a_picture_that_is_being_looked_at_is_held_though_its_client_has_left(
+    server: Serving, path: str, wanted: str, as_form: bool
+) -> None:
+    request = httpx.Request("POST", server.url, **({"files": {"file": JPEG}} if as_form else {"content": JPEG}))
+    kind, body = request.headers.get("content-type", "image/jpeg"), request.read()
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nAccept: {wanted}\r\n"
+    host, port = server.url.removeprefix("http://").split(":")
+    left = f'yolofold_requests_total{{method="POST",route="{path}",status="499"}}'
+
+    def departures() -> float:
+        lines = server.client.get("/metrics").text.splitlines()
+        return next((float(line.split()[-1]) for line in lines if line.startswith(left)), 0.0)
+
+    before, budget = departures(), server.service.detector.budget
+    with budget.hold(10**12):  # so that the job, once begun, waits for memory
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            wait_until(lambda: budget.waiting == 1)
+            assert server.service.uploads.held_bytes == len(body)
+        wait_until(lambda: departures() == before + 1)
+        assert server.service.uploads.held_bytes == len(JPEG)
+        assert budget.waiting == 1
+    wait_until(lambda: server.service.uploads.held_bytes == 0)
+    assert post(server).status_code == 200
+    assert server.service.uploads.held_bytes == 0
+
+
+@pytest.mark.parametrize("accept", ["application/json", "image/png"])
+def test_what_a_broken_picture_held_is_given_back(server: Serving, accept: str) -> None:
+    assert_problem(post(server, JPEG[:-20], PICTURE | {"accept": accept}), 422, "broken-image")
+    assert server.service.uploads.held_bytes == 0
+
+
 def test_time_outs(bundle: Bundle) -> None:
     with serving(bundle, request_timeout_s=0.2, workers=1) as server:
         with server.busy_workers():

@@ -221,6 +221,73 @@ def test_a_cancelled_caller_frees_its_place_and_its_job_is_dropped(pool: WorkerP
     asyncio.run(scenario())
 
 
+class Ends:
+    """Counts the calls of ``when_over``, all on the thread that made this one."""
+
+    def __init__(self) -> None:
+        self.count, self._thread = 0, threading.get_ident()
+
+    def __call__(self) -> None:
+        assert threading.get_ident() == self._thread
+        self.count += 1
+
+
+def test_the_end_of_a_job_is_told_before_its_value(pool: WorkerPool) -> None:
+    async def scenario() -> None:
+        over = Ends()
+        for count in range(1, 50):
+            await pool.submit(lambda: None, soon(), when_over=over)
+            assert over.count == count
+        with pytest.raises(ZeroDivisionError):
+            await pool.submit(lambda: 1 // 0, soon(), when_over=over)
+        assert over.count == 50
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("leaves", ["cancelled", "too late"])
+def test_a_begun_job_is_over_when_it_ends_though_its_caller_has_gone(pool: WorkerPool, leaves: str) -> None:
+    async def scenario() -> None:
+        gate, over = Gate(), Ends()
+        deadline = soon() if leaves == "cancelled" else time.monotonic() + 0.01
+        caller = asyncio.create_task(pool.submit(gate, deadline, when_over=over))
+        await asyncio.sleep(0)  # it is in the queue
+        assert gate.started.wait(30)  # on the loop itself, which so cannot notice the deadline before
+        if leaves == "cancelled":
+            caller.cancel()
+        with pytest.raises(asyncio.CancelledError if leaves == "cancelled" else DeadlineExceeded):
+            await caller
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert (over.count, pool.running) == (0, 1)
+        gate.open()
+        await until(lambda: over.count == 1)
+
+    asyncio.run(scenario())
+
+
+def test_a_job_that_is_never_begun_is_over_at_once(pool: WorkerPool) -> None:
+    async def scenario() -> None:
+        gate, left, late, refused = Gate(), Ends(), Ends(), Ends()
+        running = asyncio.create_task(pool.submit(gate, soon()))
+        await gate.wait_started()
+        leaving = asyncio.create_task(pool.submit(pytest.fail, soon(), when_over=left))
+        await until(lambda: pool.waiting == 1)
+        leaving.cancel()
+        with pytest.raises(DeadlineExceeded):
+            await pool.submit(pytest.fail, time.monotonic() + 0.01, when_over=late)
+        waiting = [asyncio.create_task(pool.submit(lambda: None, soon())) for _ in range(2)]
+        await until(lambda: pool.waiting == 2)
+        with pytest.raises(Overloaded):
+            await pool.submit(pytest.fail, soon(), when_over=refused)
+        await until(lambda: left.count == late.count == refused.count == 1)
+        gate.open()
+        await asyncio.gather(running, *waiting)
+        assert (left.count, late.count, refused.count) == (1, 1, 1)
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_dead_worker_is_visible_and_its_caller_is_told() -> None:
     pool = WorkerPool(2, 4)

@@ -169,24 +169,35 @@ def test_the_line_says_where_a_choice_comes_from(bundle: Bundle, tmp_path: Path)
     )
 
 
-def test_what_was_measured_on_a_busy_machine_is_not_remembered(
+def test_what_was_measured_on_a_busy_machine_is_kept_with_a_mark(
     bundle: Bundle, tmp_path: Path, kept: EngineChoice
 ) -> None:
     limit = BUSY_SHARE * (os.cpu_count() or 1)
-    place, folder = memory(bundle, settings_in(tmp_path)), tmp_path / "other"
-    elsewhere = memory(bundle, settings_in(folder))
-    for other_cores in (None, limit):
-        assert elsewhere.keep(kept.model_copy(update={"other_cores": other_cores})) is None
-        assert elsewhere.recall()[0] is not None
-        elsewhere.path.unlink()
-    busy = kept.model_copy(update={"other_cores": limit + 0.1})
-    obstacle = elsewhere.keep(busy)
-    assert obstacle == f"other work kept {limit + 0.1:.1f} cores busy" and not elsewhere.path.exists()
-    line = Choice(busy, remembered=False, kept_in=None, not_kept=obstacle).line
-    assert line.endswith(f", not kept: meanwhile {obstacle}, so the next start measures again")
-    # Kept when nobody looked at that.
-    place.path.write_text(busy.model_dump_json())
-    assert place.recall() == (None, f"it was made while {obstacle}")
+    place = memory(bundle, settings_in(tmp_path))
+    for other_cores, provisional in ((None, False), (limit, False), (limit + 0.1, True)):
+        assert place.keep(kept.model_copy(update={"other_cores": other_cores})) is None
+        found, _ = place.recall()
+        assert found is not None
+        assert Choice(found, remembered=True, kept_in=place.path, not_kept=None).provisional == provisional
+
+
+def test_the_line_says_that_the_machine_was_busy(bundle: Bundle, tmp_path: Path) -> None:
+    busy = BUSY_SHARE * (os.cpu_count() or 1) + 0.1
+    made = made_choice(bundle, settings_in(tmp_path), timed(candidate(), 40.0, 20.0, verdict="chosen"))
+    made = made.model_copy(update={"other_cores": busy})
+    while_busy = f"while the machine was busy ({busy:.1f} cores with other work)"
+    kept_in = tmp_path / "x.json"
+    assert Choice(made, remembered=True, kept_in=kept_in, not_kept=None).line.endswith(
+        f"; remembered from 2026-01-02T03:04:05+00:00, measured {while_busy}; it is busy now, too, and the first quiet "
+        "start measures again"
+    )
+    assert Choice(made, remembered=False, kept_in=kept_in, not_kept=None).line.endswith(
+        f"; measured in 1.5 s {while_busy}, kept in {kept_in} until the first quiet start, which measures again"
+    )
+    assert Choice(made, remembered=False, kept_in=None, not_kept="Read-only file system").line.endswith(
+        f"; measured in 1.5 s {while_busy}, not kept (Read-only file system): every start measures. "
+        "YOLOFOLD_STATE_DIR may name a folder"
+    )
 
 
 def test_openvino_is_known_without_being_loaded() -> None:

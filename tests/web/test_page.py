@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -10,7 +11,8 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from service.bundle.store import Bundle
-from tests.conftest import ROOT
+from tests.conftest import ROOT, running_server
+from tests.tuning.measuring_process import KILLED, plant_in_measuring_process
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -36,6 +38,13 @@ def complaints() -> list[str]:
 @pytest.fixture
 def page(browser: Browser, server_url: str, complaints: list[str]) -> Iterator[Page]:
     """The page, loaded, with every complaint noted."""
+    with opened(browser, server_url, complaints) as page:
+        yield page
+
+
+@contextmanager
+def opened(browser: Browser, url: str, complaints: list[str]) -> Iterator[Page]:
+    """The page of the server at ``url``, loaded, with every complaint noted."""
 
     def note(message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
@@ -45,8 +54,8 @@ def page(browser: Browser, server_url: str, complaints: list[str]) -> Iterator[P
     page.on("console", note)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("requestfailed", lambda request: complaints.append(f"failed: {request.url}"))
-    page.on("request", lambda r: None if r.url.startswith((server_url, "blob:", "data:")) else complaints.append(r.url))
-    page.goto(server_url)
+    page.on("request", lambda r: None if r.url.startswith((url, "blob:", "data:")) else complaints.append(r.url))
+    page.goto(url)
     yield page
     page.close()
 
@@ -63,6 +72,29 @@ def test_the_model_and_its_batchnorm_are_shown(page: Page, bundle: Bundle, compl
     expect(page.locator("#verdicts li")).to_have_count(len(bundle.latency.series[0].comparisons))
     expect(page.locator("#not-measured li")).to_have_count(len(bundle.latency.not_measured))
     expect(page.locator("#warning-list li")).to_have_count(len(bundle.health.warnings))
+    assert complaints == []
+
+
+def test_an_engine_that_could_not_be_chosen_is_warned_of(
+    browser: Browser,
+    page: Page,
+    bundle_root: Path,
+    tmp_path: Path,
+    complaints: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expect(page.locator("#model-line")).to_contain_text("ONNX Runtime")
+    expect(page.locator("#engine-warning")).to_be_hidden()  # all is as the settings say
+    plant_in_measuring_process(tmp_path / "planted", monkeypatch, KILLED)
+    settings = {"engine": "auto", "threads": "1", "workers": "1", "state_dir": str(tmp_path)}
+    with running_server(bundle_root, **settings) as server, opened(browser, server.url, complaints) as theirs:
+        warning = httpx.get(f"{server.url}/model").json()["engine_warning"]
+        assert "could not measure" in warning
+        shown = theirs.get_by_role("status").filter(has_text="Warning")
+        expect(shown).to_be_visible()
+        expect(shown).to_have_text(f"Warning: {warning}")
+        expect(shown).to_have_class("warning")
+        expect(theirs.locator("#model-line")).to_contain_text("ONNX Runtime")
     assert complaints == []
 
 
