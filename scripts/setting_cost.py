@@ -8,13 +8,12 @@ in random order, so that whatever slows the machine down for longer than a turn 
 each session, since a start decides how fast a process is.
 
 Two figures are compared, each as the settings' over the defaults'. Images per second: above 1 is a gain. Processor time
-per answered image: below 1 is a gain. What other programs take of the machine does not count in the second, so it tells
+per image: below 1 is a gain. What other programs take of the machine does not count in the second, so it tells
 differences apart that are lost in the first. Where it is 0.990 without something, having that costs 1 / 0.990: 1.0 %.
 
-Small differences need longer turns than the usual ones of a second. Processor time is counted in ticks of 0.01 s, 0.5 %
-of a second on two cores, and images still in work when a turn ends count in the time, not among the answers. And what
-rests by the clock, like the watch for drift, rests while the others have their turn: it costs more here than in service
-unless a turn lasts much longer than the rest (--turns 2 --seconds 60).
+Small differences need longer turns than the usual ones of a second: processor time is counted in ticks of 0.01 s, 0.5 %
+of a second on two cores. And what rests by the clock, like the watch for drift, rests while the others have their turn:
+it costs more here than in service unless a turn lasts much longer than the rest (--turns 2 --seconds 60).
 
 Linux only; wrk has to be installed.
 """
@@ -35,9 +34,9 @@ from numpy.typing import NDArray
 from scripts.bench.closed_loop import LoadFailed
 from scripts.bench.pictures import DEFAULT, NAMES, make_picture
 from scripts.bench.process_tree import adopt_orphans
-from scripts.bench.running import ServerFailed
+from scripts.bench.running import Running, ServerFailed
 from scripts.bench.servers import ROOT
-from scripts.bench.turns import SEED, Load, start_ours, take_turns
+from scripts.bench.turns import SEED, Load, pictures_begun, start_ours, take_turns
 from scripts.bench.upload import form_body
 from service.errors import YolofoldError
 from service.measurement.statistics import MIN_SESSIONS, Speedup, estimate_speedup, judge, noise_floor
@@ -52,11 +51,27 @@ class Found:
 
     Attributes:
         images_per_s: answered.
-        processor_s: processor time of the server's processes per answered image, seconds.
+        processor_s: processor time of the server's processes per image, seconds. Those count, too, that were in work
+            when a load ended, which are none of wrk's answers.
     """
 
     images_per_s: Mapping[str, NDArray[np.float64]]
     processor_s: Mapping[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a server has done since its start.
+
+    Attributes:
+        asked_s: processor time before it was asked for ``pictures``, seconds.
+        pictures: that it has worked on.
+        told_s: processor time after that, seconds.
+    """
+
+    asked_s: float
+    pictures: int
+    told_s: float
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -105,16 +120,16 @@ def measure(options: argparse.Namespace, scratch: Path) -> Found:
     for session in range(options.sessions):
         with _servers(options, scratch) as loads:
             take_turns(loads, options.seconds, order)  # warms up
-            before = _processor_s(loads)
+            before = {name: read(load.server) for name, load in loads.items()}
             for turn in range(options.turns):
                 loops = take_turns(loads, options.seconds, order)
-                # Of all servers, once a turn, so that nothing is lost of what one does on a thread of its own after its
-                # last answer. While it waits for its next load, a server uses next to nothing, each as much as another.
-                after = _processor_s(loads)
+                # From one turn's end to the next one's: what a server does on a thread of its own after its last answer
+                # counts, too. While the others are loaded it uses next to nothing, as much as they do in its place.
                 for name, loop in loops.items():
+                    after = read(loads[name].server)
                     found.images_per_s[name][session, turn] = loop.images_per_s
-                    found.processor_s[name][session, turn] = (after[name] - before[name]) / loop.answers
-                before = after
+                    found.processor_s[name][session, turn] = per_image_s(before[name], after)
+                    before[name] = after
                 _say(f"session {session + 1}/{options.sessions}, turn {turn + 1}/{options.turns}")
     print()
     return found
@@ -138,8 +153,15 @@ def _say(progress: str) -> None:
     print(f"\r{progress}", end="", flush=True)
 
 
-def _processor_s(loads: Mapping[str, Load]) -> dict[str, float]:
-    return {name: load.server.processor_s() for name, load in loads.items()}
+def read(server: Running) -> Reading:
+    """What it has done so far. Raises OSError if it does not answer."""
+    asked_s, pictures = server.processor_s(), pictures_begun(server.address)
+    return Reading(asked_s, pictures, server.processor_s())
+
+
+def per_image_s(before: Reading, after: Reading) -> float:
+    """Processor time in seconds per image between two readings, without the time that reading takes."""
+    return (after.asked_s - before.told_s) / (after.pictures - before.pictures)
 
 
 def report(found: Found, settings: str) -> str:

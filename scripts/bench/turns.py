@@ -11,16 +11,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from scripts.bench.answers import read_answer
 from scripts.bench.closed_loop import ClosedLoop, run_closed_loop
 from scripts.bench.peers.task import Task
 from scripts.bench.running import Running, running
 from scripts.bench.servers import our_servers
+from scripts.bench.upload import Address, get
 from service.bundle.store import load_bundle
 
 SEED = 20261129
 #: After each load, so that what a server does after its last answer is not paid for by the next one.
 PAUSE_S = 0.5
+_SCRAPE_LIMIT_S = 30.0
 Name = TypeVar("Name")
 
 
@@ -75,3 +79,16 @@ def take_turns(loads: Mapping[Name, Load], seconds: int, order: random.Random) -
         found[name] = run_closed_loop(address, load.body, load.connections, seconds)
         time.sleep(PAUSE_S)
     return found
+
+
+def pictures_begun(address: Address) -> int:
+    """How many pictures yolofold has begun to work on since its start.
+
+    After a load it is more than wrk's answers, by those in work when the time was up: they are worked on to their end.
+
+    Raises:
+        OSError, http.client.HTTPException: no answer.
+    """
+    families = text_string_to_metric_families(get(address, "/metrics", _SCRAPE_LIMIT_S).decode())
+    samples = (sample for family in families for sample in family.samples)
+    return next(int(sample.value) for sample in samples if sample.name == "yolofold_jobs_begun_total")

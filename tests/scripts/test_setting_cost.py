@@ -9,7 +9,19 @@ import numpy as np
 import pytest
 
 from scripts.bench.process_tree import processor_s
-from scripts.setting_cost import BASELINE, CANDIDATE, SERVERS, TWIN, Found, measure, parse_arguments, report, setting
+from scripts.setting_cost import (
+    BASELINE,
+    CANDIDATE,
+    SERVERS,
+    TWIN,
+    Found,
+    Reading,
+    measure,
+    parse_arguments,
+    per_image_s,
+    report,
+    setting,
+)
 from tests.conftest import ROOT
 from tests.scripts import stand_in_wrk
 
@@ -66,6 +78,10 @@ def test_what_is_no_setting_is_refused(wrong: str, capsys: pytest.CaptureFixture
 
 def test_a_value_may_hold_an_equals_sign() -> None:
     assert setting("YOLOFOLD_A=b=c") == ("YOLOFOLD_A", "b=c")
+
+
+def test_asking_for_the_pictures_costs_none_of_them_anything() -> None:
+    assert per_image_s(Reading(1.0, 10, 1.5), Reading(3.5, 14, 9.0)) == 0.5
 
 
 def test_servers_are_loaded_by_turns_and_pay_for_what_they_do(

@@ -12,8 +12,8 @@ import pytest
 from scripts.bench.pictures import DEFAULT, make_picture
 from scripts.bench.process_tree import tree_processor_s
 from scripts.bench.running import Running, ServerFailed
-from scripts.bench.turns import Load, start_ours, take_turns
-from scripts.bench.upload import Address, form_body
+from scripts.bench.turns import Load, pictures_begun, start_ours, take_turns
+from scripts.bench.upload import Address, form_body, post
 from service.errors import BundleMissing
 from tests.conftest import ROOT, RunningServer
 from tests.scripts import stand_in_wrk
@@ -46,13 +46,16 @@ def test_each_load_has_its_turn_in_an_order_drawn_anew(
     assert len({tuple(turn) for turn in orders}) > 1
 
 
-def test_a_setting_reaches_the_server_and_the_operators_own_do_not(
+def test_a_server_has_the_settings_named_and_counts_its_pictures(
     bundle_path: Path, body: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("YOLOFOLD_WORKERS", "6")
     log, cores = tmp_path / "log", sorted(os.sched_getaffinity(0))
     with start_ours(bundle_path, cores, log, body, {"YOLOFOLD_THREADS": "3"}) as up:
         assert up.processor_s() > 0
+        begun = pictures_begun(up.address)
+        post(up.address, body, 30)
+        assert pictures_begun(up.address) == begun + 1 > 1  # there was one by which it was found to answer
     assert "threads per run: 3" in log.read_text() and "workers: 6" not in log.read_text()
 
 
