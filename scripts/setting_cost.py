@@ -154,7 +154,7 @@ def _say(progress: str) -> None:
 
 
 def read(server: Running) -> Reading:
-    """What it has done so far. Raises OSError if it does not answer."""
+    """What it has done so far. Raises ServerFailed if it does not say."""
     asked_s, pictures = server.processor_s(), pictures_begun(server.address)
     return Reading(asked_s, pictures, server.processor_s())
 

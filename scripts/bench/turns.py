@@ -3,6 +3,7 @@
 Whatever slows the machine down for longer than a turn then hits all of them alike.
 """
 
+import http.client
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from scripts.bench.answers import read_answer
 from scripts.bench.closed_loop import ClosedLoop, run_closed_loop
 from scripts.bench.peers.task import Task
-from scripts.bench.running import Running, running
+from scripts.bench.running import Running, ServerFailed, running
 from scripts.bench.servers import our_servers
 from scripts.bench.upload import Address, get
 from service.bundle.store import load_bundle
@@ -87,8 +88,11 @@ def pictures_begun(address: Address) -> int:
     After a load it is more than wrk's answers, by those in work when the time was up: they are worked on to their end.
 
     Raises:
-        OSError, http.client.HTTPException: no answer.
+        ServerFailed: it does not say.
     """
-    families = text_string_to_metric_families(get(address, "/metrics", _SCRAPE_LIMIT_S).decode())
-    samples = (sample for family in families for sample in family.samples)
-    return next(int(sample.value) for sample in samples if sample.name == "yolofold_jobs_begun_total")
+    try:
+        families = text_string_to_metric_families(get(address, "/metrics", _SCRAPE_LIMIT_S).decode())
+        samples = (sample for family in families for sample in family.samples)
+        return next(int(sample.value) for sample in samples if sample.name == "yolofold_jobs_begun_total")
+    except (OSError, http.client.HTTPException, StopIteration) as error:
+        raise ServerFailed(f"it did not say how many pictures it has begun ({error!r})") from error

@@ -56,6 +56,8 @@ def test_a_server_has_the_settings_named_and_counts_its_pictures(
         begun = pictures_begun(up.address)
         post(up.address, body, 30)
         assert pictures_begun(up.address) == begun + 1 > 1  # there was one by which it was found to answer
+    with pytest.raises(ServerFailed, match="pictures"):
+        pictures_begun(up.address)
     assert "threads per run: 3" in log.read_text() and "workers: 6" not in log.read_text()
 
 
