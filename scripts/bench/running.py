@@ -13,7 +13,7 @@ from pathlib import Path
 
 from scripts.bench.answers import WrongAnswer
 from scripts.bench.peers.task import HOST, Task
-from scripts.bench.process_tree import end_processes, peak_bytes, process_tree
+from scripts.bench.process_tree import end_processes, peak_bytes, process_tree, tree_processor_s
 from scripts.bench.servers import ROOT, Server
 from scripts.bench.upload import Address, post
 
@@ -45,6 +45,10 @@ class Running:
     def peak_bytes(self) -> int:
         """See ``process_tree.peak_bytes``."""
         return peak_bytes([process.pid for process in process_tree(self.pid)])
+
+    def processor_s(self) -> float:
+        """See ``process_tree.tree_processor_s``."""
+        return tree_processor_s(self.pid)
 
 
 @contextmanager

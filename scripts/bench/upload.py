@@ -50,11 +50,16 @@ def post(address: Address, body: bytes, timeout_s: float) -> tuple[int, bytes]:
         connection.close()
 
 
-def get_json(address: Address, path: str, timeout_s: float) -> Any:
-    """What a server answers to GET. Raises as ``post`` does, and ValueError if it is no JSON."""
+def get(address: Address, path: str, timeout_s: float) -> bytes:
+    """The body of what a server answers to GET. Raises as ``post`` does."""
     connection = http.client.HTTPConnection(address.host, address.port, timeout=timeout_s)
     try:
         connection.request("GET", path)
-        return json.loads(connection.getresponse().read())
+        return connection.getresponse().read()
     finally:
         connection.close()
+
+
+def get_json(address: Address, path: str, timeout_s: float) -> Any:
+    """What a server answers to GET. Raises as ``post`` does, and ValueError if it is no JSON."""
+    return json.loads(get(address, path, timeout_s))

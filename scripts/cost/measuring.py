@@ -6,22 +6,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from scripts.bench.answers import read_answer
 from scripts.bench.closed_loop import ClosedLoop, run_closed_loop
-from scripts.bench.peers.task import Task
 from scripts.bench.process_tree import PROC
-from scripts.bench.running import Running, running
-from scripts.bench.servers import our_servers
+from scripts.bench.running import Running
+from scripts.bench.turns import SEED, Load, start_ours, take_turns
 from scripts.cost.spots import Curve, Spot
-from service.bundle.store import load_bundle
 
-SEED = 20261129
-#: Between two loads, so that what a server does after its last answer is not paid for by the next spot.
-PAUSE_S = 0.5
 Say = Callable[[str], None]
 
 
@@ -56,22 +50,20 @@ def measure_curve(
     Raises:
         ServerFailed, LoadFailed: a server does not start, or refuses a request.
     """
-    loads: dict[Spot, list[ClosedLoop]] = {spot: [] for spot in curve.spots}
+    found: dict[Spot, list[ClosedLoop]] = {spot: [] for spot in curve.spots}
     order = random.Random(SEED)
     with ExitStack() as stack:
         up: dict[tuple[Path, int], Running] = {}
         for spot in curve.spots:
             if _server(spot) not in up:
                 up[_server(spot)] = stack.enter_context(_started(spot, cores, scratch / f"{len(up)}.log"))
+        loads = {spot: Load(up[_server(spot)], spot.body, spot.connections, spot.query) for spot in curve.spots}
         for number in range(rounds + 1):
             say(f"{curve.title}: round {number} of {rounds}")
-            for spot in order.sample(curve.spots, len(curve.spots)):
-                time.sleep(PAUSE_S)
-                address = replace(up[_server(spot)].address, query=spot.query)
-                load = run_closed_loop(address, spot.body, spot.connections, seconds)
+            for spot, loop in take_turns(loads, seconds, order).items():
                 if number:
-                    loads[spot].append(load)
-    return [_point(spot.label, found) for spot, found in loads.items()]
+                    found[spot].append(loop)
+    return [_point(spot.label, of_spot) for spot, of_spot in found.items()]
 
 
 def measure_memory(spot: Spot, cores: Sequence[int], minutes: float, scratch: Path, say: Say) -> Memory:
@@ -95,9 +87,7 @@ def _server(spot: Spot) -> tuple[Path, int]:
 
 
 def _started(spot: Spot, cores: Sequence[int], log: Path) -> AbstractContextManager[Running]:
-    model = load_bundle(spot.bundle).manifest.model
-    task = Task(0, spot.cores, "", "", model.classes, model.default_confidence, predict={})
-    return running(our_servers(spot.bundle)[0], task, cores[: spot.cores], log, spot.body, read_answer)
+    return start_ours(spot.bundle, cores[: spot.cores], log, spot.body)
 
 
 def _point(label: str, loads: Sequence[ClosedLoop]) -> Point:

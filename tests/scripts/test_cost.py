@@ -1,5 +1,7 @@
 """The curves of cost: what is sent, and what is drawn. Load and servers are those of the benchmark."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -9,9 +11,10 @@ import pytest
 from scripts.bench.upload import CONTENT_TYPE
 from scripts.cost.__main__ import parse_arguments
 from scripts.cost.drawing import draw_curve, draw_memory
-from scripts.cost.measuring import Memory, Point
+from scripts.cost.measuring import Memory, Point, measure_curve
 from scripts.cost.spots import OBJECTS, Curve, plan_curves
 from tests.conftest import RunningServer
+from tests.scripts import stand_in_wrk
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +45,22 @@ def test_spots_of_a_curve_differ_in_one_thing(curves: dict[str, Curve]) -> None:
 
 def test_one_scale_is_no_curve() -> None:
     assert "scale" not in {curve.name for curve in plan_curves(Path("bundle"), {"n": Path("bundle")}, 2)}
+
+
+def test_spots_of_one_server_are_loaded_by_turns_after_a_warm_up(
+    curves: dict[str, Curve], bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = stand_in_wrk.install(tmp_path, monkeypatch, answers=1)
+    cores = sorted(os.sched_getaffinity(0))
+    few, many = (replace(spot, bundle=bundle_path, cores=len(cores)) for spot in curves["objects"].spots[1:3])
+    said: list[str] = []
+    points = measure_curve(replace(curves["objects"], spots=(few, many)), cores, 1, 7, tmp_path, said.append)
+    assert [point.label for point in points] == [few.label, many.label]
+    assert all(0 < point.least == point.images_per_s == point.greatest for point in points)  # of the one round
+    calls = stand_in_wrk.read_calls(notes)
+    assert len({call.port for call in calls}) == 1 and all("-d7s" in call.options for call in calls)
+    queries = [call.url.partition("/detect")[2] for call in calls]
+    assert len(queries) == len(said) * 2 == 4 and set(queries[:2]) == set(queries[2:]) == {few.query, many.query}
 
 
 def test_charts_are_whole_svg_and_the_same_for_the_same_figures(curves: dict[str, Curve], tmp_path: Path) -> None:
