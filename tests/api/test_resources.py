@@ -65,6 +65,7 @@ def test_model(server: Serving, bundle: Bundle) -> None:
         "provider": "CPUExecutionProvider",
         "precision": "fp32",
         "threads": 1,
+        "threads_under_load": 1,
         "workers": 1,
     }
     fold, totals = answer["fold"], bundle.batchnorm.totals
