@@ -22,7 +22,7 @@ router = APIRouter(prefix="/model", tags=["model"])
 _JSON, _CSV = "application/json", "text/csv"
 
 
-def pruning_asked_for(
+async def pruning_asked_for(
     prune_threshold: Annotated[
         float | None,
         Query(
@@ -49,7 +49,7 @@ def pruning_asked_for(
     return PruneRule() if prune_threshold is None else PruneRule("threshold", prune_threshold)
 
 
-def selection_asked_for(
+async def selection_asked_for(
     layer: Annotated[
         str | None,
         Query(description="Only this layer: its BatchNorm's name or its convolution's.", examples=["model.0.bn"]),

@@ -50,6 +50,7 @@ class GuardedConnection(HttpToolsProtocol):
     _writes: WriteWatch
     _timer: asyncio.TimerHandle | None = None
     _in_head = False
+    _body_left = 0  # bytes, of a body whose length the head gave
     _uncounted_bytes = 0  # received since the last complete head or piece of a body, hence part of a head or trailers
     _unparsed = memoryview(b"")
     _head_without_upgrade = b""
@@ -105,16 +106,18 @@ class GuardedConnection(HttpToolsProtocol):
         self._end_head()
         super().on_headers_complete()
         self._in_head = False
+        self._body_left = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
 
     def on_body(self, body: bytes) -> None:
         """Part of a body."""
         self._uncounted_bytes = 0
+        self._body_left = max(0, self._body_left - len(body))
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request has arrived."""
         if not self._head_without_upgrade:
-            self._uncounted_bytes = 0
+            self._uncounted_bytes = self._body_left = 0
             super().on_message_complete()
 
     # What uvicorn reports
@@ -146,7 +149,9 @@ class GuardedConnection(HttpToolsProtocol):
     def _parse(self) -> None:
         """Parse up to a request that has to wait for the answer to another."""
         while self._unparsed and not self.pipeline and not self.transport.is_closing():
-            piece, self._unparsed = self._unparsed[:PIECE_BYTES], self._unparsed[PIECE_BYTES:]
+            # A body has nothing to be parsed ahead, and uvicorn copies what has arrived of it with every piece.
+            size = self._body_left or PIECE_BYTES
+            piece, self._unparsed = self._unparsed[:size], self._unparsed[size:]
             self._uncounted_bytes += len(piece)
             try:
                 self._feed(piece)

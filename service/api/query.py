@@ -18,7 +18,7 @@ class KnownQuery:
     def __init__(self, *single: str, repeatable: Sequence[str] = ()) -> None:
         self._single, self._names = single, (*single, *repeatable)
 
-    def __call__(self, request: Request) -> None:
+    async def __call__(self, request: Request) -> None:
         """Raises RequestRefused for the first parameter at fault."""
         for name in request.query_params:
             if name not in self._names:

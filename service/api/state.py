@@ -62,7 +62,7 @@ class Service:
         self.pool.close()
 
 
-def running_service(request: Request) -> Service:
+async def running_service(request: Request) -> Service:
     """The service behind a request.
 
     Raises:
