@@ -160,7 +160,13 @@ def read(server: Running) -> Reading:
 
 
 def per_image_s(before: Reading, after: Reading) -> float:
-    """Processor time in seconds per image between two readings, without the time that reading takes."""
+    """Processor time in seconds per image between two readings, without the time that reading takes.
+
+    Raises:
+        LoadFailed: it has begun none meanwhile.
+    """
+    if after.pictures == before.pictures:
+        raise LoadFailed("A turn was too short for a picture: give it more --seconds.")
     return (after.asked_s - before.told_s) / (after.pictures - before.pictures)
 
 

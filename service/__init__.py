@@ -3,7 +3,7 @@
 import os
 import sys
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Since 1.29 ONNX Runtime reports each session (model name, weight hashes, machine) to its maker unless this is set
 # before it is loaded. What people serve here is nobody else's business.

@@ -17,6 +17,7 @@ from service.api.response_headers import ResponseHeaders
 from service.api.state import Service
 from service.bundle.store import Bundle
 from service.inference.bulk import BulkTurns
+from service.inference.by_load_engine import ByLoadEngine
 from service.inference.detector import Detector
 from service.inference.fold_check import FoldChecker
 from service.inference.pool import WorkerPool
@@ -103,6 +104,8 @@ def start_service(settings: Settings, bundle: Bundle) -> Service:
     observe = None if watch.sampler is None else watch.sampler.offer
     detector = Detector(bundle, engine, settings.max_pixels, reduced=settings.reduced_decode, observe=observe)
     pool = WorkerPool(started.workers, settings.queue_size)
+    if isinstance(engine, ByLoadEngine):
+        engine.follow(lambda: pool.running)
     bulk = BulkTurns(pool, _MOST_BATCHES)
     uploads = UploadBudget(_HELD_UPLOADS * settings.max_upload_bytes)
     # Half of it, so that batches leave room for single pictures.

@@ -1,5 +1,6 @@
 """Which engine the settings ask for; what cannot be had is refused, never replaced."""
 
+import math
 from pathlib import Path
 
 from service.errors import EngineError, SettingsError
@@ -39,10 +40,15 @@ def open_engine(graph: Path, settings: Settings, *, cores: int, workers: int) ->
         )
     engine = OnnxRuntimeEngine(graph, settings.device, threads)
     require_precision(engine, settings)
-    runs_at_once = min(workers, cores)
-    if settings.threads or runs_at_once == 1 or engine.provider != PROCESSOR:
+    fill = min(workers, cores)
+    if settings.threads or fill == 1 or engine.provider != PROCESSOR:
         return engine
-    return ByLoadEngine(engine, OnnxRuntimeEngine(graph, "cpu", cores // runs_at_once), runs_at_once)
+    return ByLoadEngine(engine, OnnxRuntimeEngine(graph, "cpu", threads_under_load(cores, fill)), fill)
+
+
+def threads_under_load(cores: int, fill: int) -> int:
+    """Threads of each of ``fill`` runs that fill the cores: rather one too many of some than a core left idle."""
+    return math.ceil(cores / fill)
 
 
 def require_precision(engine: InferenceEngine, settings: Settings) -> None:

@@ -121,7 +121,7 @@ class FoldChecker:
         threads = self._engine.threads
         reference = UnfoldedEngine(self._bundle.reference_graph, self._device, threads)
         if self._engine.precision != "bf16":
-            return reference, self._engine
+            return reference, self._engine.layouts[0]  # with as many threads as the reference, whatever else runs
         return reference, OnnxRuntimeEngine(self._bundle.deployed_graph, self._device, threads)
 
 

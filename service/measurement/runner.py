@@ -185,8 +185,11 @@ def measure_series(
 
     Raises:
         MeasurementRefused: fewer than 12 rounds were asked for, or ``traffic`` ended it.
+        ValueError: a question names an arm that is not there.
     """
     require_rounds(rounds)
+    if missing := frozenset().union(null_control.arms, *(q.arms for q in questions)) - {arm.name for arm in arms}:
+        raise ValueError(f"questions about arms that are not there: {sorted(missing)}")
     load, others, started = _load_average(), CpuWatch(), clock_ns()
     station = _Station(
         arms, null_control, questions, traffic or NoTraffic(), np.random.default_rng(SEED), budget_s * 1e9, clock_ns
@@ -270,7 +273,7 @@ class _Station:
     ) -> None:
         self._arms, self._null_control, self._questions = arms, null_control, questions
         self._traffic, self._order, self._budget_ns, self._clock_ns = traffic, order, budget_ns, clock_ns
-        self._dropped = 0
+        self._dropped = self._waited_ns = 0
 
     def run(self, wanted: int, progress: Progress | None) -> _Sessions:
         """At most ``wanted`` sessions, and at least four whatever they take."""
@@ -283,18 +286,27 @@ class _Station:
             now = self._clock_ns()
             if len(times) >= MIN_SESSIONS and now + (now - started) / len(times) > end:
                 break
-            ready = self._make_ready(warmup_ns)
-            if times:
-                rows = [self._round(ready.runs) for _ in range(len(times[0]))]
-            else:
-                kept = self._affordable(ready, end - self._clock_ns())
-                self._arms, ready = [self._arms[column] for column in kept], ready.only(kept)
-                rows = self._first_rounds(ready.runs, now + self._budget_ns / MIN_SESSIONS)
-            times.append(np.stack(rows))
-            loads.append(ready.load_ms)
+            rounds = len(times[0]) if times else None
+            times_ms, load_ms = self._session(rounds, started, warmup_ns)
+            times.append(times_ms)
+            loads.append(load_ms)
             if progress:
                 progress(len(times) * len(times[0]), wanted * len(times[0]))
         return _Sessions(self._arms, np.stack(times), np.stack(loads), self._dropped)
+
+    def _session(
+        self, rounds: int | None, started: float, warmup_ns: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Times (rounds, arms) and loading times (arms,). The first session, without a number of rounds, decides which
+        arms and how many rounds the budget has room for. What it has loaded is let go of at its end."""
+        begun = self._clock_ns()
+        ready = self._make_ready(warmup_ns)
+        if rounds is not None:
+            return np.stack([self._round(ready.runs) for _ in range(rounds)]), ready.load_ms
+        spent_ns = self._clock_ns() - started - self._waited_ns  # waiting says nothing about the network
+        kept = self._affordable(ready, self._budget_ns - spent_ns)
+        self._arms, ready = [self._arms[column] for column in kept], ready.only(kept)
+        return np.stack(self._first_rounds(ready.runs, begun + self._budget_ns / MIN_SESSIONS)), ready.load_ms
 
     def _affordable(self, ready: _Ready, left_ns: float) -> list[int]:
         """Which arms can be run once now, and made ready and run once in each of three more sessions."""
@@ -310,7 +322,7 @@ class _Station:
         runs, load_ms = self._open()
         warmed_ns, run_ns = np.empty(len(runs)), np.empty(len(runs))
         for column, run in enumerate(runs):
-            self._traffic.wait_until_quiet()
+            self._wait_until_quiet()
             started = self._clock_ns()
             with _garbage_collection_paused():
                 run_ns[column] = warm_up(run, warmup_ns, self._clock_ns)
@@ -326,17 +338,24 @@ class _Station:
     def _open(self) -> tuple[list[Run], NDArray[np.float64]]:
         opened, load_ms = dict[int, Run](), np.empty(len(self._arms))
         for column in self._order.permutation(len(self._arms)).tolist():
-            self._traffic.wait_until_quiet()
+            self._wait_until_quiet()
             started = self._clock_ns()
             opened[column] = self._arms[column].open()
             load_ms[column] = (self._clock_ns() - started) / 1e6
         return [opened[column] for column in range(len(self._arms))], load_ms
 
+    def _wait_until_quiet(self) -> int:
+        """What ``Traffic.wait_until_quiet`` returns."""
+        begun = self._clock_ns()
+        count = self._traffic.wait_until_quiet()
+        self._waited_ns += self._clock_ns() - begun
+        return count
+
     def _round(self, runs: Sequence[Run]) -> NDArray[np.float64]:
         """Milliseconds of each arm, from a round that nothing fell into."""
         row, dropped = np.empty(len(runs), np.float64), 0
         while True:
-            before = self._traffic.wait_until_quiet()
+            before = self._wait_until_quiet()
             with _garbage_collection_paused():
                 for column in self._order.permutation(len(runs)).tolist():
                     row[column] = _time_once(runs[column], self._clock_ns) / 1e6

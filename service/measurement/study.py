@@ -242,18 +242,20 @@ class _Study:
     def _measure(self, arms: Sequence[TimedArm], questions: Sequence[Question], workload: Workload) -> None:
         stage, before = f"{workload.kind} on {workload.device}, batch {workload.batch}", self._rounds_done
         self._progress(stage, before, self._rounds_wanted)
-        ready_after_s = time.monotonic() - self._making_ready_since
-        measured = measure_series(
-            arms,
-            workload=workload,
-            null_control=NULL_CONTROL,
-            questions=questions,
-            rounds=self._effort.rounds,
-            budget_s=self._effort.budget_s - ready_after_s,
-            progress=lambda done, _: self._progress(stage, before + done, self._rounds_wanted),
-            traffic=self._traffic,
-        )
-        self._making_ready_since = time.monotonic()
+        budget_s = self._effort.budget_s - (time.monotonic() - self._making_ready_since)
+        try:
+            measured = measure_series(
+                arms,
+                workload=workload,
+                null_control=NULL_CONTROL,
+                questions=questions,
+                rounds=self._effort.rounds,
+                budget_s=budget_s,
+                progress=lambda done, _: self._progress(stage, before + done, self._rounds_wanted),
+                traffic=self._traffic,
+            )
+        finally:
+            self._making_ready_since = time.monotonic()
         self.series.append(measured.series)
         reason = _TOO_SLOW.format(stage=stage, seconds=self._effort.budget_s)
         for question in measured.given_up:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from service.inference.engine_choice import threads_under_load
 from service.settings import MOST_DEFAULT_WORKERS, Settings
 from service.tuning.records import Candidate
 
@@ -117,12 +118,12 @@ def _forbidden(kind: _Kind, settings: Settings) -> str | None:
 
 
 def _with_by_load(layouts: list[tuple[int, int]], settings: Settings, cores: int) -> list[tuple[int, int]]:
-    """The layouts of an engine that can share the cores out by load: that (0 threads) replaces its two extremes."""
+    """The layouts of an engine that can share the cores out by load, as 0 threads, in place of the two it goes between."""
     workers = layouts[0][1]
-    runs_at_once = min(workers, cores)
-    if settings.threads or runs_at_once == 1:
+    fill = min(workers, cores)
+    if settings.threads or fill == 1:
         return layouts
-    narrow = (cores // runs_at_once, workers)
+    narrow = (threads_under_load(cores, fill), workers)
     return [(0, workers), *(layout for layout in layouts[1:] if layout != narrow)]
 
 

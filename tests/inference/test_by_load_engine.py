@@ -1,9 +1,8 @@
-"""Which of two real engines a run goes to; when runs begin and end is up to the test, and so is the clock."""
+"""Which of two real engines a run goes to; when runs begin and end is up to the test."""
 
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
@@ -19,8 +18,6 @@ from service.inference.onnxruntime_engine import OnnxRuntimeEngine
 from service.inference.self_check import check_engine
 from service.settings import load_settings
 from tests.inference.test_startup_check import AlteredEngine
-
-NARROW_RUN_S = 7.0
 
 
 @dataclass(frozen=True)
@@ -49,16 +46,15 @@ class Stage:
     """Callers of one engine for load on two cores."""
 
     def __init__(self, bundle: Bundle, callers: ThreadPoolExecutor) -> None:
-        self.now = 0.0
         self._begun, self._callers = SimpleQueue[HeldRun](), callers
         graph, size = bundle.deployed_graph, bundle.manifest.model.input.height
         wide, narrow = (HeldEngine(graph, threads, self._begun) for threads in (2, 1))
-        self._engine = ByLoadEngine(wide, narrow, 2, lambda: self.now)
+        self.engine = ByLoadEngine(wide, narrow, 2)
         self._picture = np.zeros((1, size, size, 3), np.uint8)
 
     def begin(self) -> tuple[HeldRun, Future[np.ndarray]]:
         """Begin a run: which engine got it, and its answer to come."""
-        answer = self._callers.submit(self._engine.run, self._picture)
+        answer = self._callers.submit(self.engine.run, self._picture)
         return self._begun.get(timeout=60), answer
 
     def end(self, held: HeldRun, answer: Future[np.ndarray]) -> None:
@@ -72,17 +68,6 @@ def stage(bundle: Bundle) -> Iterator[Stage]:
         yield Stage(bundle, callers)
 
 
-@contextmanager
-def two_at_once(stage: Stage) -> Iterator[None]:
-    """A wide run that another one joins, so that the cores are full; both end ``NARROW_RUN_S`` later."""
-    first, second = stage.begin(), stage.begin()
-    assert (first[0].engine, second[0].engine) == ("wide", "narrow")
-    yield
-    stage.now += NARROW_RUN_S
-    stage.end(*first)
-    stage.end(*second)
-
-
 def test_runs_one_after_the_other_take_every_core(stage: Stage) -> None:
     for _ in range(3):
         held, answer = stage.begin()
@@ -90,20 +75,19 @@ def test_runs_one_after_the_other_take_every_core(stage: Stage) -> None:
         stage.end(held, answer)
 
 
-def test_a_run_that_fills_the_cores_takes_its_share(stage: Stage) -> None:
-    with two_at_once(stage):
-        held, third = stage.begin()
-        assert held.engine == "narrow"
-        stage.end(held, third)
+def test_runs_that_fill_the_cores_take_their_share(stage: Stage) -> None:
+    runs = [stage.begin() for _ in range(3)]
+    assert [held.engine for held, _ in runs] == ["wide", "narrow", "narrow"]
+    for held, answer in runs:
+        stage.end(held, answer)
+    held, answer = stage.begin()
+    assert held.engine == "wide"
+    stage.end(held, answer)
 
 
-@pytest.mark.parametrize(("pause_s", "expected"), [(NARROW_RUN_S - 0.1, "narrow"), (NARROW_RUN_S + 0.1, "wide")])
-def test_runs_stay_narrow_for_the_time_of_one_after_the_cores_were_full(
-    stage: Stage, pause_s: float, expected: str
-) -> None:
-    with two_at_once(stage):
-        pass
-    stage.now += pause_s
+@pytest.mark.parametrize(("jobs", "expected"), [(0, "wide"), (1, "wide"), (2, "narrow"), (7, "narrow")])
+def test_jobs_that_have_not_come_to_their_run_count(stage: Stage, jobs: int, expected: str) -> None:
+    stage.engine.follow(lambda: jobs)
     held, answer = stage.begin()
     assert held.engine == expected
     stage.end(held, answer)
@@ -147,7 +131,8 @@ def test_both_answer_the_same(bundle: Bundle) -> None:
         (2, 4, "0", [2, 1]),
         (4, 4, "0", [4, 1]),
         (8, 4, "0", [8, 2]),
-        (6, 4, "0", [6, 1]),
+        (6, 4, "0", [6, 2]),
+        (3, 2, "0", [3, 2]),
     ],
 )
 def test_cores_are_shared_out_unless_the_threads_are_set(

@@ -2,6 +2,7 @@
 
 import gc
 import math
+import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -278,6 +279,46 @@ def test_a_session_of_fewer_arms_is_judged_by_the_right_times() -> None:
     found = bench.measure_within(rounds=3000, budget_s=0.001, questions=(HUGE_QUESTION, *QUESTIONS))
     assert [(arm.name, arm.median_ms) for arm in found.series.arms] == [("slow", 30), ("fast", 20), ("twin", 20)]
     assert found.series.comparisons[0].speedup == pytest.approx(1.5)
+
+
+def test_waiting_for_quiet_gives_up_no_question() -> None:
+    class Waits(Requests):
+        def wait_until_quiet(self) -> int:
+            if self.waits < 3:
+                bench.now_ns += 60_000 * MS
+            return super().wait_until_quiet()
+
+    bench = Bench(huge=float(HUGE_MS))
+    traffic = Waits(bench, set())
+    budget_s = WHOLE_MS / 1000
+    found = bench.measure_within(rounds=3000, budget_s=budget_s, traffic=traffic, questions=(HUGE_QUESTION, *QUESTIONS))
+    assert found.given_up == [] and found.series.duration_s > 180
+
+
+def test_a_session_lets_go_of_what_it_loaded_before_the_next_one_loads() -> None:
+    bench = Bench()
+    loaded = weakref.WeakSet[object]()
+    most = 0
+
+    class Network:
+        def __call__(self) -> None:
+            bench.now_ns += MS
+
+    def opener() -> Run:
+        nonlocal most
+        network = Network()
+        loaded.add(network)
+        most = max(most, len(loaded))
+        return network
+
+    bench.arms = [TimedArm(name, name, FACTS, opener) for name in NAMES]
+    bench.measure()
+    assert most == len(NAMES)
+
+
+def test_questions_about_other_arms_are_a_mistake() -> None:
+    with pytest.raises(ValueError, match=r"not there: .*'huge'"):
+        Bench().measure_within(rounds=MIN_ROUNDS, budget_s=1e6, questions=(HUGE_QUESTION,))
 
 
 def test_the_warm_up_of_a_slow_arm_is_short_even_without_a_budget() -> None:
