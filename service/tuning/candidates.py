@@ -118,7 +118,7 @@ def _forbidden(kind: _Kind, settings: Settings) -> str | None:
 
 
 def _with_by_load(layouts: list[tuple[int, int]], settings: Settings, cores: int) -> list[tuple[int, int]]:
-    """The layouts of an engine that can share the cores out by load, as 0 threads, in place of the two it goes between."""
+    """Those of an engine that can share the cores out by load: that, as 0 threads, for the two that it goes between."""
     workers = layouts[0][1]
     fill = min(workers, cores)
     if settings.threads or fill == 1:
