@@ -150,8 +150,8 @@ def _probe_graph(model: onnx.ModelProto, layers: Sequence[_Candidate]) -> onnx.M
     extended = onnx.ModelProto()
     extended.CopyFrom(model)
     graph = extended.graph
-    # ONNX Runtime computes of a node's inputs the one whose node comes last in the file first. In this order it measures
-    # each layer before it computes the next one, and need not keep the maps of all of them meanwhile.
+    # Of a node's inputs ONNX Runtime first computes the one whose node comes last in the file. In this order it
+    # measures each layer before it computes the next one, and need not keep the maps of all of them meanwhile.
     for number, layer in reversed(list(enumerate(layers))):
         graph.node.extend(_moments(layer.node.output[0], f"probe_mean_{number}", f"probe_variance_{number}"))
         moments = [f"probe_mean_{number}", f"probe_variance_{number}"]
