@@ -66,3 +66,28 @@ def test_large_blocks_can_go_back_into_the_heap() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
 def test_the_operators_own_limit_stands() -> None:
     assert _in_heap("map_large_blocks()", MALLOC_MMAP_THRESHOLD_=str(32 << 20))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
+def test_what_was_freed_below_a_block_that_is_kept_can_be_given_back() -> None:
+    program = """
+import ctypes
+from service.heap import give_back_freed, map_large_blocks
+map_large_blocks()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+def resident_kb():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS"))
+blocks = [libc.malloc(ctypes.c_size_t(1 << 20)) for _ in range(65)]
+for block in blocks:
+    ctypes.memset(block, 1, 1 << 20)
+for block in blocks[:-1]:
+    libc.free(block)
+freed = resident_kb()
+give_back_freed()
+print(freed - resident_kb())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=clean_environ(), check=True, capture_output=True, text=True
+    )
+    assert int(done.stdout) > 60 * 1024

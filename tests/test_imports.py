@@ -76,6 +76,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "preprocessing",
         "settings",
         "machine",
+        "heap",
         "nearest",
         "errors",
     },

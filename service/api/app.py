@@ -16,6 +16,7 @@ from service.api.problems import install_problem_handlers
 from service.api.response_headers import ResponseHeaders
 from service.api.state import Service
 from service.bundle.store import Bundle
+from service.heap import give_back_freed
 from service.inference.bulk import BulkTurns
 from service.inference.by_load_engine import ByLoadEngine
 from service.inference.detector import Detector
@@ -131,5 +132,6 @@ def start_service(settings: Settings, bundle: Bundle) -> Service:
         checker,
         watch,
     )
+    give_back_freed()  # what loading the network left behind
     log.info("%s ready: %s", bundle.path, service.runs_on)
     return service

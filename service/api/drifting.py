@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from service.bundle.store import Bundle
 from service.drift.layers import WatchedLayers, watch_layers
 from service.drift.monitor import DriftMonitor
+from service.heap import give_back_freed
 from service.inference.calibration_file import load_calibration
 from service.inference.probe import Probe
 from service.inference.sampling import CpuBudget, PictureSampler
@@ -52,6 +53,7 @@ def start_drift_watch(bundle: Bundle, cpu_share: float, cores: int) -> DriftWatc
 
     def look(plan: Letterbox, square: NDArray[np.uint8], when: float) -> None:
         monitor.add(probe.measure(content_tensor(square, plan)), when)
+        give_back_freed()
 
     sampler = PictureSampler(look, CpuBudget(cpu_share, cores)) if cpu_share > 0 else None
     return DriftWatch(probe, watched, monitor, signatures, sampler, cpu_share)

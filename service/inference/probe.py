@@ -36,6 +36,9 @@ class Probe:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         # Pictures come in many sizes; an arena would keep memory for the largest of each.
         options.enable_cpu_mem_arena = False
+        # One level higher convolutions work in a layout of blocks of channels: their results are kept twice, and the
+        # picture's three planes become sixteen. At 640 px that takes twice the memory, 35 MB, and no less time.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.log_severity_level = 3
         try:
             self._session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])

@@ -150,20 +150,25 @@ def _probe_graph(model: onnx.ModelProto, layers: Sequence[_Candidate]) -> onnx.M
     extended = onnx.ModelProto()
     extended.CopyFrom(model)
     graph = extended.graph
-    for number, layer in enumerate(layers):
+    # Of a node's inputs ONNX Runtime first computes the one whose node comes last in the file. In this order it
+    # measures each layer before it computes the next one, and need not keep the maps of all of them meanwhile.
+    for number, layer in reversed(list(enumerate(layers))):
         graph.node.extend(_moments(layer.node.output[0], f"probe_mean_{number}", f"probe_variance_{number}"))
+        moments = [f"probe_mean_{number}", f"probe_variance_{number}"]
+        graph.node.append(helper.make_node("Concat", moments, [f"probe_moments_{number}"], axis=2))
     graph.node.extend(_figure_nodes(start))
     graph.initializer.append(numpy_helper.from_array(_weights(_TO_PLANES)[..., None, None], "probe_to_planes"))
     graph.initializer.append(numpy_helper.from_array(_weights([[_LAPLACIAN]] * len(_TO_PLANES)), "probe_laplacian"))
+    parts = [f"probe_moments_{number}" for number in range(len(layers))]
+    joined = {result: f"probe_{result}_joined" for result in (PROBE_MEANS, PROBE_VARIANCES, PROBE_FIGURES)}
+    graph.node.append(helper.make_node("Concat", parts, ["probe_moments"], axis=1))
+    graph.node.append(
+        helper.make_node("Split", ["probe_moments"], [joined[PROBE_MEANS], joined[PROBE_VARIANCES]], axis=2)
+    )
+    graph.node.append(helper.make_node("Concat", [f"probe_{kind}" for kind in KINDS], [joined[PROBE_FIGURES]], axis=1))
     channels = sum(layer.channels for layer in layers)
-    numbers = range(len(layers))
-    for result, parts, width in (
-        (PROBE_MEANS, [f"probe_mean_{number}" for number in numbers], channels),
-        (PROBE_VARIANCES, [f"probe_variance_{number}" for number in numbers], channels),
-        (PROBE_FIGURES, [f"probe_{kind}" for kind in KINDS], len(FIGURES)),
-    ):
-        graph.node.append(helper.make_node("Concat", parts, [f"probe_{result}_joined"], axis=1))
-        graph.node.append(helper.make_node("Flatten", [f"probe_{result}_joined"], [result], axis=1))
+    for result, width in ((PROBE_MEANS, channels), (PROBE_VARIANCES, channels), (PROBE_FIGURES, len(FIGURES))):
+        graph.node.append(helper.make_node("Flatten", [joined[result]], [result], axis=1))
         graph.output.append(helper.make_tensor_value_info(result, TensorProto.FLOAT, [1, width]))
     del graph.value_info[:]
     graph.value_info.append(helper.make_tensor_value_info(start, TensorProto.FLOAT, [1, 3, "height", "width"]))
@@ -191,7 +196,15 @@ def _moments(source: str, mean: str, variance: str) -> list[onnx.NodeProto]:
 
 
 def _mean_square(source: str, result: str) -> list[onnx.NodeProto]:
-    return [helper.make_node("Mul", [source, source], [f"{result}_square"]), *_average(f"{result}_square", result)]
+    """As ``_average``, and without keeping the squares."""
+    sums, width, count, rows = (f"{result}_{part}" for part in ("row_sums", "width", "count", "rows"))
+    return [
+        helper.make_node("ReduceSumSquare", [source], [sums], axes=[3], keepdims=1),
+        helper.make_node("Shape", [source], [width], start=3, end=4),
+        helper.make_node("Cast", [width], [count], to=TensorProto.FLOAT),
+        helper.make_node("Div", [sums, count], [rows]),
+        helper.make_node("ReduceMean", [rows], [result], axes=[2], keepdims=1),
+    ]
 
 
 def _average(source: str, result: str) -> list[onnx.NodeProto]:
