@@ -14,6 +14,7 @@ from ultralytics.utils import ASSETS
 
 from service.bundle.store import Bundle, load_bundle
 from service.errors import BrokenImage, Overloaded
+from service.inference.by_load_engine import ByLoadEngine
 from service.inference.detector import Detector
 from service.inference.engine import InferenceEngine
 from service.inference.fold_check import ROUNDS, FoldCheck, FoldChecker, FoldCheckResult
@@ -22,6 +23,7 @@ from service.inference.openvino_engine import OpenVinoEngine
 from service.preprocessing.letterbox import letterbox, plan_letterbox
 from tests.bundles import change_bias, rehash
 from tests.inference.processors import needs_bf16
+from tests.inference.test_startup_check import AlteredEngine
 
 
 def make_checker(bundle: Bundle, engine: InferenceEngine | None = None) -> FoldChecker:
@@ -40,6 +42,16 @@ def check_picture(checker: FoldChecker, data: bytes, conf: float) -> FoldCheckRe
         for _ in range(ROUNDS + 1):
             check.run_round()
         return check.result(conf)
+
+
+def test_both_graphs_run_on_all_cores_however_much_else_there_is_to_do(bundle: Bundle, samples: list[Path]) -> None:
+    """The layout for several runs answers something else here, which the check would find."""
+    graph = bundle.deployed_graph
+    engine = ByLoadEngine(
+        OnnxRuntimeEngine(graph, "cpu", 2), AlteredEngine(bundle, lambda rows: rows + 1, "fp32"), fill=2
+    )
+    engine.follow(lambda: 2)
+    assert check_picture(make_checker(bundle, engine), samples[0].read_bytes(), 0.25).agrees
 
 
 def plain_rows(graph: Path, square: np.ndarray, *, unfolded: bool) -> np.ndarray:
