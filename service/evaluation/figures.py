@@ -10,7 +10,7 @@ from service.evaluation.data_set import DataSet
 from service.evaluation.false_alarms import EmptyPicture, count_alarms
 from service.evaluation.matches import SIZES, ClassMatches, ClassResult, match_class
 from service.evaluation.report import ClassFigures, Figures, Network, OperatingPoint, OperatingPoints, Precision
-from service.evaluation.thresholds import best_confidence, count_above
+from service.evaluation.thresholds import best_confidence, count_above, lenient_confidence
 from service.inference.detections import Detections
 
 
@@ -100,11 +100,12 @@ def _points(
     matches: Sequence[ClassMatches], confidences: tuple[float, float | None], empty: NDArray[np.bool_]
 ) -> OperatingPoints:
     default, requested = confidences
-    best = best_confidence(matches)
+    best, lenient = best_confidence(matches), lenient_confidence(matches)
     return OperatingPoints(
         default=_point(matches, default, empty),
         requested=None if requested is None else _point(matches, requested, empty),
         best_f1=None if best is None else _point(matches, best, empty),
+        lenient=None if lenient is None else _point(matches, lenient, empty),
     )
 
 

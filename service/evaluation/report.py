@@ -76,6 +76,9 @@ class OperatingPoints(Part):
     best_f1: OperatingPoint | None = Field(
         description="Where F1 is highest among 0.001, 0.002 ... 0.999; None if no box is right at any."
     )
+    lenient: OperatingPoint | None = Field(
+        description="The lowest of these at which F1 is within 0.01 of the highest: it finds most for that."
+    )
 
 
 class ClassFigures(Part):

@@ -125,7 +125,8 @@ def _points_table(points: OperatingPoints) -> Table:
         "All boxes above a confidence; right from IoU 0.5",
         *("", "above", "prec.", "recall", "F1", "right", "wrong", "missed", "wrong per empty picture"),
     )
-    for title, point in (("default", points.default), ("--conf", points.requested), ("best F1", points.best_f1)):
+    rows = {"default": points.default, "--conf": points.requested, "best F1": points.best_f1, "lenient": points.lenient}
+    for title, point in rows.items():
         if point:
             table.add_row(title, *_point_row(point))
     return table

@@ -10,6 +10,8 @@ from service.evaluation.matches import ClassMatches
 
 #: Confidences tried: as fine as anyone would write them into a request.
 GRID = np.arange(1, 1000) / 1000
+#: Of F1, in which ``lenient_confidence`` trades precision for recall.
+SLACK = 0.01
 #: Row of IoU 0.5, at which a box counts as right here.
 _IOU_50 = 0
 
@@ -65,15 +67,31 @@ def best_confidence(classes: Sequence[ClassMatches]) -> float | None:
 
     Where several are equally good it is the middle one. None if no box is right at any confidence.
     """
+    f1 = _f1_curve(classes)
+    best = np.flatnonzero(f1 == f1.max())
+    return float(GRID[best[len(best) // 2]]) if f1.max() > 0 else None
+
+
+def lenient_confidence(classes: Sequence[ClassMatches]) -> float | None:
+    """The lowest confidence of ``GRID`` whose F1 is within ``SLACK`` of the highest: what finds most at that price.
+
+    Among a few hundred objects such a difference is chance, and which of two confidences has the higher F1 says little.
+    None if no box is right at any confidence.
+    """
+    f1 = _f1_curve(classes)
+    return float(GRID[np.argmax(f1 >= f1.max() - SLACK)]) if f1.max() > 0 else None
+
+
+def _f1_curve(classes: Sequence[ClassMatches]) -> NDArray[np.float64]:
+    """At each confidence of ``GRID``."""
     right, wrong, objects = np.zeros(len(GRID)), np.zeros(len(GRID)), 0
     for matches in classes:
         kept = _kept(matches, GRID)
         right += _running_count(matches.right[_IOU_50])[kept]
         wrong += _running_count(_is_wrong(matches))[kept]
         objects += int(matches.objects.sum())
-    f1 = 2 * right / np.maximum(right + wrong + objects, 1)
-    best = np.flatnonzero(f1 == f1.max())
-    return float(GRID[best[len(best) // 2]]) if f1.max() > 0 else None
+    curve: NDArray[np.float64] = 2 * right / np.maximum(right + wrong + objects, 1)
+    return curve
 
 
 def _kept(matches: ClassMatches, confidences: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ def point(confidence: float, f1: float) -> OperatingPoint:
 
 
 def points(default_f1: float, best: OperatingPoint | None) -> OperatingPoints:
-    return OperatingPoints(default=point(0.25, default_f1), requested=None, best_f1=best)
+    return OperatingPoints(default=point(0.25, default_f1), requested=None, best_f1=best, lenient=best)
 
 
 def test_the_commands_repeat_the_settings_that_were_chosen() -> None:

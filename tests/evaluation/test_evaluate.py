@@ -119,7 +119,7 @@ def test_counts_above_a_confidence_are_those_of_the_service(evaluated: tuple, da
     points = report["figures"]["points"]
     assert points["default"]["confidence"] == bundle.manifest.model.default_confidence
     assert points["requested"]["confidence"] == 0.1
-    for name in ("default", "requested", "best_f1"):
+    for name in ("default", "requested", "best_f1", "lenient"):
         point = points[name]
         found = [
             len(detector.detect(p.read_bytes(), Selection(point["confidence"], 300)).detections)

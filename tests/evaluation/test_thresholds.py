@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from service.evaluation.thresholds import GRID, Counts, best_confidence, count_above
+from service.evaluation.thresholds import GRID, SLACK, Counts, best_confidence, count_above, lenient_confidence
 from service.inference.detections import Detections
 from tests.evaluation.invented import CLASSES, invent
 from tests.evaluation.test_matches import judge
@@ -73,6 +73,15 @@ def test_no_confidence_has_a_higher_f1_than_the_best(made) -> None:
         assert all_f1[0] < max(all_f1) > all_f1[-1]
 
 
+def test_the_lenient_confidence_is_the_lowest_that_is_nearly_as_good(made) -> None:
+    _, _, matches, empty = made
+    for classes in (matches, matches[:1], matches[1:2]):
+        all_f1 = {float(conf): count_above(classes, float(conf), empty).f1 for conf in GRID}
+        nearly = [conf for conf, f1 in all_f1.items() if f1 >= max(all_f1.values()) - SLACK]
+        assert lenient_confidence(classes) == nearly[0] <= best_confidence(classes)
+        assert nearly[0] > GRID[0]
+
+
 def test_of_equally_good_confidences_the_middle_one_is_taken() -> None:
     truth, _ = invent(5, seed=6)
     perfect = [
@@ -86,7 +95,8 @@ def test_of_equally_good_confidences_the_middle_one_is_taken() -> None:
 def test_without_a_right_box_there_is_no_best(made) -> None:
     truth, found, _, _ = made
     elsewhere = [Detections(boxes.xyxy + 5000, boxes.confidence, boxes.class_id) for boxes in found]
-    assert best_confidence([result.matches for result in judge(truth, elsewhere)]) is None
+    for choose in (best_confidence, lenient_confidence):
+        assert choose([result.matches for result in judge(truth, elsewhere)]) is None
 
 
 def test_a_box_exactly_at_the_confidence_does_not_count_as_in_the_service() -> None:
