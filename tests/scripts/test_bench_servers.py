@@ -166,6 +166,7 @@ def visit(self, server, number, expected):
     loops = {cell: ClosedLoop(answers=9, seconds=1.0, p50_ms=1, p90_ms=2, p99_ms=3) for cell in self._plan.cells}
     return Visit(2.0, 3, loops, OpenLoop(10, [1.0], 0.1))
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it is ignored
 program.shutil.which = lambda name: name
 Bench._visit = visit
 Bench._ask = lambda self, reference: Expected({name: [] for name in self._bodies}, {}, 1.0)
