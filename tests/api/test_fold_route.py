@@ -166,16 +166,16 @@ def plain_detections(bundle: Bundle, graph: Path, data: bytes, disabled: list[st
     return rows[np.argsort(-rows[:, 4], kind="stable")]
 
 
-def test_both_graphs_answer_as_in_sessions_of_our_own(server: Serving, bundle: Bundle, shelf: bytes) -> None:
-    answer = check(server, shelf)
+def test_both_graphs_answer_as_in_sessions_of_our_own(server: Serving, bundle: Bundle, parcel: bytes) -> None:
+    answer = check(server, parcel)
     assert answer["model"] == get_fold(server)["model"]
-    assert answer["image"] == {"width": 1280, "height": 800}
+    assert answer["image"] == {"width": 1280, "height": 960}
     assert (answer["conf"], answer["runs"]) == (bundle.manifest.model.default_confidence, ROUNDS)
     for name, graph, disabled in (
         ("reference", bundle.reference_graph, ["ConvBNFusion"]),
         ("deployed", bundle.deployed_graph, []),
     ):
-        run, rows = answer[name], plain_detections(bundle, graph, shelf, disabled)
+        run, rows = answer[name], plain_detections(bundle, graph, parcel, disabled)
         assert run["file"] == graph.name
         assert run["batch_normalization_nodes"] == getattr(bundle.manifest, name).batch_normalization_nodes
         assert [d["class"] for d in run["detections"]] == rows[:, 5].tolist()
