@@ -45,12 +45,6 @@ def parcel(samples: list[Path]) -> bytes:
     return next(path for path in samples if path.stem == "parcel").read_bytes()
 
 
-@pytest.fixture(scope="module")
-def shelf(samples: list[Path]) -> bytes:
-    """One in which it finds more than three."""
-    return next(path for path in samples if path.stem == "shelf").read_bytes()
-
-
 def get_fold(server: Serving, **params: str) -> dict:
     response = server.client.get("/model/fold", params=params)
     assert response.status_code == 200, response.text
