@@ -2,9 +2,9 @@
 
 from service.bundle.latency import LatencyReport, Machine, NotMeasured
 from service.bundle.store import Bundle
-from service.measurement.runner import Traffic
 from service.measurement.runtime_arms import AllowedDevice
 from service.measurement.study import Effort, NoMoreArms, Place, Progress, run_study
+from service.measurement.traffic import Traffic
 
 #: What only a preparation can measure, since it alone has PyTorch.
 NEEDS_TORCH = (

@@ -9,7 +9,7 @@ from service.bundle.latency import PeakMemory
 from service.child import child
 from service.errors import MeasurementRefused
 from service.machine import resident_peak_bytes
-from service.measurement.runner import Run
+from service.measurement.timed_arm import Run
 
 #: The second run of an engine may still allocate what the first only planned.
 RUNS = 2

@@ -25,7 +25,8 @@ from service.bundle.latency import Device, Precision
 from service.errors import MeasurementRefused
 from service.measurement.economy import Question
 from service.measurement.onnx_file import count_nodes
-from service.measurement.runner import SEED, ArmFacts, Run, TimedArm
+from service.measurement.runner import SEED
+from service.measurement.timed_arm import ArmFacts, Run, TimedArm
 from service.onnxruntime_folding import FOLDING_OPTIMISERS
 
 EXTENDED = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED

@@ -22,9 +22,6 @@ from service.measurement.peak_memory import measure_peak
 from service.measurement.runner import (
     DEFAULT_BUDGET_S,
     DEFAULT_ROUNDS,
-    NoTraffic,
-    TimedArm,
-    Traffic,
     Workload,
     measure_series,
     require_rounds,
@@ -44,6 +41,8 @@ from service.measurement.runtime_arms import (
     random_images,
 )
 from service.measurement.throughput import RUNS_PER_CALLER, THROUGHPUT_QUESTIONS, burst_arm
+from service.measurement.timed_arm import TimedArm
+from service.measurement.traffic import NoTraffic, Traffic
 
 #: Told what is being measured, rounds done and rounds wanted in all.
 Progress = Callable[[str, int, int], None]

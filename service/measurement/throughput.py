@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from service.measurement.runner import Run, TimedArm
 from service.measurement.runtime_arms import FOLDING_AT_DEFAULTS, GraphArm, session_run
+from service.measurement.timed_arm import Run, TimedArm
 
 #: With more, the moments in which the first callers have ended and the last have not weigh less, but a burst of a
 #: large network takes long.

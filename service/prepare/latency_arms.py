@@ -15,9 +15,9 @@ from torch import nn
 from service.bundle.latency import LatencyReport, NotMeasured
 from service.errors import PrepareError
 from service.measurement.economy import Question
-from service.measurement.runner import ArmFacts, TimedArm
 from service.measurement.runtime_arms import random_images
 from service.measurement.study import LEFT_OUT, Effort, Place, Progress, run_study
+from service.measurement.timed_arm import ArmFacts, TimedArm
 from service.prepare import module_peak
 from service.prepare.dataflow import CONVOLUTIONS
 from service.prepare.module_peak import module_run

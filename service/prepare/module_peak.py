@@ -9,8 +9,8 @@ from torch import nn
 # Loading a module needs them; imported here, they are part of the baseline and not of the arm.
 import service.prepare.deployed_network  # noqa: F401
 from service.measurement.peak_memory import report_peak
-from service.measurement.runner import Run
 from service.measurement.runtime_arms import random_images
+from service.measurement.timed_arm import Run
 
 
 def program(name: str, module: nn.Module, threads: int, imgsz: int, batch: int, folder: Path) -> list[str]:

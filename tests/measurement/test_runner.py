@@ -12,21 +12,11 @@ import pytest
 from service.bundle.latency import Series
 from service.errors import MeasurementCancelled, MeasurementRefused
 from service.measurement.economy import Question
-from service.measurement.runner import (
-    MAX_DROPPED_IN_A_ROW,
-    MAX_WARMUP_RUNS,
-    MIN_ROUNDS,
-    ROUNDS_PER_SESSION,
-    ArmFacts,
-    MeasuredSeries,
-    Run,
-    TimedArm,
-    Traffic,
-    Workload,
-    measure_series,
-    warm_up,
-)
+from service.measurement.runner import MIN_ROUNDS, MeasuredSeries, Workload, measure_series
+from service.measurement.sessions import MAX_DROPPED_IN_A_ROW, MAX_WARMUP_RUNS, ROUNDS_PER_SESSION, warm_up
 from service.measurement.statistics import MIN_SESSIONS
+from service.measurement.timed_arm import ArmFacts, Run, TimedArm
+from service.measurement.traffic import Traffic
 
 MS = 1_000_000
 FACTS = ArmFacts(engine="torch", nodes=None, batch_normalizations=4, bytes=500, precision="fp32", device="cpu")

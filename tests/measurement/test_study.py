@@ -10,11 +10,12 @@ from service.bundle.latency import LatencyReport
 from service.errors import MeasurementCancelled, MeasurementRefused
 from service.machine import describe_machine
 from service.measurement import study
-from service.measurement.runner import MIN_ROUNDS, NoTraffic, whole_sessions
+from service.measurement.runner import MIN_ROUNDS, whole_sessions
 from service.measurement.runtime_arms import NULL_CONTROL, PREPROCESSING_QUESTIONS, RUNTIME_QUESTIONS, THROUGHPUT_ARMS
 from service.measurement.study import LEFT_OUT, Effort, Place, run_study
 from service.measurement.terminal import report_lines
 from service.measurement.throughput import RUNS_PER_CALLER
+from service.measurement.traffic import NoTraffic
 from tests.tiny_graphs import SIZE, Graphs
 
 FOLDING_ARMS = {

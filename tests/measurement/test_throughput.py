@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from service.measurement import throughput
-from service.measurement.runner import ArmFacts, Run
 from service.measurement.runtime_arms import GraphArm, SessionPlan, random_images
 from service.measurement.throughput import RUNS_PER_CALLER, burst_arm
+from service.measurement.timed_arm import ArmFacts, Run
 
 ARM = GraphArm(
     "ort_deployed",
