@@ -45,8 +45,8 @@ class BatchAnswer(BaseModel):
     results: list[BatchDetection | BatchProblem] = Field(
         description="One for each picture, in the form's order. Only a problem has a `status`."
     )
-    totals: BatchTotals
-    timing_ms: BatchTimingMs
+    totals: BatchTotals = Field(description="Counts over all pictures.")
+    timing_ms: BatchTimingMs = Field(description="Where the time went.")
 
 
 #: A whole answer: a picture with an object, and a file that is cut off.

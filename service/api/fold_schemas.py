@@ -13,14 +13,17 @@ from service.inference.engine import Precision
 class CertifiedGraph(GraphSpec):
     """One ONNX file, as the manifest records it and as it was verified when the service started."""
 
-    sha256: str = Field(examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"])
+    sha256: str = Field(
+        description="SHA-256 of the file, hexadecimal.",
+        examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"],
+    )
 
 
 class CertifiedGraphs(BaseModel):
     """The graph with the checkpoint's BatchNorm and the one that is served."""
 
-    reference: CertifiedGraph
-    deployed: CertifiedGraph
+    reference: CertifiedGraph = Field(description="The graph that kept its BatchNorm.")
+    deployed: CertifiedGraph = Field(description="The graph that is served.")
 
 
 class LayerFoldProof(LayerProof):
@@ -32,11 +35,11 @@ class LayerFoldProof(LayerProof):
 class NotFolded(BaseModel):
     """A BatchNorm that was not folded."""
 
-    name: str = Field(examples=["model.23.cv2.0.0.bn"])
+    name: str = Field(description="Module path of the BatchNorm.", examples=["model.23.cv2.0.0.bn"])
     status: Literal["dropped", "unfoldable"] = Field(
         description="dropped: it lies in a head that is not served. unfoldable: it is kept in the deployed graph."
     )
-    reason: str
+    reason: str = Field(description="Why it was not folded, in words.")
 
 
 class EndToEndSummary(BaseModel):
@@ -51,8 +54,10 @@ class EndToEndSummary(BaseModel):
     detections: int = Field(description="Boxes of the unfolded network above it.", examples=[31])
     matched: int = Field(description="Of these, repeated by the folded network.", examples=[31])
     extra: int = Field(description="Boxes only the folded network has.", examples=[0])
-    max_box_difference_px: float
-    max_confidence_difference: float
+    max_box_difference_px: float = Field(
+        description="Largest difference of a corner among the matched boxes, pixels of the input."
+    )
+    max_confidence_difference: float = Field(description="Largest difference of confidence among the matched boxes.")
     inputs: list[EndToEndProof] = Field(description="The same, picture by picture.")
 
 
@@ -60,13 +65,17 @@ class StartupCheckAnswer(BaseModel):
     """What the engine of this process answered, when it started, to the picture stored in the bundle."""
 
     passed: Literal[True] = Field(description="A process in which it fails serves nothing.")
-    input: str = Field(examples=["bus.jpg"])
+    input: str = Field(description="The stored picture's file name, or the seed of the noise.", examples=["bus.jpg"])
     boxes: int = Field(
         description="Boxes expected: the checkpoint's own, BatchNorm unfolded, computed in float64.", examples=[50]
     )
-    matched: int = Field(examples=[50])
+    matched: int = Field(
+        description="Of these, found by the engine; all, or the process would not serve.", examples=[50]
+    )
     max_box_difference_px: float = Field(description="Largest, in pixels of the network's square.", examples=[6e-5])
-    max_confidence_difference: float = Field(examples=[6e-7])
+    max_confidence_difference: float = Field(
+        description="Largest difference of confidence among the matched boxes.", examples=[6e-7]
+    )
     max_score_difference: float = Field(
         description="Of the score before the sigmoid, beyond the 1e-6 of confidence that approximating sigmoids costs.",
         examples=[0.0],
@@ -81,25 +90,31 @@ class StartupCheckAnswer(BaseModel):
         examples=[0.0002],
     )
     duration_ms: float = Field(description="The process's first inference and the comparison.", examples=[70.1])
-    engine: str = Field(examples=["CPUExecutionProvider"])
-    runtime: str = Field(examples=["ONNX Runtime 1.32.0"])
-    precision: Precision
-    threads: int = Field(examples=[2])
+    engine: str = Field(
+        description="What executed the graph, as its runtime names it.", examples=["CPUExecutionProvider"]
+    )
+    runtime: str = Field(description="The runtime and its release.", examples=["ONNX Runtime 1.32.0"])
+    precision: Precision = Field(description="What the convolutions multiplied in.")
+    threads: int = Field(description="Threads that one run may use while it is alone.", examples=[2])
 
 
 class FoldAnswer(BaseModel):
     """The fold certificate of the model being served."""
 
-    model: ModelRef
+    model: ModelRef = Field(description="The model being served.")
     passed: Literal[True] = Field(description="A bundle whose certificate did not pass is never served.")
-    dtype: Literal["float32"]
-    checkpoint: WeightsSpec
-    graphs: CertifiedGraphs
-    startup_check: StartupCheckAnswer
-    end_to_end: EndToEndSummary
-    worst_layer: str | None = Field(description="The layer nearest to its bound.", examples=["model.4.cv1.bn"])
+    dtype: Literal["float32"] = Field(description="What both networks were computed in for the proof.")
+    checkpoint: WeightsSpec = Field(description="The weights that were folded.")
+    graphs: CertifiedGraphs = Field(description="The two files that the proof is about.")
+    startup_check: StartupCheckAnswer = Field(
+        description="What the engine of this process answered to a stored picture."
+    )
+    end_to_end: EndToEndSummary = Field(description="The whole folded network against the unfolded one.")
+    worst_layer: str | None = Field(
+        description="The layer nearest to its bound; null where none was folded.", examples=["model.4.cv1.bn"]
+    )
     layers: list[LayerFoldProof] = Field(description="Every folded layer, in the order of the network.")
-    not_folded: list[NotFolded]
+    not_folded: list[NotFolded] = Field(description="BatchNorm layers that were not folded, and why.")
 
 
 class CheckTolerance(BaseModel):
@@ -115,11 +130,11 @@ class CheckTolerance(BaseModel):
 class GraphRun(BaseModel):
     """One graph on the picture."""
 
-    file: str = Field(examples=["reference.onnx"])
-    batch_normalization_nodes: int = Field(examples=[96])
+    file: str = Field(description="Name of the file in the bundle.", examples=["reference.onnx"])
+    batch_normalization_nodes: int = Field(description="BatchNormalization nodes of that file.", examples=[96])
     engine: str = Field(description="What executed it, as its runtime names it.", examples=["CPUExecutionProvider"])
-    runtime: str = Field(examples=["ONNX Runtime 1.32.0"])
-    precision: Precision
+    runtime: str = Field(description="The runtime and its release.", examples=["ONNX Runtime 1.32.0"])
+    precision: Precision = Field(description="What the convolutions multiplied in.")
     median_ms: float = Field(description="Median of the timed runs of the network alone.", examples=[55.2])
     detections: list[Detection] = Field(description="By falling confidence.")
 
@@ -127,20 +142,20 @@ class GraphRun(BaseModel):
 class FoldCheckAnswer(BaseModel):
     """The caller's picture through both graphs."""
 
-    model: ModelRef
-    image: ImageSize
+    model: ModelRef = Field(description="The model being served.")
+    image: ImageSize = Field(description="Size of the picture sent.")
     conf: float = Field(description="The threshold used.", examples=[0.25])
     agrees: bool = Field(description="Both graphs answer the same, up to rounding.")
     matched: int = Field(description="Boxes of the same class that belong together.", examples=[7])
-    only_in_reference: int = Field(examples=[0])
-    only_in_deployed: int = Field(examples=[0])
+    only_in_reference: int = Field(description="Boxes that only the graph with BatchNorm found.", examples=[0])
+    only_in_deployed: int = Field(description="Boxes that only the served graph found.", examples=[0])
     borderline: int = Field(
         description="Of those in one graph only, how many lie so near the threshold that rounding decides.",
         examples=[0],
     )
     max_box_difference_px: float = Field(description="Among the matched, pixels of the picture.", examples=[6.1e-5])
     max_confidence_difference: float = Field(description="Among the matched.", examples=[6e-7])
-    tolerance: CheckTolerance
+    tolerance: CheckTolerance = Field(description="What rounding alone may amount to.")
     runs: int = Field(
         description="Timed runs of each graph, taken in turns after one of each that is not timed.", examples=[5]
     )
@@ -148,5 +163,5 @@ class FoldCheckAnswer(BaseModel):
         description="Time it took to load the reference graph, and in bf16 the deployed one, for this request.",
         examples=[180.0],
     )
-    reference: GraphRun
-    deployed: GraphRun
+    reference: GraphRun = Field(description="The graph that kept its BatchNorm.")
+    deployed: GraphRun = Field(description="The graph that is served.")

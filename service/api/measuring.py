@@ -30,14 +30,14 @@ _ASKED = "It was asked to end."
 class Measurement(BaseModel):
     """A measurement that was started in this process."""
 
-    state: State
+    state: State = Field(description="running, or how it ended.")
     started_at: str = Field(description="UTC, ISO 8601.")
     stage: str | None = Field(description="What is being measured; null before anything is.")
-    rounds_done: int
+    rounds_done: int = Field(description="Rounds finished so far, over all stages.")
     rounds_wanted: int = Field(description="Over all stages; that of peak memory has none.")
-    batches: list[int]
-    reason: str | None = Field(None, description="Why it failed or was cancelled.")
-    report: LatencyReport | None = Field(None, description="Present when done.")
+    batches: list[int] = Field(description="Images per run, rising; each is measured.")
+    reason: str | None = Field(None, description="Why it failed or was cancelled; else null.")
+    report: LatencyReport | None = Field(None, description="What was found; null until it is done.")
 
 
 class LatencyStation:

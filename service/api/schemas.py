@@ -16,25 +16,25 @@ from service.tuning.records import EngineChoice
 class ModelRef(BaseModel):
     """Which model answered."""
 
-    name: str = Field(examples=["yolo26n"])
+    name: str = Field(description="The checkpoint's name.", examples=["yolo26n"])
     version: str = Field(description="Names the bundle by its content.", examples=["1f3a9c0b2d4e"])
-    task: str = Field(examples=["detect"])
+    task: str = Field(description="What it is for: finding objects as boxes.", examples=["detect"])
 
 
 class ImageSize(BaseModel):
     """Size of the upright picture in pixels."""
 
-    width: int = Field(examples=[810])
-    height: int = Field(examples=[1080])
+    width: int = Field(description="Columns.", examples=[810])
+    height: int = Field(description="Rows.", examples=[1080])
 
 
 class Box(BaseModel):
     """Corners in pixels of the upright picture, from its top-left; clipped to it."""
 
-    x1: float = Field(examples=[22.1])
-    y1: float = Field(examples=[231.0])
-    x2: float = Field(examples=[805.2])
-    y2: float = Field(examples=[756.9])
+    x1: float = Field(description="Left edge.", examples=[22.1])
+    y1: float = Field(description="Upper edge.", examples=[231.0])
+    x2: float = Field(description="Right edge.", examples=[805.2])
+    y2: float = Field(description="Lower edge.", examples=[756.9])
 
 
 class Detection(BaseModel):
@@ -43,7 +43,7 @@ class Detection(BaseModel):
     name: str = Field(description="Name of its class.", examples=["bus"])
     class_id: int = Field(serialization_alias="class", description="Id of its class.", examples=[5])
     confidence: float = Field(description="0 to 1.", examples=[0.93])
-    box: Box
+    box: Box = Field(description="Where it is.")
 
 
 class TimingMs(BaseModel):
@@ -60,24 +60,34 @@ class TimingMs(BaseModel):
 class DetectAnswer(BaseModel):
     """What was found in one picture."""
 
-    model: ModelRef
-    image: ImageSize
+    model: ModelRef = Field(description="The model that found them.")
+    image: ImageSize = Field(description="Size of the picture, in which the boxes are.")
     detections: list[Detection] = Field(description="By falling confidence.")
-    timing_ms: TimingMs
+    timing_ms: TimingMs = Field(description="Where the time went.")
 
 
 class FoldSummary(BaseModel):
     """The fold certificate in a few figures."""
 
-    passed: bool
+    passed: bool = Field(description="The certificate passed; else the bundle would not be served.")
     folded: int = Field(description="BatchNorm layers folded into their convolution.")
     dropped: int = Field(description="BatchNorm layers of a head that is not deployed.")
     unfoldable: int = Field(description="BatchNorm layers kept in the deployed graph.")
-    worst_layer: str | None = Field(description="The folded BatchNorm that comes nearest to its tolerance.")
-    worst_layer_relative_error: float | None
-    worst_layer_tolerance: float | None
-    end_to_end_tolerance: float
-    worst_end_to_end_relative_error: float | None
+    worst_layer: str | None = Field(
+        description="The folded BatchNorm that comes nearest to its tolerance; null where none was folded."
+    )
+    worst_layer_relative_error: float | None = Field(
+        description="That layer's error over the sum of the magnitudes of the terms of its output; null where none "
+        "was folded."
+    )
+    worst_layer_tolerance: float | None = Field(
+        description="What float32 arithmetic allows this error; null where none was folded."
+    )
+    end_to_end_tolerance: float = Field(description="Bound on worst_end_to_end_relative_error.")
+    worst_end_to_end_relative_error: float | None = Field(
+        description="Worst difference of decoded boxes and scores over all proof inputs, each over its own largest "
+        "value; null without any."
+    )
 
 
 class EngineInfo(BaseModel):
@@ -108,8 +118,8 @@ class EngineChoiceAnswer(EngineChoice):
 class Graphs(BaseModel):
     """The bundle's two ONNX files."""
 
-    deployed: GraphSpec
-    reference: GraphSpec
+    deployed: GraphSpec = Field(description="The graph that is served, its BatchNorm folded.")
+    reference: GraphSpec = Field(description="The same network with its BatchNorm kept.")
 
 
 class ModelAnswer(BaseModel):
@@ -120,11 +130,11 @@ class ModelAnswer(BaseModel):
         description="Why the embedded weights are served instead of official ones, or that they were recalibrated."
     )
     created_at: str = Field(description="When the bundle was prepared, UTC, ISO 8601.")
-    model: ModelSpec
-    weights: WeightsSpec
-    graphs: Graphs
-    fold: FoldSummary
-    engine: EngineInfo
+    model: ModelSpec = Field(description="Its name, version, classes, input and head.")
+    weights: WeightsSpec = Field(description="The checkpoint that the bundle was prepared from.")
+    graphs: Graphs = Field(description="The bundle's two networks.")
+    fold: FoldSummary = Field(description="What the fold certificate says; GET /model/fold has all of it.")
+    engine: EngineInfo = Field(description="The runtime in this process, and how it shares the cores out.")
     engine_choice: EngineChoiceAnswer | None = Field(
         description="The measurement that `YOLOFOLD_ENGINE=auto` chose the engine by; null where the settings name one "
         "and where `engine_warning` says why there is none."
@@ -142,35 +152,39 @@ class ModelAnswer(BaseModel):
 class LayerFold(BaseModel):
     """What the certificate says about one folded layer."""
 
-    max_abs_error: float
+    max_abs_error: float = Field(description="Largest |folded - reference| over all proof inputs.")
     relative_error: float = Field(
         description="Worst channel's error over the sum of the magnitudes of the terms of its output."
     )
-    tolerance: float
-    passed: bool
+    tolerance: float = Field(description="Bound on relative_error, from the number of terms and float32's precision.")
+    passed: bool = Field(description="relative_error is at most tolerance.")
 
 
 class ChannelArrays(BaseModel):
     """Per-channel values; null stands for NaN or infinity."""
 
-    gamma: list[float | None]
-    beta: list[float | None]
-    running_mean: list[float | None]
-    running_var: list[float | None]
-    scale: list[float | None]
-    shift: list[float | None]
+    gamma: list[float | None] = Field(description="Learned factor of the normalised value.")
+    beta: list[float | None] = Field(description="Learned offset after it.")
+    running_mean: list[float | None] = Field(description="Mean of its input in training.")
+    running_var: list[float | None] = Field(description="Variance of its input in training.")
+    scale: list[float | None] = Field(
+        description="gamma / sqrt(running_var + eps): what folding multiplies the weights by."
+    )
+    shift: list[float | None] = Field(
+        description="beta - running_mean * scale: the folded bias, where the convolution had none."
+    )
     law_mean: list[float | None] = Field(description="Mean of the folded convolution's output over the training data.")
     law_std: list[float | None] = Field(description="Standard deviation of the same.")
     expected_low: list[float | None] = Field(description="Least activation expected; null when it is not known.")
-    expected_high: list[float | None] = Field(description="Largest activation expected.")
+    expected_high: list[float | None] = Field(description="Largest activation expected; null likewise.")
 
 
 class LayerAnswer(BatchNormLayer):
     """One BatchNorm layer with its health, its fold error and, in full detail, its arrays and dead channels."""
 
-    health: LayerHealth
+    health: LayerHealth = Field(description="What its figures mean.")
     prunable_share: float = Field(description="Channels with |gamma| of at most `prunable.threshold`.")
-    fold: LayerFold | None = Field(description="null when the layer was not folded.")
+    fold: LayerFold | None = Field(description="Its error in the fold certificate; null when it was not folded.")
     ledger: list[DeadChannel] | None = Field(
         None, description="What removing each dead channel changes and saves. Present with detail=full only."
     )
@@ -180,8 +194,8 @@ class LayerAnswer(BatchNormLayer):
 class Threshold(BaseModel):
     """A limit used in the statistics."""
 
-    value: float | None = Field(description="null when it differs from layer to layer.")
-    meaning: str
+    value: float | None = Field(description="The limit; null when it differs from layer to layer.")
+    meaning: str = Field(description="What it decides, in words.")
 
 
 class PrunableAnswer(BaseModel):
@@ -189,22 +203,22 @@ class PrunableAnswer(BaseModel):
 
     percentile: float | None = Field(description="As asked for; null when a threshold was asked for.")
     threshold: float = Field(description="Largest |gamma| that counts.")
-    channels: int
-    share: float
+    channels: int = Field(description="How many channels would be pruned.")
+    share: float = Field(description="Their share of all channels of those layers.")
 
 
 class BatchNormAnswer(BaseModel):
     """BatchNorm statistics read before folding, what they mean, and what folding them gained."""
 
     schema_version: Literal[3] = Field(description="Rises with every change that could break a reader.")
-    model: ModelRef
-    thresholds: dict[str, Threshold]
-    totals: BatchNormTotals
-    network: NetworkHealth
-    prunable: PrunableAnswer
+    model: ModelRef = Field(description="The model being served.")
+    thresholds: dict[str, Threshold] = Field(description="The limits behind the counts, by name.")
+    totals: BatchNormTotals = Field(description="Counts over all layers of the checkpoint, whatever is asked for.")
+    network: NetworkHealth = Field(description="What the figures of the whole network mean.")
+    prunable: PrunableAnswer = Field(description="What one threshold on |gamma| would prune.")
     warnings: list[BatchNormWarning] = Field(description="By severity, then layer, then code.")
-    layers: list[LayerAnswer]
-    latency: LatencyReport
+    layers: list[LayerAnswer] = Field(description="The layers asked for, in the order asked for.")
+    latency: LatencyReport = Field(description="What folding was measured to gain while the bundle was made.")
 
 
 class LatencyAnswer(BaseModel):
@@ -212,11 +226,14 @@ class LatencyAnswer(BaseModel):
 
     prepared: LatencyReport = Field(description="Measured while the bundle was made.")
     stale: bool = Field(description="True when that was on another kind of machine than this one.")
-    stale_reasons: list[str] = Field(examples=[["usable cores: 16 when measured, 2 here"]])
+    stale_reasons: list[str] = Field(
+        description="What differs from the machine it was measured on; empty where nothing does.",
+        examples=[["usable cores: 16 when measured, 2 here"]],
+    )
     measured: Measurement | None = Field(description="Started last in this process; null before the first.")
 
 
 class Health(BaseModel):
     """A probe's answer."""
 
-    status: str = Field(examples=["ready"])
+    status: str = Field(description="alive from /healthz, ready from /readyz.", examples=["ready"])

@@ -11,21 +11,23 @@ class LayerProof(Record):
     """conv + BatchNorm against the folded conv, on the input the layer really received."""
 
     name: str = Field(description="The BatchNorm that was folded.")
-    conv: str
+    conv: str = Field(description="The convolution it was folded into.")
     max_abs_error: float = Field(description="Largest |folded - reference| over all proof inputs.")
     reference_peak: float = Field(description="Largest |reference| output over the same inputs.")
     relative_error: float = Field(
         description="Worst channel's error over the sum of the magnitudes of the terms that make up its output."
     )
     tolerance: float = Field(description="Bound on relative_error, from the number of terms and float32's precision.")
-    passed: bool
+    passed: bool = Field(description="relative_error is at most tolerance.")
 
 
 class EndToEndProof(Record):
     """The folded network against the unfolded one with the same head, on one input."""
 
     input: str = Field(description="Picture's file name, or the seed of the noise.")
-    kind: Literal["photograph", "generated", "noise"]
+    kind: Literal["photograph", "generated", "noise"] = Field(
+        description="photograph: a real picture. generated: a drawn one. noise: random pixels."
+    )
     raw_max_abs_error: float = Field(description="Largest difference in the decoded boxes (px) and scores.")
     raw_relative_error: float = Field(description="Worst of boxes and scores, each over its own largest value.")
     detections: int = Field(
@@ -35,9 +37,14 @@ class EndToEndProof(Record):
         description="Of these, boxes the folded network repeats (same class, IoU >= 0.99) or rightly suppresses."
     )
     extra: int = Field(description="Boxes only the folded network has.")
-    max_box_error_px: float
-    max_confidence_error: float
-    passed: bool
+    max_box_error_px: float = Field(
+        description="Largest difference of a corner among the matched boxes, pixels of the input."
+    )
+    max_confidence_error: float = Field(description="Largest difference of confidence among the matched boxes.")
+    passed: bool = Field(
+        description="raw_relative_error is within the end-to-end tolerance, every box was matched and there are no "
+        "others."
+    )
 
 
 class Unfoldable(Record):

@@ -135,8 +135,11 @@ WARNING_KINDS: dict[WarningCode, WarningKind] = {
 class BatchNormWarning(Record):
     """Something that deserves attention, in words."""
 
-    code: WarningCode
-    severity: Severity
+    code: WarningCode = Field(description="Stable name of the kind of warning.")
+    severity: Severity = Field(
+        description="critical: answers are wrong, or will be after an ordinary export. warning: act before pruning, "
+        "quantizing or training on. info: good to know."
+    )
     layer: str | None = Field(description="The BatchNorm concerned; null for the whole network.")
     message: str = Field(description="What was found and what it means.")
     action: str = Field(description="What to do about it.")
@@ -145,10 +148,10 @@ class BatchNormWarning(Record):
 class FoldedWeights(Record):
     """Weights of a convolution before and after its BatchNorm was folded into them, and how they take fewer bits."""
 
-    before_min: float
-    before_max: float
-    after_min: float
-    after_max: float
+    before_min: float = Field(description="Smallest weight in the checkpoint.")
+    before_max: float = Field(description="Largest weight in the checkpoint.")
+    after_min: float = Field(description="Smallest weight after folding.")
+    after_max: float = Field(description="Largest weight after folding.")
     range_ratio: float | None = Field(
         description="Largest over median of the output channels' max |weight|, folded; null when the median is 0."
     )
@@ -179,14 +182,14 @@ class RemovalCounts(Record):
 class LayerHealth(Record):
     """What one BatchNorm's figures mean. Shares are fractions of its channels."""
 
-    name: str
+    name: str = Field(description="Module path of the BatchNorm.")
     execution_index: int | None = Field(description="Place in the order of execution; null when it is not executed.")
-    abs_gamma: Distribution
+    abs_gamma: Distribution = Field(description="|gamma| over the channels.")
     weak_share: float = Field(description=f"Channels that are dead or have |gamma| of at most {WEAK_GAMMA:g}.")
     collapsed: bool = Field(description=f"weak_share is at least {COLLAPSED_SHARE:g}.")
-    dead_share: float
-    eps_dominated_share: float
-    removal: RemovalCounts | None = Field(description="null when the layer was dropped.")
+    dead_share: float = Field(description="Channels whose output hardly varies, see `dead_channels`.")
+    eps_dominated_share: float = Field(description="Channels whose running_var is below eps.")
+    removal: RemovalCounts | None = Field(description="Its dead channels, counted; null when it was dropped.")
     tiny_variance_channels: list[int] = Field(description=f"running_var < {TINY_VARIANCE_OF_EPS:g} eps.")
     law_std: Distribution = Field(
         description="|gamma| sqrt(var / (var + eps)): deviation of the layer's output over the training data, still "
@@ -205,13 +208,13 @@ class LayerHealth(Record):
     memory_batches: float | None = Field(
         description="Batches that running statistics remember, (2 - momentum) / momentum; null for a plain average."
     )
-    weights: FoldedWeights | None = Field(description="null when the layer was not folded.")
+    weights: FoldedWeights | None = Field(description="Its convolution's weights; null when it was not folded.")
 
 
 class ChannelReader(Record):
     """A convolution that reads a dead channel."""
 
-    conv: str
+    conv: str = Field(description="Module path of the convolution.")
     channel: int = Field(description="Which of its input channels.")
     constant: float = Field(description="The value it reads there, away from borders.")
 
@@ -219,21 +222,26 @@ class ChannelReader(Record):
 class DeadChannel(Record):
     """One entry of the ledger. Savings count this channel alone; those of neighbours overlap."""
 
-    layer: str
-    channel: int
+    layer: str = Field(description="Module path of the BatchNorm.")
+    channel: int = Field(description="Its place in the layer, from 0.")
     mean: float = Field(description="Mean of its output, before the activation.")
     std: float = Field(description="Standard deviation of its output; 0 when its folded weights are all zero.")
-    removal: Removal
-    reason: str
+    removal: Removal = Field(
+        description="What removing it does to the output. exact: nothing. border: changes near borders of the "
+        "picture. approximate: small changes everywhere. unknown: not judged."
+    )
+    reason: str = Field(description="Why, in words.")
     readers: list[ChannelReader] = Field(description="Empty when unknown.")
-    macs: int | None = Field(description="Multiply-accumulates saved per picture of the served size.")
-    bytes: int | None = Field(description="Bytes saved in float32, biases included.")
+    macs: int | None = Field(
+        description="Multiply-accumulates saved per picture of the served size; null when unknown."
+    )
+    bytes: int | None = Field(description="Bytes saved in float32, biases included; null when unknown.")
 
 
 class Savings(Record):
     """What removing several channels together saves."""
 
-    channels: int
+    channels: int = Field(description="Channels removed.")
     macs: int = Field(description="Per picture of the served size.")
     bytes: int = Field(description="In float32.")
 
@@ -241,11 +249,11 @@ class Savings(Record):
 class NetworkHealth(Record):
     """Figures over all layers that are not dropped."""
 
-    abs_gamma: Distribution
+    abs_gamma: Distribution = Field(description="|gamma| over all their channels.")
     macs: int = Field(description="Multiply-accumulates of all convolutions per picture of the served size.")
     removable_exactly: Savings = Field(description="Dead channels whose removal is exact.")
     removable: Savings = Field(description="Dead channels whose removal is exact, wrong at borders or approximate.")
-    collapsed_layers: int
+    collapsed_layers: int = Field(description="Layers of which at least half the channels are dead or weak.")
     keep_in_float: list[str] = Field(description="Layers whose folded weights int8 does not hold.")
 
 

@@ -19,8 +19,8 @@ class InputSpec(Record):
 
     height: int = Field(description="Rows of the letterboxed image.", examples=[640])
     width: int = Field(description="Columns of the letterboxed image.", examples=[640])
-    layout: Literal["NHWC"] = "NHWC"
-    dtype: Literal["uint8"] = "uint8"
+    layout: Literal["NHWC"] = Field("NHWC", description="Order of the axes: batch, rows, columns, channels.")
+    dtype: Literal["uint8"] = Field("uint8", description="Type of the values, 0 to 255.")
     color_order: Literal["BGR"] = Field(
         "BGR", description="Channel order; scaling to 0..1 and RGB happen in the graph."
     )
@@ -32,36 +32,40 @@ class HeadSpec(Record):
     kind: Literal["one2one", "one2many"] = Field(description="one2one heads are trained to need no suppression.")
     nms: Literal["none", "graph"] = Field(description="Where non-maximum suppression runs; none for one2one heads.")
     max_det: int = Field(description="Rows of the output.", examples=[300])
-    iou: float | None = Field(description="Overlap above which suppression drops a box of the same class.")
+    iou: float | None = Field(
+        description="Overlap above which suppression drops a box of the same class; null where none runs."
+    )
     min_confidence: float = Field(description="Boxes below this never leave the graph.")
 
 
 class ModelSpec(Record):
     """The network and its classes."""
 
-    name: str = Field(examples=["yolo26n"])
+    name: str = Field(description="The checkpoint's name.", examples=["yolo26n"])
     version: str = Field(description="First 12 digits of the bundle's content hash.", examples=["1f3a9c0b2d4e"])
-    task: Literal["detect"] = "detect"
+    task: Literal["detect"] = Field("detect", description="What it is for: finding objects as boxes.")
     architecture: str = Field(description="The Ultralytics YAML the network was built from.", examples=["yolo26n.yaml"])
     parameters: int = Field(description="Weights and biases of the deployed (folded, one head) network.")
     classes: list[str] = Field(description="Class names; the position is the class id.")
     default_confidence: float = Field(
         description="Confidence that boxes must exceed when a request names none.", examples=[0.25]
     )
-    input: InputSpec
-    head: HeadSpec
+    input: InputSpec = Field(description="The tensor that the deployed graph takes.")
+    head: HeadSpec = Field(description="How boxes leave it.")
 
 
 class WeightsSpec(Record):
     """The checkpoint the bundle was prepared from."""
 
     requested: str = Field(description="What was asked for: auto, embedded, a name or a file name.")
-    source: WeightsSource
+    source: WeightsSource = Field(
+        description="official: from Ultralytics. local: a file of the operator. embedded: what comes with yolofold."
+    )
     file: str = Field(description="The file's name, without its folder.")
-    sha256: Sha256
-    bytes: int
+    sha256: Sha256 = Field(description="SHA-256 of the file, hexadecimal.")
+    bytes: int = Field(description="Size of the file.")
     note: str | None = Field(
-        None, description="Why auto fell back to the embedded weights, or that these were recalibrated; else None."
+        None, description="Why auto fell back to the embedded weights, or that these were recalibrated; else null."
     )
 
 
@@ -100,11 +104,11 @@ class Recalibration(Record):
 class GraphSpec(Record):
     """Figures counted in an ONNX file, not taken from an exporter's flag."""
 
-    file: str
-    opset: int
-    nodes: int
-    batch_normalization_nodes: int
-    bytes: int
+    file: str = Field(description="Name of the file in the bundle.")
+    opset: int = Field(description="Version of the ONNX operator set.")
+    nodes: int = Field(description="Nodes of the graph as stored; an engine may fuse some when it loads it.")
+    batch_normalization_nodes: int = Field(description="Of these, BatchNormalization.")
+    bytes: int = Field(description="Size of the file.")
 
 
 class FileRecord(Record):

@@ -33,47 +33,53 @@ class Side:
 class LayerDiff(Record):
     """One BatchNorm in both checkpoints, from the first to the second."""
 
-    name: str
-    stage: Stage
+    name: str = Field(description="Module path of the BatchNorm.")
+    stage: Stage = Field(description="Part of the network it lies in.")
     dropped: bool = Field(description="It belongs to a head that one of the two does not deploy.")
-    channels: int
+    channels: int = Field(description="Its channels.")
     movement: Movement = Field(
         description="statistics-frozen: running_mean and running_var are the same. affine-frozen: gamma and beta are."
     )
     divergence_mean: float = Field(
         description="Symmetric Kullback-Leibler divergence of the running laws, mean over the channels, in nats."
     )
-    divergence_max: float
+    divergence_max: float = Field(description="The same of the channel that moved most.")
     furthest_channel: int = Field(description="Channel of divergence_max.")
     gamma_change_rms: float = Field(description="Root mean square of the change of gamma.")
     gamma_change_max: float = Field(description="Largest absolute change of gamma.")
-    beta_change_rms: float
-    beta_change_max: float
+    beta_change_rms: float = Field(description="Root mean square of the change of beta.")
+    beta_change_max: float = Field(description="Largest absolute change of beta.")
 
 
 class Incomparable(Record):
     """A BatchNorm that cannot be compared."""
 
-    name: str
-    reason: str
+    name: str = Field(description="Module path of the BatchNorm.")
+    reason: str = Field(description="What the two do not have in common.")
 
 
 class Verdict(Record):
     """One conclusion in words."""
 
-    code: Literal["identical", "frozen", "partly-frozen", "affine-frozen", "diverged", "furthest", "incomparable"]
-    message: str
+    code: Literal["identical", "frozen", "partly-frozen", "affine-frozen", "diverged", "furthest", "incomparable"] = (
+        Field(description="Stable name of the kind of conclusion.")
+    )
+    message: str = Field(description="The conclusion, with its figures.")
 
 
 class BatchNormDiff(Record):
     """The whole comparison."""
 
-    schema_version: Literal[1] = 1
-    first: str
-    second: str
-    verdicts: list[Verdict]
+    schema_version: Literal[1] = Field(1, description="Rises with every change that could break a reader.")
+    first: str = Field(description="Name and version of the model that is the point of departure.")
+    second: str = Field(description="Name and version of the model that it is compared with.")
+    verdicts: list[Verdict] = Field(
+        description="What follows: first what cannot be compared, then what was frozen, then how far the rest moved."
+    )
     layers: list[LayerDiff] = Field(description="In the order of the first checkpoint.")
-    incomparable: list[Incomparable]
+    incomparable: list[Incomparable] = Field(
+        description="Layers that only one of the two has, or that differ in width."
+    )
 
 
 def side_of_bundle(bundle: Bundle) -> Side:

@@ -14,9 +14,9 @@ Verdict = Literal["chosen", "slower", "refused", "failed", "not_measured"]
 class Candidate(Record):
     """One way to run the network."""
 
-    engine: Literal["onnxruntime", "openvino"]
-    device: Literal["cpu", "cuda"]
-    precision: Precision
+    engine: Literal["onnxruntime", "openvino"] = Field(description="The runtime.")
+    device: Literal["cpu", "cuda"] = Field(description="Where it runs.")
+    precision: Precision = Field(description="What the convolutions multiply in. CUDA multiplies float32 as TF32.")
     threads: int = Field(
         description="Threads of one run; 0 shares the cores out by load: all of them for a run that is alone, fewer "
         "for each of several."
@@ -53,7 +53,7 @@ class Candidate(Record):
 class CandidateResult(Record):
     """What was found out about a candidate; figures are null where it did not come to that."""
 
-    candidate: Candidate
+    candidate: Candidate = Field(description="What was tried.")
     verdict: Verdict = Field(
         description="refused: its boxes are out of tolerance. failed: it could not be loaded or run. not_measured: "
         "left out to save time."
@@ -79,34 +79,36 @@ class CandidateResult(Record):
 class Fingerprint(Record):
     """Everything a choice depends on; a choice made under another one is not used."""
 
-    yolofold: str
-    bundle_version: str
-    graph_sha256: Sha256
-    cpu: str
+    yolofold: str = Field(description="Release of yolofold.")
+    bundle_version: str = Field(description="Version of the served bundle.")
+    graph_sha256: Sha256 = Field(description="SHA-256 of its deployed graph.")
+    cpu: str = Field(description="The processor's name as the system reports it.")
     cpu_flags_sha256: Sha256 = Field(description="Of the instruction set extensions, sorted, joined by spaces.")
     cores: int = Field(description="That this process may use: CPU affinity, cut to the cgroup's quota.")
-    gpus: list[str]
-    onnxruntime: str
-    onnxruntime_providers: list[str]
-    openvino: str | None = Field(description="null where it is not installed.")
-    objective: Objective
-    device: str
-    precision: str | None
-    threads: int
-    workers: int
+    gpus: list[str] = Field(description="Names of the NVIDIA GPUs whose driver is seen, sorted.")
+    onnxruntime: str = Field(description="Release of ONNX Runtime.")
+    onnxruntime_providers: list[str] = Field(description="Its execution providers, as it lists them.")
+    openvino: str | None = Field(description="Release of OpenVINO; null where it is not installed.")
+    objective: Objective = Field(description="YOLOFOLD_OBJECTIVE: what was looked for.")
+    device: str = Field(description="YOLOFOLD_DEVICE as set.")
+    precision: str | None = Field(description="YOLOFOLD_PRECISION as set; null where it is not.")
+    threads: int = Field(description="YOLOFOLD_THREADS as set; 0 leaves it to the choice.")
+    workers: int = Field(description="YOLOFOLD_WORKERS as set; 0 leaves it to the choice.")
 
 
 class EngineChoice(Record):
     """One measurement and what follows from it."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1] = Field(1, description="Rises with every change that could break a reader.")
     measured_at: str = Field(description="UTC, ISO 8601.")
     measured_in_s: float = Field(description="Seconds it took.")
     other_cores: float | None = Field(
         description="Cores that other work kept busy meanwhile; far from 0, trust no figure. null where the system "
         "does not say."
     )
-    fingerprint: Fingerprint
+    fingerprint: Fingerprint = Field(
+        description="What the choice depends on: another machine, runtime, bundle or setting asks for a new one."
+    )
     pictures: int = Field(description="Stored pictures, and variations of them, that boxes were compared on.")
     tolerances: dict[str, str] = Field(description="What is asked of a candidate's boxes, by precision.")
     not_tried: list[str] = Field(description="What would have been a candidate, and why it was none.")
