@@ -46,7 +46,9 @@ _BODY = {
     response_model=BatchAnswer,
     responses={
         200: {"description": "A result for each image.", "content": {_JSON: {"example": EXAMPLE}}},
-        **problems.document_problems(*IMAGE_PROBLEMS, problems.TOO_MANY_IMAGES, problems.NOT_ACCEPTABLE),
+        **problems.document_problems(
+            *IMAGE_PROBLEMS, problems.INVALID_PARAMETER, problems.TOO_MANY_IMAGES, problems.NOT_ACCEPTABLE
+        ),
     },
     openapi_extra={"requestBody": _BODY},
     dependencies=[KNOWN_PARAMETERS],

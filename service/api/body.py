@@ -130,11 +130,8 @@ async def read_image_files(
         ClientDisconnect: the client left before the body was complete.
     """
     _media_type(request, MULTIPART)
-    detail = f"The body of a batch may have {max_bytes} bytes at most."
-    too_large = RequestRefused(UPLOAD_TOO_LARGE, detail, limit=max_bytes)
-    detail = f"A batch may have {max_images} images at most."
-    too_many = RequestRefused(TOO_MANY_IMAGES, detail, field=BATCH_FIELDS[0], limit=max_images)
-    async with _arriving(request, share, max_bytes, too_large, deadline) as chunks:
+    too_many = too_many_images(max_images)
+    async with _arriving(request, share, max_bytes, batch_too_large(max_bytes), deadline) as chunks:
         # One more part than allowed, so that a field there is not is named rather than counted.
         form = await parse_form(FormReader(request.headers, chunks, max_images + 1, too_many))
     uploads = files_of(form, BATCH_FIELDS)
@@ -148,6 +145,17 @@ async def read_image_files(
 def file_too_large(max_bytes: int) -> RequestRefused:
     """The refusal of an image file of more than ``max_bytes``."""
     return RequestRefused(UPLOAD_TOO_LARGE, f"An image file may have {max_bytes} bytes at most.", limit=max_bytes)
+
+
+def batch_too_large(max_bytes: int) -> RequestRefused:
+    """The refusal of a batch whose body has more than ``max_bytes``."""
+    return RequestRefused(UPLOAD_TOO_LARGE, f"The body of a batch may have {max_bytes} bytes at most.", limit=max_bytes)
+
+
+def too_many_images(most: int) -> RequestRefused:
+    """The refusal of a batch of more images."""
+    detail = f"A batch may have {most} images at most."
+    return RequestRefused(TOO_MANY_IMAGES, detail, field=BATCH_FIELDS[0], limit=most)
 
 
 def _media_type(request: Request, accepted: str) -> str:

@@ -28,7 +28,7 @@ _JSON, _JPEG, _PNG = "application/json", "image/jpeg", "image/png"
 _PICTURE_FORMATS: dict[str, Literal["jpeg", "png"]] = {_JPEG: "jpeg", _PNG: "png"}
 router = APIRouter(tags=["detection"])
 
-_PROBLEMS = problems.document_problems(*IMAGE_PROBLEMS, problems.NOT_ACCEPTABLE)
+_PROBLEMS = problems.document_problems(*IMAGE_PROBLEMS, problems.INVALID_PARAMETER, problems.NOT_ACCEPTABLE)
 
 
 @router.post(

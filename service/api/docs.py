@@ -8,6 +8,7 @@ from fastapi.responses import FileResponse
 
 from service.api.examples import add_examples
 from service.api.page import WEB
+from service.api.problem_examples import add_problem_examples
 from service.api.problems import Problem
 
 router = APIRouter(include_in_schema=False)
@@ -37,6 +38,7 @@ def install_openapi(app: FastAPI) -> None:
             for unused in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(unused, None)
             add_examples(document)
+            add_problem_examples(document, app.state.settings)
             app.openapi_schema = document
         return app.openapi_schema
 

@@ -59,7 +59,7 @@ def get_drift(service: ServiceDep) -> Response:
     "/image",
     summary="How far one image lies from training",
     response_model=ImageDrift,
-    responses=problems.document_problems(*IMAGE_PROBLEMS),
+    responses=problems.document_problems(*IMAGE_PROBLEMS, problems.INVALID_PARAMETER),
     openapi_extra={"requestBody": IMAGE_BODY},
     dependencies=[Depends(KnownQuery("channels"))],
 )

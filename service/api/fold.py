@@ -73,7 +73,7 @@ def get_fold(
     "/check",
     summary="Both graphs on your own image",
     response_model=FoldCheckAnswer,
-    responses=problems.document_problems(*IMAGE_PROBLEMS),
+    responses=problems.document_problems(*IMAGE_PROBLEMS, problems.INVALID_PARAMETER),
     openapi_extra={"requestBody": IMAGE_BODY},
     dependencies=[Depends(KnownQuery("conf"))],
 )

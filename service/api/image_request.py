@@ -49,7 +49,7 @@ IMAGE_BODY = {
         },
     },
 }
-#: Every way a request with an image can fail.
+#: Every way a request with an image can fail, whatever parameters it takes.
 IMAGE_PROBLEMS = (
     problems.EMPTY_BODY,
     problems.MALFORMED_BODY,
@@ -59,7 +59,6 @@ IMAGE_PROBLEMS = (
     problems.UNSUPPORTED_MEDIA_TYPE,
     problems.UNSUPPORTED_IMAGE,
     problems.BROKEN_IMAGE,
-    problems.INVALID_PARAMETER,
     problems.UNKNOWN_PARAMETER,
     problems.INFERENCE_FAILED,
     problems.OVERLOADED,

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from service import errors
+from service.api.parameters import complain, complain_of_absence, declared_parameter, schema_of
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -28,8 +29,9 @@ class Problem(BaseModel):
     detail: str = Field(description="What went wrong this time, and what to do about it.")
     instance: str = Field(description="Path of the request.", examples=["/detect"])
     field: str | None = Field(None, description="The parameter or form field at fault, where there is one.")
-    limit: int | None = Field(None, description="The limit that was exceeded, where there is one.")
+    limit: float | None = Field(None, description="The limit that was exceeded, where there is one.")
     retry_after: int | None = Field(None, description="Seconds after which to try again, where that helps.")
+    near: list[str] | None = Field(None, description="Names like the one that does not exist, the most alike first.")
 
 
 class Kind(NamedTuple):
@@ -69,7 +71,8 @@ OVERLOADED = Kind(503, "overloaded", "The service is at its limit")
 NOT_READY = Kind(503, "not-ready", "The service cannot detect now")
 DEADLINE_EXCEEDED = Kind(504, "deadline-exceeded", "The request took too long")
 
-_DEFECT = "This is a defect; the traceback is in the service's log."
+DEFECT = "This is a defect; the traceback is in the service's log."
+REASON_LOGGED = "The reason is in the service's log."
 
 _OTHER_STATUS = Kind(0, "http-error", "The request was refused")
 _STATUS_KINDS = {404: NOT_FOUND, 405: METHOD_NOT_ALLOWED}
@@ -128,7 +131,7 @@ def describe_failure(request: Request, error: Exception) -> dict[str, Any]:
         return _problem(error.kind, error.detail, request.url.path, **error.members)
     if not isinstance(error, errors.YolofoldError):
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return _problem(INTERNAL_ERROR, _DEFECT, request.url.path)
+        return _problem(INTERNAL_ERROR, DEFECT, request.url.path)
     kind, detail, members = _explain(request, error)
     return _problem(kind, detail, request.url.path, **members)
 
@@ -154,7 +157,7 @@ def install_problem_handlers(app: FastAPI) -> None:
 
 
 def document_problems(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI ``responses`` of a route that can answer these kinds and ``internal-error``."""
+    """OpenAPI ``responses`` of a route that can answer these kinds and ``internal-error``, their examples begun."""
     by_status: dict[int | str, list[Kind]] = {}
     for kind in (*kinds, INTERNAL_ERROR):
         by_status.setdefault(kind.status, []).append(kind)
@@ -162,6 +165,7 @@ def document_problems(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
 
 
 def _document(kinds: list[Kind]) -> dict[str, Any]:
+    # The examples lack what depends on the operation; ``add_problem_examples`` completes them.
     examples = {
         kind.slug: {
             "summary": kind.title,
@@ -197,7 +201,7 @@ def _explain(request: Request, error: errors.YolofoldError) -> tuple[Kind, str, 
     if kind.status >= 500 and kind not in (OVERLOADED, DEADLINE_EXCEEDED):
         # Its text may name paths of this machine: the log gets it, the client does not.
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return kind, "The reason is in the service's log.", {}
+        return kind, REASON_LOGGED, {}
     return kind, str(error), dict(_members(request, error))
 
 
@@ -214,8 +218,13 @@ def _members(request: Request, error: errors.YolofoldError) -> Iterator[tuple[st
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    name = str(first["loc"][1] if len(first["loc"]) > 1 else first["loc"][0])
-    return problem_response(request, INVALID_PARAMETER, f"{name}: {first['msg']}.", field=name)
+    name = first["loc"][1]  # behind "query": there are no other parameters
+    parameter = declared_parameter(request.scope["route"], name)
+    if first["type"] == "missing":
+        complaint = complain_of_absence(name, parameter.description)
+    else:
+        complaint = complain(name, schema_of(parameter), first["input"])
+    return problem_response(request, INVALID_PARAMETER, complaint.detail, **complaint.members(name))
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -232,4 +241,4 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 async def _on_defect(request: Request, error: Exception) -> Response:
     # The server logs the traceback itself once this answer is sent, and closes the connection: a client that is not
     # told would send its next request into a closed one.
-    return problem_response(request, INTERNAL_ERROR, _DEFECT, {"Connection": "close"})
+    return problem_response(request, INTERNAL_ERROR, DEFECT, {"Connection": "close"})

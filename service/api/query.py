@@ -22,16 +22,25 @@ class KnownQuery:
         """Raises RequestRefused for the first parameter at fault."""
         for name in request.query_params:
             if name not in self._names:
-                raise RequestRefused(UNKNOWN_PARAMETER, self._unknown(name), field=name)
+                raise unknown_parameter(name, self._names)
         for name in self._single:
             if len(request.query_params.getlist(name)) > 1:
-                raise RequestRefused(INVALID_PARAMETER, f"{name} may be given once only.", field=name)
+                raise repeated_parameter(name)
 
-    def _unknown(self, name: str) -> str:
-        if not self._names:
-            return f"There is no query parameter {name!r}; this path takes none."
-        hint = f" Did you mean {near[0]!r}?" if (near := near_matches(name, self._names)) else ""
-        return f"There is no query parameter {name!r}.{hint} Known are: {', '.join(self._names)}."
+
+def unknown_parameter(name: str, known: Sequence[str]) -> RequestRefused:
+    """The refusal of a parameter that is not among those that are ``known``."""
+    if not known:
+        detail = f"There is no query parameter {name!r}; this path takes none."
+    else:
+        hint = f" Did you mean {near[0]!r}?" if (near := near_matches(name, known)) else ""
+        detail = f"There is no query parameter {name!r}.{hint} Known are: {', '.join(known)}."
+    return RequestRefused(UNKNOWN_PARAMETER, detail, field=name)
+
+
+def repeated_parameter(name: str) -> RequestRefused:
+    """The refusal of a parameter that was given more than once."""
+    return RequestRefused(INVALID_PARAMETER, f"{name} may be given once only.", field=name)
 
 
 def resolve_classes(given: Sequence[str], names: Sequence[str]) -> list[int]:
