@@ -8,10 +8,10 @@ from starlette.requests import ClientDisconnect
 from service.api import problems
 from service.api.answers import json_answer, negotiate
 from service.api.batch_run import BatchRun
-from service.api.batch_schemas import EXAMPLE, BatchAnswer
+from service.api.batch_schemas import BatchAnswer
 from service.api.body import BATCH_FIELDS, read_image_files
 from service.api.form import MULTIPART
-from service.api.image_request import CLIENT_LEFT, IMAGE_PROBLEMS, until_client_leaves
+from service.api.image_request import CLIENT_LEFT, UPLOAD_PROBLEMS, until_client_leaves
 from service.api.selection import KNOWN_PARAMETERS, SelectionDep
 from service.api.state import ServiceDep
 from service.inference.headers import ACCEPTED
@@ -44,12 +44,10 @@ _BODY = {
     "/detect/batch",
     summary="Detect objects in several images",
     response_model=BatchAnswer,
-    responses={
-        200: {"description": "A result for each image.", "content": {_JSON: {"example": EXAMPLE}}},
-        **problems.document_problems(
-            *IMAGE_PROBLEMS, problems.INVALID_PARAMETER, problems.TOO_MANY_IMAGES, problems.NOT_ACCEPTABLE
-        ),
-    },
+    response_description="A result for each image.",
+    responses=problems.document_problems(
+        *UPLOAD_PROBLEMS, problems.INVALID_PARAMETER, problems.TOO_MANY_IMAGES, problems.NOT_ACCEPTABLE
+    ),
     openapi_extra={"requestBody": _BODY},
     dependencies=[KNOWN_PARAMETERS],
 )

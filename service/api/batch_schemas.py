@@ -1,7 +1,5 @@
 """The shape of a batch's answer."""
 
-from typing import Any
-
 from pydantic import BaseModel, Field
 
 from service.api.problems import Problem
@@ -47,36 +45,3 @@ class BatchAnswer(BaseModel):
     )
     totals: BatchTotals = Field(description="Counts over all pictures.")
     timing_ms: BatchTimingMs = Field(description="Where the time went.")
-
-
-#: A whole answer: a picture with an object, and a file that is cut off.
-EXAMPLE: dict[str, Any] = {
-    "results": [
-        {
-            "index": 0,
-            "file": "parcel.jpg",
-            "model": {"name": "yolo26n-codes", "version": "4b8c363195ed", "task": "detect"},
-            "image": {"width": 1280, "height": 960},
-            "detections": [
-                {
-                    "name": "pdf417",
-                    "class": 3,
-                    "confidence": 0.95215,
-                    "box": {"x1": 485.33, "y1": 318.619, "x2": 942.18, "y2": 466.066},
-                }
-            ],
-            "timing_ms": {"decode": 5.65, "queue": 0.082, "inference": 63.967, "postprocess": 0.184, "total": 70.154},
-        },
-        {
-            "index": 1,
-            "file": "half.jpg",
-            "type": "urn:yolofold:broken-image",
-            "title": "The image is truncated or damaged",
-            "status": 422,
-            "detail": "The JPEG file ends too early; it looks truncated.",
-            "instance": "/detect/batch",
-        },
-    ],
-    "totals": {"images": 2, "failed": 1, "detections": 1},
-    "timing_ms": {"decode": 5.65, "queue": 0.082, "inference": 63.967, "postprocess": 0.184, "total": 70.854},
-}

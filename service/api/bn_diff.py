@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 @router.get(
     "/bn-diff",
     summary="BatchNorm against another bundle",
+    response_description="Conclusions in words, then the layers.",
     response_model=BatchNormDiff,
     responses=problems.document_problems(
         problems.BUNDLE_NOT_FOUND,

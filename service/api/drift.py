@@ -41,6 +41,7 @@ MAX_CHANNELS = 100
 @router.get(
     "",
     summary="Drift of live pictures",
+    response_description="Whether the pictures have changed, since when and in what.",
     response_model=DriftAnswer,
     responses=problems.document_problems(problems.UNKNOWN_PARAMETER, problems.NOT_READY),
     dependencies=[Depends(KnownQuery())],
@@ -58,6 +59,7 @@ def get_drift(service: ServiceDep) -> Response:
 @router.post(
     "/image",
     summary="How far one image lies from training",
+    response_description="The distances of this picture.",
     response_model=ImageDrift,
     responses=problems.document_problems(*IMAGE_PROBLEMS, problems.INVALID_PARAMETER),
     openapi_extra={"requestBody": IMAGE_BODY},

@@ -44,6 +44,7 @@ router = APIRouter(prefix="/model/fold", tags=["model"])
 @router.get(
     "",
     summary="The fold certificate",
+    response_description="What was proved when the bundle was made, and what was checked when the service started.",
     response_model=FoldAnswer,
     responses=problems.document_problems(
         problems.LAYER_NOT_FOUND, problems.INVALID_PARAMETER, problems.UNKNOWN_PARAMETER, problems.NOT_READY
@@ -72,6 +73,7 @@ def get_fold(
 @router.post(
     "/check",
     summary="Both graphs on your own image",
+    response_description="Both answers, and whether they are the same but for rounding.",
     response_model=FoldCheckAnswer,
     responses=problems.document_problems(*IMAGE_PROBLEMS, problems.INVALID_PARAMETER),
     openapi_extra={"requestBody": IMAGE_BODY},

@@ -11,7 +11,13 @@ from service.api.state import ServiceDep
 router = APIRouter(tags=["health"])
 
 
-@router.get("/healthz", summary="Is the process alive?", response_model=Health, responses=problems.document_problems())
+@router.get(
+    "/healthz",
+    summary="Is the process alive?",
+    response_model=Health,
+    response_description="It is.",
+    responses=problems.document_problems(),
+)
 async def get_health() -> Response:
     """Answers as long as the event loop turns; says nothing about the network."""
     return json_answer(Health(status="alive"))
@@ -20,6 +26,7 @@ async def get_health() -> Response:
 @router.get(
     "/readyz",
     summary="Can it detect?",
+    response_description="It can.",
     response_model=Health,
     responses=problems.document_problems(problems.NOT_READY),
 )

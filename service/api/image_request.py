@@ -49,22 +49,21 @@ IMAGE_BODY = {
         },
     },
 }
-#: Every way a request with an image can fail, whatever parameters it takes.
-IMAGE_PROBLEMS = (
+#: Every way a request that uploads images can fail, whatever its images and parameters are.
+UPLOAD_PROBLEMS = (
     problems.EMPTY_BODY,
     problems.MALFORMED_BODY,
     problems.BODY_TIMEOUT,
     problems.UPLOAD_TOO_LARGE,
-    problems.IMAGE_TOO_LARGE,
     problems.UNSUPPORTED_MEDIA_TYPE,
-    problems.UNSUPPORTED_IMAGE,
-    problems.BROKEN_IMAGE,
     problems.UNKNOWN_PARAMETER,
     problems.INFERENCE_FAILED,
     problems.OVERLOADED,
     problems.NOT_READY,
     problems.DEADLINE_EXCEEDED,
 )
+#: Every way a request with one image can fail.
+IMAGE_PROBLEMS = (*UPLOAD_PROBLEMS, problems.IMAGE_TOO_LARGE, problems.UNSUPPORTED_IMAGE, problems.BROKEN_IMAGE)
 
 
 async def run_on_upload(

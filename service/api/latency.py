@@ -23,6 +23,7 @@ MAX_ROUNDS, MAX_BATCH = 300, 8
 @router.get(
     "/latency",
     summary="Latency gain from folding: progress and results",
+    response_description="What was measured, here and while the bundle was made.",
     response_model=LatencyAnswer,
     responses=problems.document_problems(problems.UNKNOWN_PARAMETER, problems.NOT_READY),
     dependencies=[Depends(KnownQuery())],
@@ -38,13 +39,19 @@ async def get_latency(service: ServiceDep) -> Response:
     status_code=202,
     summary="Measure the latency gain on this machine",
     response_model=LatencyAnswer,
-    responses=problems.document_problems(
-        problems.MEASUREMENT_RUNNING,
-        problems.INVALID_PARAMETER,
-        problems.UNKNOWN_PARAMETER,
-        problems.OVERLOADED,
-        problems.NOT_READY,
-    ),
+    responses={
+        202: {
+            "description": "The measurement has been started.",
+            "headers": {"Location": {"description": "Where it can be watched.", "schema": {"type": "string"}}},
+        },
+        **problems.document_problems(
+            problems.MEASUREMENT_RUNNING,
+            problems.INVALID_PARAMETER,
+            problems.UNKNOWN_PARAMETER,
+            problems.OVERLOADED,
+            problems.NOT_READY,
+        ),
+    },
     dependencies=[Depends(KnownQuery("rounds", repeatable=("batch",)))],
 )
 async def start_latency(
@@ -69,6 +76,7 @@ async def start_latency(
 @router.delete(
     "/latency",
     summary="End the running measurement",
+    response_description="It will end after the round it is in.",
     response_model=LatencyAnswer,
     responses=problems.document_problems(problems.NO_MEASUREMENT, problems.UNKNOWN_PARAMETER, problems.NOT_READY),
     dependencies=[Depends(KnownQuery())],

@@ -32,6 +32,7 @@ _BODY = IMAGE_BODY | {
 @router.post(
     "/lint",
     summary="What is wrong with the preprocessing?",
+    response_description="The faults found, and how surely.",
     response_model=LintAnswer,
     responses=problems.document_problems(*IMAGE_PROBLEMS, problems.BROKEN_TENSOR),
     openapi_extra={"requestBody": _BODY},

@@ -17,7 +17,13 @@ router = APIRouter(prefix="/model", tags=["model"], dependencies=[Depends(KnownQ
 _PROBLEMS = problems.document_problems(problems.UNKNOWN_PARAMETER, problems.NOT_READY)
 
 
-@router.get("", summary="The model being served", response_model=ModelAnswer, responses=_PROBLEMS)
+@router.get(
+    "",
+    summary="The model being served",
+    response_model=ModelAnswer,
+    response_description="The model, its origin and what runs it.",
+    responses=_PROBLEMS,
+)
 async def get_model(service: ServiceDep) -> Response:
     """Its classes, input and head, where its weights came from, what folding did and what runs it.
 
@@ -27,7 +33,13 @@ async def get_model(service: ServiceDep) -> Response:
     return json_answer(_model_answer(service))
 
 
-@router.get("/layers", summary="Every convolution and its BatchNorm", response_model=LayerTree, responses=_PROBLEMS)
+@router.get(
+    "/layers",
+    summary="Every convolution and its BatchNorm",
+    response_model=LayerTree,
+    response_description="The blocks of the network, in the order of execution.",
+    responses=_PROBLEMS,
+)
 async def get_layers(service: ServiceDep) -> Response:
     """The network before folding: which BatchNorm stood behind which convolution."""
     return json_answer(service.bundle.layers)

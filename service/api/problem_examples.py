@@ -123,7 +123,7 @@ def _not_now(slug: str, operation: _Operation) -> _Said:
 
 
 def _layer_not_found() -> _Said:
-    error = LayerNotFound("model.0", ["model.0.bn", "model.10.m.0.ffn.0.bn", "model.10.m.0.ffn.1.bn"])
+    error = LayerNotFound("model.2.cv1", ["model.2.cv1.bn", "model.22.cv1.bn", "model.23.cv2.0.0.bn"])
     return _Said(str(error), {"field": "layer", "near": error.near})
 
 

@@ -74,6 +74,17 @@ DEADLINE_EXCEEDED = Kind(504, "deadline-exceeded", "The request took too long")
 DEFECT = "This is a defect; the traceback is in the service's log."
 REASON_LOGGED = "The reason is in the service's log."
 
+#: Of answers with these statuses, as OpenAPI describes headers.
+_HEADERS: dict[int, dict[str, Any]] = {
+    415: {
+        "Accept-Post": {
+            "description": "The media types that the path takes, where the Content-Type was not one of them.",
+            "schema": {"type": "string"},
+        }
+    },
+    503: {"Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer"}}},
+}
+
 _OTHER_STATUS = Kind(0, "http-error", "The request was refused")
 _STATUS_KINDS = {404: NOT_FOUND, 405: METHOD_NOT_ALLOWED}
 
@@ -178,10 +189,8 @@ def _document(kinds: list[Kind]) -> dict[str, Any]:
         "description": "; ".join(f"{kind.title} (`{kind.slug}`)" for kind in kinds) + ".",
         "content": {MEDIA_TYPE: {"schema": schema, "examples": examples}},
     }
-    if kinds[0].status == 503:
-        response["headers"] = {
-            "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer"}}
-        }
+    if kinds[0].status in _HEADERS:
+        response["headers"] = _HEADERS[kinds[0].status]
     return response
 
 
