@@ -176,8 +176,11 @@ def test_the_documented_example_has_the_shape_of_a_real_answer(server: Serving, 
     (picture,) = (path.read_bytes() for path in samples if path.name == EXAMPLE["results"][0]["file"])
     given = post(server, [picture, picture[: len(picture) // 2]]).json()
     assert shape(given | {"results": []}) == shape(EXAMPLE | {"results": []})
-    given["results"][0]["detections"] = given["results"][0]["detections"][:1]
-    assert [shape(result) for result in given["results"]] == [shape(result) for result in EXAMPLE["results"]]
+    found, shown = given["results"][0], EXAMPLE["results"][0]
+    # How many there are depends on the weights.
+    assert shape(found | {"detections": found["detections"][:1]}) == shape(
+        shown | {"detections": shown["detections"][:1]}
+    )
     assert given["results"][1] == EXAMPLE["results"][1] | {"file": "1.jpg"}
 
 
