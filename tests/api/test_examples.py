@@ -70,7 +70,8 @@ def faults(value: Any, schema: dict[str, Any], openapi: dict[str, Any], where: s
         found = [faults(value, option, openapi, where) for option in schema["anyOf"]]
         return [] if [] in found else min(found, key=len)
     if "enum" in schema or "const" in schema:
-        return [] if value in schema.get("enum", [schema.get("const")]) else [f"{where} is {value!r}"]
+        allowed = [(type(option), option) for option in schema.get("enum", [schema.get("const")])]
+        return [] if (type(value), value) in allowed else [f"{where} is {value!r}"]
     return _faults_of_type(value, schema, openapi, where)
 
 
