@@ -5,9 +5,7 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib.util import find_spec
 
-import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
 
 from service.bundle.store import Bundle, load_bundle
 from service.errors import fault_in_words
@@ -25,8 +23,10 @@ from service.tuning.selection import choose
 from service.tuning.tolerance import Reference
 from service.tuning.trial import Budget, Entry, Trial
 
-#: Share of the budget for the reference's own answers. A slow network is compared on fewer pictures, but on these.
-_REFERENCE_SHARE, _LEAST_PICTURES = 0.15, 3
+#: A heavy network is compared on fewer pictures: as many as this many multiply-accumulates answer, three at least. A
+#: YOLO26n and a YOLO26s at 640 px take 3 and 11 thousand million for a picture, so all twelve. Time must not decide it:
+#: on fewer pictures other boxes are compared, and a busy machine would come to another verdict than an idle one.
+_REFERENCE_MACS, _LEAST_PICTURES = 150e9, 3
 
 
 def measure(order: Order) -> EngineChoice:
@@ -41,8 +41,8 @@ def measure(order: Order) -> EngineChoice:
     installed = find_installed()
     listing = list_candidates(order.settings, installed, cores)
     plain = OnnxRuntimeEngine(bundle.deployed_graph, "cpu", cores)
-    pictures, answers = _answer_in_time(plain, comparison_pictures(bundle), budget)
-    reference = Reference(bundle, answers)
+    pictures = comparison_pictures(bundle)[: pictures_compared(bundle.health.network.macs)]
+    reference = Reference(bundle, [plain.run(picture[None])[0] for picture in pictures])
     # Handed over, so that it is given back when it is out of the race, or at once where it is no candidate.
     entries = _entries(listing, bundle, order.settings, cores, [plain])
     del plain
@@ -65,6 +65,11 @@ def measure(order: Order) -> EngineChoice:
         not_tried=listing.not_tried,
         candidates=results,
     )
+
+
+def pictures_compared(macs: int) -> int:
+    """How many of the pictures a network of so many multiply-accumulates for each is compared on."""
+    return max(_LEAST_PICTURES, int(_REFERENCE_MACS / max(macs, 1)))
 
 
 def find_installed() -> Installed:
@@ -100,14 +105,3 @@ def _entries(
 
 def _is_plain(candidate: Candidate, cores: int) -> bool:
     return candidate.kind == ("onnxruntime", "cpu", "fp32") and candidate.threads == cores
-
-
-def _answer_in_time(
-    engine: InferenceEngine, pictures: list[NDArray[np.uint8]], budget: Budget
-) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.float32]]]:
-    answers: list[NDArray[np.float32]] = []
-    for picture in pictures:
-        if len(answers) >= _LEAST_PICTURES and budget.spent > _REFERENCE_SHARE:
-            break
-        answers.append(engine.run(picture[None])[0])
-    return pictures[: len(answers)], answers
