@@ -39,6 +39,27 @@ def test_rounding_across_the_threshold_is_neither_missing_nor_extra() -> None:
     assert match_detections(above, below).complete and match_detections(below, above).complete
 
 
+@pytest.mark.parametrize("box", [[60, 40, 20, 90], [30, 30, 30, 30], [10, 50, 300, 50.4]])
+def test_a_box_without_extent_is_repeated_where_it_is(box: list[float]) -> None:
+    """Inverted, a point and thinner than a pixel: no overlap tells that such a box is the same."""
+    row, rounded, elsewhere = (np.array([[*box, 0.9, 0]], np.float32) for _ in range(3))
+    rounded[0, 1] += 0.05
+    elsewhere[0, 1] += 2
+    rest = np.zeros((2, 6), np.float32)
+    row, rounded, elsewhere = (np.concatenate((one, rest)) for one in (row, rounded, elsewhere))
+    assert match_detections(row, rounded).complete and match_suppressed(row, rounded, NMS_IOU).complete
+    match = match_detections(row, elsewhere)
+    assert (match.matched, match.extra) == (0, 1)
+    assert match_suppressed(row, elsewhere, NMS_IOU).extra == 1
+
+
+def test_rounding_decides_the_last_rows_of_a_full_output() -> None:
+    boxes = [[50 * i, 0, 50 * i + 40, 40, confidence, 0] for i, confidence in enumerate((0.9, 0.8, 0.7, 0.6997))]
+    rows = np.array(boxes, np.float32)
+    assert match_detections(rows[[0, 1, 2]], rows[[0, 1, 3]]).complete
+    assert not match_detections(rows[[0, 1, 2]], rows[[0, 3, 2]]).complete  # one well above the last is gone
+
+
 def test_overlap_against_hand_reckoned_figures() -> None:
     boxes = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30], [3, 3, 3, 3]], np.float32)
     np.testing.assert_allclose(iou(boxes[0], boxes), [1, 50 / 150, 0, 0])
