@@ -87,9 +87,7 @@ def prepare_with_command(weights: str, imgsz: int, bundle_dir: Path) -> None:
 @pytest.fixture(scope="session")
 def bundle_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle folder in which the embedded checkpoint has been prepared by the command itself."""
-    return made_once(
-        tmp_path_factory, "bundles", lambda root: prepare_with_command("embedded", IMGSZ, root)
-    )
+    return made_once(tmp_path_factory, "bundles", lambda root: prepare_with_command("embedded", IMGSZ, root))
 
 
 @pytest.fixture(scope="session")
