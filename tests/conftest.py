@@ -78,7 +78,8 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     return folder
 
 
-def _prepare(weights: str, imgsz: int, bundle_dir: Path) -> None:
+def prepare_with_command(weights: str, imgsz: int, bundle_dir: Path) -> None:
+    """Prepare a checkpoint as a user would, its latency measured as briefly as can be asked for."""
     environ = clean_environ(weights=weights, imgsz=str(imgsz), bundle_dir=str(bundle_dir))
     subprocess.run(command("prepare", "--latency-rounds", "12"), cwd=ROOT, env=environ, check=True, timeout=600)
 
@@ -86,7 +87,7 @@ def _prepare(weights: str, imgsz: int, bundle_dir: Path) -> None:
 @pytest.fixture(scope="session")
 def bundle_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle folder in which the embedded checkpoint has been prepared by the command itself."""
-    return made_once(tmp_path_factory, "bundles", lambda root: _prepare("embedded", IMGSZ, root))
+    return made_once(tmp_path_factory, "bundles", lambda root: prepare_with_command("embedded", IMGSZ, root))
 
 
 @pytest.fixture(scope="session")
@@ -116,7 +117,7 @@ def _prepare_faulty(root: Path) -> None:
 
     network = calibrated_network("yolo26n.yaml")
     plant_faults(network)
-    _prepare(str(save_checkpoint(network, root / "faulty.pt")), 128, root / "bundles")
+    prepare_with_command(str(save_checkpoint(network, root / "faulty.pt")), 128, root / "bundles")
 
 
 @pytest.fixture(scope="session")

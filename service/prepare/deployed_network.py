@@ -18,7 +18,7 @@ NMS_IOU = 0.7
 #: One-to-many heads answer everywhere; below this a box is noise, and suppressing noise costs time.
 NMS_MIN_CONFIDENCE = 0.001
 # Moves the boxes of each class apart so that one suppression pass never compares two classes.
-_CLASS_OFFSET_PX = 7680.0
+CLASS_OFFSET_PX = 7680.0
 
 
 def head_spec(head: HeadKind) -> HeadSpec:
@@ -66,7 +66,9 @@ class DeployedNetwork(nn.Module):
 def match_rows(network: DeployedNetwork, expected: torch.Tensor, found: NDArray[np.float32]) -> DetectionMatch:
     """Judge final rows (300, 6) by what the reference's head proposed for the same picture, (1, anchors, 6)."""
     rows = expected[0].numpy()
-    return match_detections(rows, found) if network.head == "one2one" else match_suppressed(rows, found, NMS_IOU)
+    if network.head == "one2one":
+        return match_detections(rows, found)
+    return match_suppressed(rows, found, NMS_IOU, CLASS_OFFSET_PX)
 
 
 def best_class(predictions: torch.Tensor) -> torch.Tensor:
@@ -79,7 +81,7 @@ def best_class(predictions: torch.Tensor) -> torch.Tensor:
 
 def suppress(rows: torch.Tensor) -> torch.Tensor:
     """Class-wise greedy non-maximum suppression of rows (B, anchors, 6), to (B, 300, 6)."""
-    boxes = rows[..., :4] + rows[..., 5:] * _CLASS_OFFSET_PX
+    boxes = rows[..., :4] + rows[..., 5:] * CLASS_OFFSET_PX
     selected = _SelectBoxes.apply(boxes, rows[..., 4].unsqueeze(1))
     image, anchor = selected[:, 0], selected[:, 2]
     kept = rows[image, anchor]
