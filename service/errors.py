@@ -136,7 +136,11 @@ class BrokenImage(ImageError):
 
 
 class ImageTooLarge(ImageError):
-    """The picture has more pixels than the limit. Decided from its header, before decoding."""
+    """The picture has more pixels than ``limit``, that of its kind. Decided from its header, before decoding."""
+
+    def __init__(self, message: str, limit: int) -> None:
+        super().__init__(message)
+        self.limit = limit
 
 
 class BrokenTensor(ImageError):

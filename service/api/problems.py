@@ -218,7 +218,7 @@ def _members(request: Request, error: errors.YolofoldError) -> Iterator[tuple[st
     if isinstance(error, errors.Overloaded):
         yield "retry_after", error.retry_after_s
     elif isinstance(error, errors.ImageTooLarge):
-        yield "limit", request.app.state.settings.max_pixels
+        yield "limit", error.limit
     elif isinstance(error, errors.LayerNotFound):
         yield "field", "layer"
         yield "near", error.near

@@ -1,7 +1,8 @@
 """The whole path from an image file to detections, with the time each step took."""
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +15,7 @@ from service.inference.detections import Detections, select_detections
 from service.inference.draw import draw_detections, encode_picture
 from service.inference.engine import InferenceEngine
 from service.inference.headers import ImageHeader
-from service.inference.images import decode_pixels, decoding_bytes, inspect_image
+from service.inference.images import decode_pixels, inspect_image, require_memory
 from service.inference.reduced_decode import NOT_REDUCED, choose_reduction
 from service.preprocessing.letterbox import Letterbox, letterbox, plan_letterbox
 
@@ -59,11 +60,11 @@ class Selection:
     classes: Collection[int] | None = None
 
 
-#: Memory of all pictures being decoded at once. A JPEG photograph of 12 megapixels takes 73 MB, one of 8 megapixels
-#: half of this. Twice as much let two of 12 through and gained nothing: decoding one takes less time than running the
-#: network, which fills the cores anyway. The process holds 165 MB when it starts; four clients sending 12-megapixel
-#: JPEGs to two workers drove it to 300 MB at this budget.
+#: Memory of all pictures being decoded at once: two JPEG photographs of 12 megapixels take 72 MB. Two instead of one
+#: gained nothing: decoding takes less time than running the network, which fills the cores anyway.
 DECODE_BUDGET_BYTES = 100_000_000
+#: Bytes of a pixel of most files while they are decoded: three colours. The limit in pixels is about these.
+_PLAIN_BYTES = 3
 
 
 @dataclass(frozen=True)
@@ -88,18 +89,22 @@ class Detector:
         decode_bytes: int = DECODE_BUDGET_BYTES,
         reduced: bool = False,
         observe: Callable[[Letterbox, NDArray[np.uint8]], None] | None = None,
+        make_room: Callable[[], None] | None = None,
     ) -> None:
         """Serve ``bundle`` with ``engine``.
 
         Args:
-            max_pixels: pictures of more pixels are refused.
+            max_pixels: pictures of more pixels are refused. So are those that take more memory to decode than so many
+                pixels in 8-bit colour and more than ``decode_bytes``.
             decode_bytes: memory of all pictures being decoded at once; one that needs more by itself is decoded alone.
             reduced: decode large JPEGs smaller (``choose_reduction``); what is answered stays in pixels of the picture.
             observe: shown each letterboxed picture (S, S, 3) that was looked at; it must return at once.
+            make_room: called before a picture is decoded alone.
         """
         self._model = bundle.manifest.model
         self._engine, self._max_pixels, self._reduced = engine, max_pixels, reduced
-        self._budget, self._observe = DecodeBudget(decode_bytes), observe
+        self._shared_bytes, self._most_bytes = decode_bytes, max(max_pixels * _PLAIN_BYTES, decode_bytes)
+        self._budget, self._observe, self._make_room = DecodeBudget(decode_bytes), observe, make_room
 
     def detect(self, data: bytes, selection: Selection) -> DetectionResult:
         """Find objects in one image file.
@@ -131,10 +136,12 @@ class Detector:
         if self._reduction(header) != NOT_REDUCED:
             # The network must see what it sees without drawing, or the boxes drawn would not be those answered.
             result = self._find(self._fit_file(data), selection)
-            with self._budget.hold(decoding_bytes(header)):
-                return self._draw(decode_pixels(data, header), result, picture_format)
-        with self._budget.hold(decoding_bytes(header)) as waited_s:
+            with self._admitted(header, in_c_order=True):
+                image = np.ascontiguousarray(decode_pixels(data, header))
+                return self._draw(image, result, picture_format)
+        with self._admitted(header, in_c_order=True) as waited_s:
             image, fitted = self._fit(data, header, NOT_REDUCED, asked, waited_s)
+            image = np.ascontiguousarray(image)
             return self._draw(image, self._find(fitted, selection), picture_format)
 
     def _draw(
@@ -150,9 +157,20 @@ class Detector:
         asked = time.perf_counter()
         header = inspect_image(data, max_pixels=self._max_pixels)
         reduction = self._reduction(header)
-        with self._budget.hold(decoding_bytes(header, reduction)) as waited_s:
+        with self._admitted(header, reduction) as waited_s:
             # Once it lies in the square, the picture itself is not needed any more.
             return self._fit(data, header, reduction, asked, waited_s)[1]
+
+    @contextmanager
+    def _admitted(
+        self, header: ImageHeader, reduction: int = NOT_REDUCED, *, in_c_order: bool = False
+    ) -> Iterator[float]:
+        """Hold what decoding takes until the block ends; gives the seconds waited for it."""
+        needed = require_memory(header, self._most_bytes, reduction, in_c_order=in_c_order)
+        with self._budget.hold(needed) as waited_s:
+            if needed > self._shared_bytes and self._make_room is not None:
+                self._make_room()
+            yield waited_s
 
     def _fit(
         self, data: bytes, header: ImageHeader, reduction: int, asked: float, waited_s: float

@@ -6,6 +6,8 @@ from numpy.typing import NDArray
 
 from service.errors import BrokenImage, ImageTooLarge
 from service.inference.headers import ImageHeader, read_header
+from service.inference.masked_bmp import decode_masked
+from service.inference.memory_file import named_file
 
 # OpenCV reports every damaged upload to stderr; the answer to its sender says the same.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -18,9 +20,6 @@ _REDUCED_FLAGS = {
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
-#: Bytes of the coefficients of one pixel, three of 16 bits: a progressive JPEG's are collected before any is decoded.
-_COEFFICIENT_BYTES = 6
-
 #: Pixels made opaque at once: their 16-bit intermediates take under a megabyte each, however large the picture is.
 _BAND_PIXELS = 1 << 16
 
@@ -42,7 +41,7 @@ def decode_image(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
         ImageTooLarge: more pixels than ``max_pixels``.
         BrokenImage: truncated or damaged.
     """
-    return decode_pixels(data, inspect_image(data, max_pixels=max_pixels))
+    return np.ascontiguousarray(decode_pixels(data, inspect_image(data, max_pixels=max_pixels)))
 
 
 def inspect_image(data: bytes, *, max_pixels: int) -> ImageHeader:
@@ -51,7 +50,8 @@ def inspect_image(data: bytes, *, max_pixels: int) -> ImageHeader:
     pixels = header.width * header.height
     if pixels > max_pixels:
         raise ImageTooLarge(
-            f"The picture has {header.width} x {header.height} = {pixels} pixels; the limit is {max_pixels}."
+            f"The picture has {header.width} x {header.height} = {pixels} pixels; the limit is {max_pixels}.",
+            max_pixels,
         )
     return header
 
@@ -63,41 +63,81 @@ def decode_pixels(data: bytes, header: ImageHeader, reduction: int = 1) -> NDArr
         header: what ``inspect_image`` found in the same bytes.
         reduction: what ``choose_reduction`` found: both sides are divided by it.
 
+    Returns:
+        (height, width, 3) uint8, BGR. Where EXIF turns the picture it is a view of it as stored, in another order than
+        C's: a copy of the whole would be as large again.
+
     Raises:
         BrokenImage: damaged.
     """
-    # Nested, so that no name keeps the pixels as stored while the upright copy is made.
-    return np.ascontiguousarray(
-        _turn_upright(_lay_on_white(_decode_stored(data, header, reduction), header), header.orientation)
-    )
+    return _turn_upright(_lay_on_white(_decode_stored(data, header, reduction), header), header.orientation)
 
 
-def decoding_bytes(header: ImageHeader, reduction: int = 1) -> int:
-    """Most memory that decoding a picture takes at once, with what is returned, both sides divided by ``reduction``.
+def decoding_bytes(header: ImageHeader, reduction: int = 1, *, in_c_order: bool = False) -> int:
+    """Most memory that ``decode_pixels`` takes at once, with what it returns, both sides divided by ``reduction``.
 
-    OpenCV decodes into an array of its own and copies it for Python, so the pixels as stored exist twice. That is no
-    less than these once and the answer, or the answer twice while it is turned. Multipass decoders measured at most
-    four times the pixels as stored.
+    Args:
+        in_c_order: what is returned is copied into C order afterwards, if it is in another.
     """
-    pixels = header.width * header.height
-    if reduction > 1:
-        collected = pixels * _COEFFICIENT_BYTES if header.is_multipass else 0
-        return collected + pixels // reduction**2 * 3 * 2
-    stored = (8 if header.is_deep else 4) if header.has_alpha else 3
-    return pixels * stored * (4 if header.is_multipass else 2)
+    stored = header.stored_bytes // reduction**2
+    copied = header.width * header.height // reduction**2 * 3 if in_c_order and header.orientation != 1 else 0
+    return stored + max(header.decoder_bytes, copied)
+
+
+def require_memory(header: ImageHeader, most_bytes: int, reduction: int = 1, *, in_c_order: bool = False) -> int:
+    """``decoding_bytes``, if they are no more than ``most_bytes``.
+
+    Raises:
+        ImageTooLarge: they are; the message names how many pixels a file of this kind may have.
+    """
+    needed = decoding_bytes(header, reduction, in_c_order=in_c_order)
+    if needed > most_bytes:
+        pixels = header.width * header.height
+        limit = pixels * most_bytes // needed
+        raise ImageTooLarge(
+            f"The picture has {header.width} x {header.height} = {pixels} pixels; decoding this kind of "
+            f"{header.format} takes {needed / pixels:.1f} bytes a pixel, and its limit is {limit} pixels.",
+            limit,
+        )
+    return needed
 
 
 def _decode_stored(data: bytes, header: ImageHeader, reduction: int) -> NDArray[np.uint8 | np.uint16]:
     """Pixels as stored: (H, W, 3) uint8 without alpha, else whatever layout the file has."""
+    image: NDArray[np.uint8 | np.uint16] | None
+    if header.masked_pixels is not None:
+        image = decode_masked(data, header.masked_pixels, header.width, header.height)
+    else:
+        image = _decode_by_opencv(data, header, reduction)
+    if image is None or image.shape[:2] != (header.height // reduction, header.width // reduction):
+        raise _damaged(header)
+    return image
+
+
+def _decode_by_opencv(data: bytes, header: ImageHeader, reduction: int) -> NDArray[np.uint8 | np.uint16] | None:
     coloured = _REDUCED_FLAGS[reduction] | cv2.IMREAD_IGNORE_ORIENTATION
     flags = cv2.IMREAD_UNCHANGED if header.has_alpha else coloured
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        return _first_frame(data, flags) if header.is_animated else _decode_once(data, flags)
     except cv2.error as error:
         raise _damaged(header) from error
-    if image is None or image.shape[:2] != (header.height // reduction, header.width // reduction):
-        raise _damaged(header)
-    return image  # type: ignore[return-value]
+
+
+def _decode_once(data: bytes, flags: int) -> NDArray[np.uint8 | np.uint16] | None:
+    """Decode into the array that is returned.
+
+    ``cv2.imdecode`` decodes into an array of its own and copies it for Python: for that time the pixels exist twice.
+    ``cv2.imread`` does without, but only where it is told that the answer is an output (here by None), and it reads
+    files only.
+    """
+    with named_file(data) as path:
+        return cv2.imread(path, None, flags)  # type: ignore[return-value]
+
+
+def _first_frame(data: bytes, flags: int) -> NDArray[np.uint8 | np.uint16] | None:
+    """Decode the first frame of an animated PNG, of which ``cv2.imread`` gives the picture for those that do not
+    animate."""
+    return cv2.imdecode(np.frombuffer(data, np.uint8), flags)  # type: ignore[return-value]
 
 
 def _damaged(header: ImageHeader) -> BrokenImage:
@@ -110,12 +150,15 @@ def _lay_on_white(stored: NDArray[np.uint8 | np.uint16], header: ImageHeader) ->
         stored = _clear_margins(stored, header.frame_xyxy)
     if stored.dtype == np.uint8 and stored.shape[2:] == (3,):
         return stored  # type: ignore[return-value]
-    image = np.empty((*stored.shape[:2], 3), np.uint8)
-    flat, flat_image = stored.reshape(header.width * header.height, -1), image.reshape(-1, 3)
+    pixels = header.width * header.height
+    flat = stored.reshape(pixels, -1)
+    # What has at least as many bytes is overwritten, as each pixel is read before another is written in its place.
+    buffer = stored.view(np.uint8) if flat.shape[1] >= 3 else np.empty((pixels, 3), np.uint8)
+    flat_image = buffer.reshape(-1)[: pixels * 3].reshape(pixels, 3)
     for start in range(0, len(flat), _BAND_PIXELS):
         band = slice(start, start + _BAND_PIXELS)
         _lay_band_on_white(flat[band], flat_image[band], header.transparent_grey)
-    return image
+    return flat_image.reshape(header.height, header.width, 3)
 
 
 def _lay_band_on_white(

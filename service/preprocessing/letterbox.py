@@ -1,5 +1,8 @@
 """Letterboxing that matches ``ultralytics.data.augment.LetterBox`` to the byte, and its inverse for boxes."""
 
+import math
+import mmap
+import sys
 from dataclasses import dataclass
 
 import cv2
@@ -40,7 +43,7 @@ def plan_letterbox(width: int, height: int, size: int) -> Letterbox:
 
 
 def letterbox(image: NDArray[np.uint8], plan: Letterbox, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-    """Draw ``image`` (H, W, 3, any channel order) into the square of ``plan``.
+    """Draw ``image`` (H, W, 3, any channel order, any strides) into the square of ``plan``.
 
     Args:
         out: (size, size, 3) uint8 to draw into; a new array when None.
@@ -53,10 +56,41 @@ def letterbox(image: NDArray[np.uint8], plan: Letterbox, out: NDArray[np.uint8] 
     canvas[:top], canvas[top + height :] = PAD_VALUE, PAD_VALUE
     rows = canvas[top : top + height]
     rows[:, :left], rows[:, left + width :] = PAD_VALUE, PAD_VALUE
-    if (image.shape[1], image.shape[0]) != (width, height):
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
-    rows[:, left : left + width] = image
+    content = rows[:, left : left + width]
+    if (image.shape[1], image.shape[0]) == (width, height):
+        content[:] = image
+    elif image.flags.c_contiguous or len(image) < 2 * height:
+        content[:] = cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=cv2.INTER_LINEAR)
+    else:
+        # One colour after the other takes a third of the memory, and gives the same.
+        for colour in range(3):
+            content[..., colour] = cv2.resize(
+                _contiguous_where_read(image[..., colour], height), (width, height), interpolation=cv2.INTER_LINEAR
+            )
     return canvas
+
+
+def _contiguous_where_read(image: NDArray[np.uint8], rows: int) -> NDArray[np.uint8]:
+    """``image`` (H, W) in C order, which OpenCV needs, as far as interpolating it to ``rows`` rows reads it.
+
+    Of a photograph that is a small part. The rest is left zero.
+    """
+    height = len(image)
+    copy = _sparse(image.shape)
+    # The upper one of the two rows read, which OpenCV finds in float32: it may err by less than a hundredth of a row.
+    upper = (np.arange(rows) + 0.5) * (height / rows) - 0.5
+    starts, stops = np.floor(upper - 0.01).astype(int), np.floor(upper + 0.01).astype(int) + 2
+    for start, stop in zip(starts.clip(0), stops.clip(max=height), strict=True):
+        copy[start:stop] = image[start:stop]
+    return copy
+
+
+def _sparse(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """An array of zeros in which only what is written takes memory: NumPy's own would take it by huge pages."""
+    pages = mmap.mmap(-1, math.prod(shape), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if sys.platform == "linux":
+        pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(pages, np.uint8).reshape(shape)
 
 
 def content_of(square: NDArray[np.uint8], plan: Letterbox, multiple: int = 32) -> NDArray[np.uint8]:

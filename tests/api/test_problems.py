@@ -35,7 +35,8 @@ EXPECTED = {
 
 
 def make(cls: type[Exception]) -> Exception:
-    return cls(SECRET, ["model.0.bn"]) if cls is errors.LayerNotFound else cls(SECRET)
+    further = {errors.LayerNotFound: (["model.0.bn"],), errors.ImageTooLarge: (77,)}
+    return cls(SECRET, *further.get(cls, ()))
 
 
 def answer(error: Exception) -> tuple[int, dict[bytes, bytes], dict]:
@@ -102,7 +103,7 @@ def test_every_domain_error_is_answered(cls: type[errors.YolofoldError], caplog:
 def test_the_members_that_help_a_client() -> None:
     status, headers, document = answer(errors.Overloaded("full", 17))
     assert (status, headers[b"retry-after"], document["retry_after"]) == (503, b"17", 17)
-    assert answer(errors.ImageTooLarge("big"))[2]["limit"] == 77
+    assert answer(errors.ImageTooLarge("big", 77))[2]["limit"] == 77
     document = answer(errors.LayerNotFound("x", ["model.0.bn"]))[2]
     assert (document["field"], document["near"]) == ("layer", ["model.0.bn"])
 

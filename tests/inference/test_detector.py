@@ -87,6 +87,25 @@ def test_pictures_larger_than_the_budget_are_decoded_one_after_the_other(bundle:
     assert drawn == [roomy.annotate(data, ALL, "png").file for data in files[:3]]
 
 
+def test_what_takes_more_than_the_budget_and_the_largest_plain_picture_is_refused(bundle: Bundle) -> None:
+    engine = OnnxRuntimeEngine(bundle.deployed_graph, "cpu", 1)
+    picture, pixels = Image.fromarray(scene(96, 64)), 96 * 64
+    progressive = encode(picture, "JPEG", progressive=True, subsampling=0)  # 9 bytes a pixel
+    turned = encode(picture, "JPEG", orientation=6)  # 3, and as much again to be drawn into
+    most = Detector(bundle, engine, 3 * pixels, decode_bytes=1)
+    less = Detector(bundle, engine, 3 * pixels - 1, decode_bytes=1)
+    assert most.detect(progressive, ALL).width == less.detect(encode(picture, "JPEG"), ALL).width == 96
+    with pytest.raises(ImageTooLarge, match=r"9\.0 bytes a pixel, and its limit is 6143 pixels") as caught:
+        less.detect(progressive, ALL)
+    assert caught.value.limit == 6143
+    assert Detector(bundle, engine, 3 * pixels - 1, decode_bytes=9 * pixels).detect(progressive, ALL).width == 96
+    assert Detector(bundle, engine, 2 * pixels, decode_bytes=1).annotate(turned, ALL, "png").result.width == 64
+    plain = Detector(bundle, engine, 2 * pixels - 1, decode_bytes=1)
+    assert plain.detect(turned, ALL).width == 64
+    with pytest.raises(ImageTooLarge, match=r"6\.0 bytes"):
+        plain.annotate(turned, ALL, "png")
+
+
 class MeetingEngine:
     """A real engine that runs only once a second caller has come, too."""
 

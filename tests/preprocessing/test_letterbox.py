@@ -33,6 +33,26 @@ def test_pixels_equal_ultralytics(width: int, height: int, size: int) -> None:
     np.testing.assert_array_equal(letterbox(image, plan_letterbox(width, height, size)), expected)
 
 
+TURNS = {
+    "mirrored": lambda image: image[:, ::-1],
+    "upside-down": lambda image: image[::-1],
+    "transposed": lambda image: image.transpose(1, 0, 2),
+    "clockwise": lambda image: image.transpose(1, 0, 2)[:, ::-1],
+}
+
+
+@pytest.mark.parametrize("size", [128, 320, 640])
+@pytest.mark.parametrize("turn", TURNS)
+@pytest.mark.parametrize(
+    ("width", "height"), [*SIZES, (640, 1280), (1283, 4001), (65_000, 3), (3, 65_000), (5000, 257)]
+)
+def test_a_turned_view_gives_the_pixels_of_its_copy(width: int, height: int, turn: str, size: int) -> None:
+    """Only what OpenCV reads of a view is copied; what it reads must be found for any scale."""
+    view = TURNS[turn](picture(width, height))
+    plan = plan_letterbox(view.shape[1], view.shape[0], size)
+    np.testing.assert_array_equal(letterbox(view, plan), letterbox(np.ascontiguousarray(view), plan))
+
+
 @pytest.mark.parametrize(("width", "height"), SIZES)
 def test_drawing_into_a_used_canvas_leaves_nothing_of_the_last_picture(width: int, height: int) -> None:
     image, plan = picture(width, height), plan_letterbox(width, height, 320)

@@ -1,0 +1,52 @@
+"""The largest pictures that are accepted, sent to a real server process, against the peak that the kernel saw."""
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import running_server
+from tests.inference.pictures import encode, scene
+
+#: What serving YOLO26n may hold.
+MOST_BYTES = 400_000_000
+
+
+def peak_bytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+def photograph(width: int, height: int, **options: object) -> bytes:
+    tile = np.tile(scene(400, 300), (height // 300 + 1, width // 400 + 1, 1))
+    return encode(Image.fromarray(tile[:height, :width]), "JPEG", **options)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc only")
+def test_no_picture_drives_the_process_over_400_mb(bundle_root: Path) -> None:
+    largest = photograph(8064, 6048)
+    progressive = photograph(5000, 3320, progressive=True, subsampling=0)
+    twelve = photograph(4032, 3024)
+    with running_server(bundle_root) as server, httpx.Client(base_url=server.url, timeout=120) as client:
+
+        def send(data: bytes) -> httpx.Response:
+            return client.post("/detect", files={"file": data})
+
+        with ThreadPoolExecutor(8) as executor:
+            assert {response.status_code for response in executor.map(send, [twelve] * 8)} == {200}
+        for data in (largest, photograph(8064, 6048, orientation=6), progressive):
+            assert send(data).status_code == 200
+        held = peak_bytes(server.pid)
+        # Each of these would take more than the accepted ones; what a small file promises costs nothing.
+        for data in (photograph(8000, 6000, progressive=True), photograph(5200, 3334, progressive=True, subsampling=0)):
+            refused = send(data)
+            assert refused.status_code == 413
+            assert refused.json()["limit"] < 25_000_001
+        assert peak_bytes(server.pid) == held
+    assert held < MOST_BYTES
+    # The largest was decoded while it was measured: the process holds no less than its pixels.
+    assert held > 3 * 8064 * 6048
