@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from importlib.metadata import version
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 from fastapi.testclient import TestClient
+from ultralytics.nn.tasks import SegmentationModel
 
 from service.api.app import create_app
 from service.bundle.latency import LatencyReport
@@ -322,6 +325,27 @@ def test_prepare_refuses_in_one_line(settings: dict[str, str], error: str, tmp_p
     done = run("prepare", **settings, bundle_dir=str(tmp_path / "bundles"))
     assert done.returncode == 1
     assert error in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_a_download_server_that_never_answers_is_given_up_after_the_time_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connections wait in its queue for ever
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        done = run("prepare", weights="yolo26x.pt", download_timeout_s="1", bundle_dir=str(tmp_path), timeout=60)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "WeightsDownloadFailed: yolo26x.pt is not on disk and its server cannot be reached" in done.stderr
+    assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_prepare_refuses_a_checkpoint_of_another_task_by_name(tmp_path: Path) -> None:
+    network = SegmentationModel("yolo26n-seg.yaml", verbose=False)
+    network.task = "segment"  # the trainer records it
+    torch.save({"model": network, "ema": None, "train_args": {}, "epoch": -1}, tmp_path / "masks.pt")
+    done = run("prepare", weights=str(tmp_path / "masks.pt"), bundle_dir=str(tmp_path / "bundles"))
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "UnsupportedModel: " in done.stderr and "for the task 'segment'" in done.stderr
     assert not list(tmp_path.rglob("manifest.json"))
 
 

@@ -12,8 +12,9 @@ COMPARISON_THRESHOLD = 0.25
 #: A box this close to the threshold may fall on either side of it through rounding alone.
 THRESHOLD_SLACK = 0.001
 MATCH_IOU = 0.99
-#: Boxes without extent, or thinner than a pixel, overlap nothing, not even themselves after rounding; networks propose
-#: some. Such boxes are the same one when all their corners lie this close, pixels.
+#: Boxes thinner than this overlap nothing, not even themselves after rounding; networks propose some, even inverted.
+THIN_PX = 1.0
+#: Thin boxes are the same one when all their corners lie this close, pixels.
 MATCH_PX = 0.1
 
 
@@ -23,7 +24,8 @@ class DetectionMatch:
 
     Attributes:
         expected: detections of the reference that must be repeated.
-        matched: of these, repeated with the same class and an IoU of at least 0.99 or all corners within 0.1 px.
+        matched: of these, repeated with the same class and an IoU of at least 0.99, or within 0.1 px if too thin for
+            that.
         extra: clear detections of the candidate without a partner.
         max_box_error_px: largest corner difference among the pairs.
         max_confidence_error: largest confidence difference among the pairs.
@@ -126,8 +128,10 @@ def _overlaps(row: NDArray[np.float32], others: NDArray[np.float32], least_iou: 
 
 def _same_box(row: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Which of ``others`` are ``row`` up to rounding."""
+    if (row[2:4] - row[:2]).min() >= THIN_PX:
+        return _overlaps(row, others, MATCH_IOU)
     close: NDArray[np.bool_] = (others[:, 5] == row[5]) & (_apart_px(row, others) <= MATCH_PX)
-    return close | _overlaps(row, others, MATCH_IOU)
+    return close
 
 
 def _apart_px(row: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:

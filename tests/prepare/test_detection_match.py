@@ -53,6 +53,13 @@ def test_a_box_without_extent_is_repeated_where_it_is(box: list[float]) -> None:
     assert match_suppressed(row, elsewhere, NMS_IOU, CLASS_OFFSET_PX).extra == 1
 
 
+def test_a_small_box_is_held_to_its_overlap() -> None:
+    small = np.array([[10, 10, 16, 16, 0.9, 0], [0] * 6], np.float32)
+    moved = small + np.array([0.09, 0.09, 0.09, 0.09, 0, 0], np.float32)
+    match = match_detections(small, moved)
+    assert (match.expected, match.matched, match.extra) == (1, 0, 1)
+
+
 def test_rounding_decides_the_last_rows_of_a_full_output() -> None:
     boxes = [[50 * i, 0, 50 * i + 40, 40, confidence, 0] for i, confidence in enumerate((0.9, 0.8, 0.7, 0.6997))]
     rows = np.array(boxes, np.float32)
