@@ -15,8 +15,8 @@ def open_engine(graph: Path, settings: Settings, *, cores: int, workers: int) ->
 
     ``auto`` is no engine: ``service.tuning`` turns it into one of the others.
 
-    Without a precision that is fp32: bf16 does not find the same boxes. Without a number of threads ONNX Runtime
-    shares the cores out by load; OpenVINO, whose networks take more memory, gives each run all of them.
+    Without a precision that is fp32: bf16 does not find the same boxes. Without a number of threads the processor's
+    cores are shared out by load.
 
     Args:
         graph: ``model.onnx`` of a verified bundle.
@@ -30,9 +30,12 @@ def open_engine(graph: Path, settings: Settings, *, cores: int, workers: int) ->
     """
     if settings.engine == "auto":
         raise ValueError("the engine has not been chosen yet")
-    threads = settings.threads_on(cores)
+    threads, fill = settings.threads_on(cores), min(workers, cores)
     if settings.engine == "openvino":
-        return _open_openvino(graph, settings, threads, streams=max(1, min(workers, cores // threads)))
+        alone = _open_openvino(graph, settings, threads, streams=max(1, min(workers, cores // threads)))
+        if settings.threads or fill == 1:
+            return alone
+        return ByLoadEngine(alone, _open_openvino(graph, settings, threads_under_load(cores, fill), streams=fill), fill)
     if settings.precision == "bf16":
         raise SettingsError(
             "YOLOFOLD_PRECISION=bf16, but ONNX Runtime computes this network in fp32 only. Set "
@@ -40,7 +43,6 @@ def open_engine(graph: Path, settings: Settings, *, cores: int, workers: int) ->
         )
     engine = OnnxRuntimeEngine(graph, settings.device, threads)
     require_precision(engine, settings)
-    fill = min(workers, cores)
     if settings.threads or fill == 1 or engine.provider != PROCESSOR:
         return engine
     return ByLoadEngine(engine, OnnxRuntimeEngine(graph, "cpu", threads_under_load(cores, fill)), fill)

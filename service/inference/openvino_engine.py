@@ -112,6 +112,19 @@ class _LoadedGraph:
         # One thread at a time may use a request, so each run takes one and puts it back; what a list does is atomic.
         # There are never more of them than there were runs at once.
         self._idle: list[ov.InferRequest] = []
+        if batch is not None:
+            self._idle.append(self._first_request())
+
+    def _first_request(self) -> ov.InferRequest:
+        """One whose tensors have been looked at.
+
+        What does so first in a process fills tables of the bindings, now and then without Python's lock. Of two threads
+        that come to it at once, one would wait for the table with the lock, the other for the lock with the table.
+        """
+        request = self._compiled.create_infer_request()
+        for name in (INPUT, OUTPUT):
+            _ = request.get_tensor(name).data
+        return request
 
     @property
     def threads(self) -> int:

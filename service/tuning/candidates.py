@@ -65,10 +65,9 @@ def list_candidates(settings: Settings, installed: Installed, cores: int) -> Lis
         if obstacle := _obstacle(kind, settings, installed):
             not_tried.append(f"{kind.name}: {obstacle}")
             continue
+        layouts = list(_layouts(settings, cores))
         # On a GPU the processor's threads decide nothing.
-        layouts = list(_layouts(settings, cores))[: 1 if kind.device == "cuda" else None]
-        if kind.engine == "onnxruntime" and kind.device == "cpu":
-            layouts = _with_by_load(layouts, settings, cores)
+        layouts = layouts[:1] if kind.device == "cuda" else _with_by_load(layouts, settings, cores)
         candidates += [
             Candidate(
                 engine=kind.engine, device=kind.device, precision=kind.precision, threads=threads, workers=workers
@@ -118,7 +117,7 @@ def _forbidden(kind: _Kind, settings: Settings) -> str | None:
 
 
 def _with_by_load(layouts: list[tuple[int, int]], settings: Settings, cores: int) -> list[tuple[int, int]]:
-    """Those of an engine that can share the cores out by load: that, as 0 threads, for the two that it goes between."""
+    """Those given, but sharing the cores out by load, as 0 threads, in place of the two that this goes between."""
     workers = layouts[0][1]
     fill = min(workers, cores)
     if settings.threads or fill == 1:

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -42,10 +42,21 @@ def test_the_settings_choose(bundle: Bundle, settings: dict[str, str], kind: typ
 @pytest.mark.skipif(usable_cores() < 2, reason="needs two cores")
 def test_streams_share_the_cores_out(bundle: Bundle) -> None:
     """As many runs at once as there are workers, and no more threads in all than cores."""
-    for threads, workers, streams in ((0, 2, 1), (2, 4, 1), (1, 1, 1), (1, 2, 2), (1, 4, 2)):
+    for threads, workers, streams in ((0, 1, 1), (2, 4, 1), (1, 1, 1), (1, 2, 2), (1, 4, 2)):
         engine = choose(bundle, cores=2, workers=workers, engine="openvino", threads=threads)
         assert isinstance(engine, OpenVinoEngine)
         assert (engine.threads, engine.streams) == (threads or 2, streams)
+
+
+@pytest.mark.skipif(usable_cores() < 2, reason="needs two cores")
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_without_threads_the_cores_are_shared_out_by_load(
+    bundle: Bundle, name: Literal["onnxruntime", "openvino"]
+) -> None:
+    alone, shared = choose(bundle, cores=2, workers=3, engine=name).layouts
+    assert (alone.threads, shared.threads) == (2, 1)
+    if isinstance(shared, OpenVinoEngine):
+        assert shared.streams == 2
 
 
 def test_onnx_runtime_has_no_bf16(bundle: Bundle) -> None:

@@ -63,43 +63,27 @@ def test_what_is_left_out_says_why() -> None:
     ("cores", "settings", "expected"),
     [
         (1, {}, [(1, 1)]),
-        (2, {}, [(2, 2), (1, 2)]),
-        (4, {}, [(4, 4), (2, 4), (1, 4)]),
-        (8, {}, [(8, 4), (4, 4), (1, 8)]),
-        # No more runs at once than memory should be spent on.
-        (64, {}, [(64, 4), (32, 4), (4, 16)]),
-        (8, {"threads": 3}, [(3, 4)]),
-        (8, {"threads": 1}, [(1, 8)]),
-        (8, {"workers": 1}, [(8, 1)]),
-        (8, {"workers": 4}, [(8, 4), (4, 4), (2, 4)]),
-        (2, {"workers": 6}, [(2, 6), (1, 6)]),
-        (2, {"threads": 2, "workers": 3}, [(2, 3)]),
-        (2, {"threads": 5}, [(5, 2)]),
-    ],
-)
-def test_cores_are_shared_out(cores: int, settings: dict[str, int], expected: list[tuple[int, int]]) -> None:
-    assert layouts(listed(cores=cores, **settings), OPENVINO) == expected
-
-
-@pytest.mark.parametrize(
-    ("cores", "settings", "expected"),
-    [
-        (1, {}, [(1, 1)]),
         (2, {}, [(0, 2)]),
         (4, {}, [(0, 4), (2, 4)]),
         # Under load four runs of two threads each; eight of one thread are something else.
         (8, {}, [(0, 4), (4, 4), (1, 8)]),
+        # No more runs at once than memory should be spent on.
+        (64, {}, [(0, 4), (32, 4), (4, 16)]),
         (8, {"threads": 3}, [(3, 4)]),
+        (8, {"threads": 1}, [(1, 8)]),
         (2, {"threads": 2}, [(2, 2)]),
         (8, {"workers": 1}, [(8, 1)]),
         (8, {"workers": 4}, [(0, 4), (4, 4)]),
         (2, {"workers": 6}, [(0, 6)]),
+        (2, {"threads": 2, "workers": 3}, [(2, 3)]),
+        (2, {"threads": 5}, [(5, 2)]),
     ],
 )
-def test_onnxruntime_shares_them_out_by_load(
-    cores: int, settings: dict[str, int], expected: list[tuple[int, int]]
+@pytest.mark.parametrize("kind", [ORT, OPENVINO, BF16])
+def test_cores_are_shared_out(
+    kind: tuple[str, str, str], cores: int, settings: dict[str, int], expected: list[tuple[int, int]]
 ) -> None:
-    assert layouts(listed(cores=cores, **settings), ORT) == expected
+    assert layouts(listed(cores=cores, precision="auto", **settings), kind) == expected
 
 
 def test_there_are_never_many_candidates() -> None:
