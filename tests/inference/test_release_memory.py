@@ -1,4 +1,4 @@
-"""Memory that engines keep for the next run, given back in between: what the kernel counts, and the answers after it."""
+"""Memory that engines keep for the next run, given back in between: what the kernel counts, and answers after it."""
 
 import subprocess
 import sys
