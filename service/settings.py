@@ -83,7 +83,12 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(30.0, gt=0, le=3600, description="Longest life of one request in seconds.")
     max_upload_bytes: int = Field(20_000_000, ge=1, description="Largest image file accepted, in bytes.")
     max_batch_images: int = Field(32, ge=1, le=1000, description="Most images in one request to /detect/batch.")
-    max_pixels: int = Field(50_000_000, ge=1, le=1_000_000_000, description="Most pixels an image may decode to.")
+    max_pixels: int = Field(
+        50_000_000,
+        ge=1,
+        le=1_000_000_000,
+        description="Most pixels of an image; decoding may take three bytes for each of so many, 100 MB at least.",
+    )
     reduced_decode: bool = Field(
         False,
         description="Decode JPEGs several times larger than the input at a half, quarter or eighth of their sides.",

@@ -68,3 +68,8 @@ class ByLoadEngine:
         finally:
             with self._lock:
                 self._runs -= 1
+
+    def release_memory(self) -> None:
+        """See ``InferenceEngine.release_memory``."""
+        for engine in self.layouts:
+            engine.release_memory()

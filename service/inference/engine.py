@@ -59,6 +59,10 @@ class InferenceEngine(Protocol):
         """
         ...
 
+    def release_memory(self) -> None:
+        """Give back what is only kept for the next run, which takes it anew; for when memory is wanted elsewhere."""
+        ...
+
 
 def require_rows(rows: NDArray[np.float32], batch: int) -> None:
     """Check what a graph answered to ``batch`` pictures.

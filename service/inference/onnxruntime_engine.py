@@ -3,7 +3,6 @@
 import json
 import tempfile
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from service.errors import EngineError
 from service.inference.engine import INPUT, OUTPUT, Device, InferenceEngine, Precision, require_rows
+from service.inference.onnxruntime_arena import join_arena, shrink_arena
 from service.onnxruntime_folding import FOLDING_OPTIMISERS
 
 #: ONNX Runtime's name of its provider on the processor.
@@ -77,6 +77,10 @@ class OnnxRuntimeEngine:
         require_rows(rows, len(images))
         return rows  # type: ignore[no-any-return]
 
+    def release_memory(self) -> None:
+        """See ``InferenceEngine.release_memory``."""
+        shrink_arena()
+
 
 class UnfoldedEngine(OnnxRuntimeEngine):
     """A graph that kept its BatchNorm, run so that ONNX Runtime does not fold it either."""
@@ -130,17 +134,9 @@ def _session_options(threads: int) -> ort.SessionOptions:
     options.inter_op_num_threads = 1
     # Spinning threads would take the cores that decode the next picture.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Sessions that take turns need the memory of the one that runs, not each its own.
-    _share_arena()
-    options.add_session_config_entry("session.use_env_allocators", "1")
+    join_arena(options)
     options.log_severity_level = 3
     return options
-
-
-@cache  # once in a process
-def _share_arena() -> None:
-    processor = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    ort.create_and_register_allocator(processor, None)
 
 
 def _open_session(

@@ -84,6 +84,12 @@ class OpenVinoEngine:
         require_rows(rows, len(images))
         return rows
 
+    def release_memory(self) -> None:
+        """See ``InferenceEngine.release_memory``."""
+        for graph in (self._single, self._any):
+            if graph is not None:
+                graph.release_memory()
+
     def _graph(self, batch: int) -> "_LoadedGraph":
         if batch == 1:
             return self._single
@@ -149,6 +155,9 @@ class _LoadedGraph:
             raise EngineError(f"OpenVINO failed: {_reason(error)}") from error  # and the request is dropped
         self._idle.append(request)
         return rows
+
+    def release_memory(self) -> None:
+        self._compiled.release_memory()
 
 
 def processor_capabilities() -> list[str]:
