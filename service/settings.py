@@ -76,8 +76,7 @@ class Settings(BaseSettings):
         0,
         ge=0,
         le=256,
-        description="Threads of one run of the network; 0 lets ONNX Runtime share the cores out by load and gives "
-        "OpenVINO's runs all of them.",
+        description="Threads of one run of the network; 0 shares the cores out by load.",
     )
     queue_size: int = Field(64, ge=1, le=100_000, description="Requests that may wait; more are answered 503.")
     request_timeout_s: float = Field(30.0, gt=0, le=3600, description="Longest life of one request in seconds.")
