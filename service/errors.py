@@ -14,6 +14,10 @@ class SettingsError(YolofoldError):
     """A setting is unknown, malformed or contradicts another."""
 
 
+class AddressUnusable(YolofoldError):
+    """The address to listen on cannot be resolved or belongs to another machine, or its port is taken or forbidden."""
+
+
 # --- prepare -----------------------------------------------------------------------------------------------
 
 

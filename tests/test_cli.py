@@ -312,6 +312,22 @@ def test_a_device_that_is_not_there_is_one_line(prepared: dict[str, str]) -> Non
     assert done.returncode == 1 and "EngineError" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("fault", ["name", "address", "port"])
+def test_an_address_that_cannot_be_listened_on_is_one_line(fault: str, prepared: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        host, port = {
+            "name": ("nohost.invalid", 0),
+            "address": ("192.0.2.1", 0),  # of a network for documentation, hence nobody's
+            "port": taken.getsockname(),
+        }[fault]
+        done = run("serve", **prepared, host=host, port=str(port))
+    assert done.returncode == 1, "3 would say that there is no bundle"
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"AddressUnusable: The service cannot listen on {host}, port {port}: ")
+    assert "YOLOFOLD_HOST" in line and "YOLOFOLD_PORT" in line
+    assert done.stdout == ""
+
+
 @pytest.mark.parametrize(
     ("settings", "error"),
     [
