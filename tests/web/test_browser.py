@@ -38,6 +38,7 @@ def test_continuous_integration_insists_on_one(tmp_path: Path, without_browser: 
     assert "REQUIRE_BROWSER=1" in (ROOT / ".ci/run").read_text()
     done = run_tests(tmp_path, without_browser | {"REQUIRE_BROWSER": "1"})
     assert done.returncode == 1 and "1 passed, 1 error" in done.stdout, done.stdout
+    assert "ERROR test_use.py::test_that_needs_one" in done.stdout  # failures are listed at the end as well
 
 
 def run_tests(folder: Path, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
