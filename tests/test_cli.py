@@ -384,6 +384,14 @@ def test_a_killed_prepare_leaves_nothing_to_serve(moment: str, tmp_path: Path) -
     assert run("serve", weights="embedded", imgsz="320", bundle_dir=str(tmp_path)).returncode == 3
 
 
+def test_a_broken_form_is_told_its_sender_and_not_the_log(bundle_root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    form = {"content-type": "multipart/form-data; boundary=b"}
+    with running_server(bundle_root) as server:
+        for body in (b"--c\r\n", b"no form"):
+            assert httpx.post(f"{server.url}/detect", content=body, headers=form).status_code == 400
+    assert "boundary" not in capfd.readouterr().err
+
+
 def test_terminated_server_ends_cleanly(prepared: dict[str, str]) -> None:
     process = subprocess.Popen(
         command("serve"), cwd=ROOT, env=clean_environ(**prepared, port="0"), stdout=subprocess.PIPE, text=True

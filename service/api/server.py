@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable
 
 import uvicorn
+from uvicorn.config import LOGGING_CONFIG
 
 from service.api.app import create_app, start_service
 from service.api.connection import guarded_connection
@@ -18,6 +19,9 @@ _SHUTDOWN_GRACE_S = 10
 _KEEP_ALIVE_S = 15
 _HEAD_TIMEOUT_S = 10.0
 _WRITE_STALL_S = 30.0
+
+#: uvicorn's own. What the parser of forms says of broken ones goes to those who sent them, not to the log as well.
+_LOGGING = {**LOGGING_CONFIG, "loggers": {**LOGGING_CONFIG["loggers"], "python_multipart": {"level": "ERROR"}}}
 
 
 class _AnnouncingServer(uvicorn.Server):
@@ -65,6 +69,7 @@ def server_config(settings: Settings, bundle: Bundle, service: Service | None = 
             min(_HEAD_TIMEOUT_S, settings.request_timeout_s), min(_WRITE_STALL_S, settings.request_timeout_s)
         ),
         ws="none",
+        log_config=_LOGGING,
         log_level="warning",
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_SHUTDOWN_GRACE_S,
