@@ -56,6 +56,14 @@ def test_the_banner_says_what_is_served_where_and_how_to_try_it(server: RunningS
     assert f"curl -F file=@samples/parcel.jpg {server.url}/detect" in server.banner
 
 
+def test_the_banner_names_no_picture_that_is_not_there(
+    bundle_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with running_server(bundle_root, cwd=tmp_path) as server:
+        assert f"curl -F file=@picture.jpg {server.url}/detect" in server.banner
+
+
 def ask(server: RunningServer, picture: Path) -> dict:
     response = httpx.post(f"{server.url}/detect", files={"file": picture.read_bytes()}, timeout=60)
     return response.raise_for_status().json()
@@ -412,6 +420,14 @@ def test_a_terminated_prepare_clears_away_what_it_began(tmp_path: Path) -> None:
     process.stderr.read()
     assert process.wait(timeout=60) == 128 + signal.SIGTERM
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bn_stats_looks_for_its_tables_folder_before_anything_else(tmp_path: Path) -> None:
+    table = tmp_path / "no" / "layers.csv"
+    done = run("bn-stats", "--csv", str(table), weights="embedded", bundle_dir=str(tmp_path))
+    assert done.returncode == 1, "3 would say that it has looked for the bundle"
+    (line,) = done.stderr.splitlines()
+    assert line == f"ReportUnwritable: {table} cannot be written: there is no folder {table.parent}."
 
 
 def test_bench_looks_for_its_reports_folder_before_anything_else(tmp_path: Path) -> None:

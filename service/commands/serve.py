@@ -1,5 +1,6 @@
 """``serve``: the HTTP service."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,6 +11,9 @@ from service.commands.console import console
 from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, Weights
 from service.commands.served_bundle import load_served
 from service.settings import load_settings
+
+#: To be found where the repository is the working directory, which it is not in a container.
+SAMPLE = Path("samples/parcel.jpg")
 
 
 def serve(
@@ -46,7 +50,7 @@ def _announce(address: str, runs_on: str, bundle: Bundle) -> None:
         f"{bundle.batchnorm.totals.folded} BatchNorm layers folded)\n"
         f"  on {runs_on}\n"
         f"  {address}            the page; {address}/docs for the API\n"
-        f"  curl -F file=@samples/parcel.jpg {address}/detect",
+        f"  curl -F file=@{SAMPLE if SAMPLE.is_file() else 'picture.jpg'} {address}/detect",
         flush=True,
     )
     if manifest.weights.note:
