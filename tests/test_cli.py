@@ -19,7 +19,7 @@ from ultralytics.nn.tasks import SegmentationModel
 
 from service.api.app import create_app
 from service.bundle.latency import LatencyReport
-from service.bundle.store import DEPLOYED, REFERENCE, find_bundle, load_bundle
+from service.bundle.store import DEPLOYED, REFERENCE, bundle_key, find_bundle, load_bundle, sha256_file
 from service.comparison import Tolerance
 from service.errors import BundleMissing
 from service.prepare.weights import EMBEDDED
@@ -178,7 +178,50 @@ def test_what_needs_the_prepare_extra_says_so_where_only_serving_is_installed(
 
 def test_another_hash_than_demanded_is_not_served(prepared: dict[str, str]) -> None:
     done = run("serve", **prepared, weights_sha256="0" * 64)
-    assert done.returncode == 1 and "WeightsHashMismatch" in done.stderr
+    assert done.returncode == 1 and "WeightsHashMismatch" in done.stderr and "prepare --force" in done.stderr
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """The embedded checkpoint as a file of the user's."""
+    return Path(shutil.copy(EMBEDDED, tmp_path / "best.pt"))
+
+
+@pytest.fixture
+def prepared_from_file(weights: Path, bundle_path: Path, tmp_path: Path) -> dict[str, str]:
+    """Settings that name that file, and under which a bundle made of it exists."""
+    shutil.copytree(bundle_path, tmp_path / "bundles" / f"{bundle_key(str(weights), IMGSZ, 'auto')}-0")
+    return {"weights": str(weights), "imgsz": str(IMGSZ), "bundle_dir": str(tmp_path / "bundles")}
+
+
+def test_new_weights_behind_the_same_path_are_told(weights: Path, prepared_from_file: dict[str, str]) -> None:
+    def lines(*arguments: str, **settings: str) -> list[str]:
+        return run(*arguments, **prepared_from_file | settings).stderr.splitlines()
+
+    stopping = {"precision": "bf16"}  # which ONNX Runtime cannot have: said when the bundle has been found
+    (reused,), (stopped,) = lines("prepare"), lines("serve", **stopping)
+    assert reused.startswith("Reusing ") and stopped.startswith("SettingsError: ")
+    with weights.open("ab") as stream:
+        stream.write(b"trained further")
+    for command_lines in (lines("prepare"), lines("serve", **stopping)[::-1]):
+        assert command_lines[0] in (reused, stopped)
+        (warning,) = command_lines[1:]
+        assert warning.startswith(f"warning: {weights} is not the file that ")
+        assert sha256_file(weights) in warning and sha256_file(EMBEDDED) in warning and "prepare --force" in warning
+
+
+def test_weights_that_say_nothing_about_the_bundle_are_passed_over(
+    weights: Path, prepared_from_file: dict[str, str]
+) -> None:
+    (bundle,) = Path(prepared_from_file["bundle_dir"]).iterdir()
+    weights.write_bytes(b"other weights")
+    named = run("prepare", **prepared_from_file | {"bundle_dir": str(bundle)})  # a bundle is named, not found
+    os.truncate(weights, 1_000_000_001)
+    large = run("prepare", **prepared_from_file)
+    weights.unlink()
+    gone = run("prepare", **prepared_from_file)
+    for done in (named, large, gone):
+        assert done.returncode == 0 and done.stderr.startswith("Reusing ") and len(done.stderr.splitlines()) == 1
 
 
 def test_another_default_confidence_is_another_bundle(prepared: dict[str, str], bundle_path: Path) -> None:

@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from service.bundle.store import Bundle
-from service.commands.console import console
+from service.commands.console import print_warning
 from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, Weights
-from service.commands.served_bundle import load_served
+from service.commands.served_bundle import load_served, warning_of_new_weights
 from service.settings import load_settings
 
 #: To be found where the repository is the working directory, which it is not in a container.
@@ -36,6 +35,8 @@ def serve(
         port=port,
     )
     bundle = load_served(settings)
+    if warning := warning_of_new_weights(settings, bundle):
+        print_warning(warning)
     from service.api.server import run_server
 
     run_server(settings, bundle, announce=lambda address, runs_on: _announce(address, runs_on, bundle))
@@ -54,4 +55,4 @@ def _announce(address: str, runs_on: str, bundle: Bundle) -> None:
         flush=True,
     )
     if manifest.weights.note:
-        console.print(f"[yellow]warning[/]: {escape(manifest.weights.note)}", highlight=False, soft_wrap=True)
+        print_warning(manifest.weights.note)
