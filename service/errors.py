@@ -14,6 +14,14 @@ class SettingsError(YolofoldError):
     """A setting is unknown, malformed or contradicts another."""
 
 
+class AddressUnusable(YolofoldError):
+    """The address to listen on cannot be resolved or belongs to another machine, or its port is taken or forbidden."""
+
+
+class ReportUnwritable(YolofoldError):
+    """A report cannot be written where it was asked for."""
+
+
 # --- prepare -----------------------------------------------------------------------------------------------
 
 

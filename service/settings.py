@@ -83,7 +83,7 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(20_000_000, ge=1, description="Largest image file accepted, in bytes.")
     max_batch_images: int = Field(32, ge=1, le=1000, description="Most images in one request to /detect/batch.")
     max_pixels: int = Field(
-        50_000_000,
+        52_000_000,  # cameras of "50 megapixels" give 8192 x 6144
         ge=1,
         le=1_000_000_000,
         description="Most pixels of an image; decoding may take three bytes for each of so many, 100 MB at least.",

@@ -134,10 +134,10 @@ def faulty_bundle(faulty_root: Path) -> Bundle:
 
 
 @contextmanager
-def running_server(bundle_root: Path, **settings: str) -> Iterator[RunningServer]:
+def running_server(bundle_root: Path, *, cwd: Path = ROOT, **settings: str) -> Iterator[RunningServer]:
     """A real uvicorn on an ephemeral port of the loopback interface, in a process of its own."""
     environ = clean_environ(weights="embedded", imgsz=str(IMGSZ), bundle_dir=str(bundle_root), port="0", **settings)
-    process = subprocess.Popen(command("serve"), cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command("serve"), cwd=cwd, env=environ, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         banner = ""

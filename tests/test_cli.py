@@ -19,7 +19,7 @@ from ultralytics.nn.tasks import SegmentationModel
 
 from service.api.app import create_app
 from service.bundle.latency import LatencyReport
-from service.bundle.store import DEPLOYED, REFERENCE, find_bundle, load_bundle
+from service.bundle.store import DEPLOYED, REFERENCE, bundle_key, find_bundle, load_bundle, sha256_file
 from service.comparison import Tolerance
 from service.errors import BundleMissing
 from service.prepare.weights import EMBEDDED
@@ -54,6 +54,14 @@ def test_the_banner_says_what_is_served_where_and_how_to_try_it(server: RunningS
     assert re.search(r"yolofold serves yolo26n-codes [0-9a-f]{12} \(embedded weights, 5 classes", server.banner)
     assert re.search(r"on ONNX Runtime [\d.]+ \(CPUExecutionProvider\) in fp32, threads per run: \d+", server.banner)
     assert f"curl -F file=@samples/parcel.jpg {server.url}/detect" in server.banner
+
+
+def test_the_banner_names_no_picture_that_is_not_there(
+    bundle_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with running_server(bundle_root, cwd=tmp_path) as server:
+        assert f"curl -F file=@picture.jpg {server.url}/detect" in server.banner
 
 
 def ask(server: RunningServer, picture: Path) -> dict:
@@ -170,7 +178,50 @@ def test_what_needs_the_prepare_extra_says_so_where_only_serving_is_installed(
 
 def test_another_hash_than_demanded_is_not_served(prepared: dict[str, str]) -> None:
     done = run("serve", **prepared, weights_sha256="0" * 64)
-    assert done.returncode == 1 and "WeightsHashMismatch" in done.stderr
+    assert done.returncode == 1 and "WeightsHashMismatch" in done.stderr and "prepare --force" in done.stderr
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """The embedded checkpoint as a file of the user's."""
+    return Path(shutil.copy(EMBEDDED, tmp_path / "best.pt"))
+
+
+@pytest.fixture
+def prepared_from_file(weights: Path, bundle_path: Path, tmp_path: Path) -> dict[str, str]:
+    """Settings that name that file, and under which a bundle made of it exists."""
+    shutil.copytree(bundle_path, tmp_path / "bundles" / f"{bundle_key(str(weights), IMGSZ, 'auto')}-0")
+    return {"weights": str(weights), "imgsz": str(IMGSZ), "bundle_dir": str(tmp_path / "bundles")}
+
+
+def test_new_weights_behind_the_same_path_are_told(weights: Path, prepared_from_file: dict[str, str]) -> None:
+    def lines(*arguments: str, **settings: str) -> list[str]:
+        return run(*arguments, **prepared_from_file | settings).stderr.splitlines()
+
+    stopping = {"precision": "bf16"}  # which ONNX Runtime cannot have: said when the bundle has been found
+    (reused,), (stopped,) = lines("prepare"), lines("serve", **stopping)
+    assert reused.startswith("Reusing ") and stopped.startswith("SettingsError: ")
+    with weights.open("ab") as stream:
+        stream.write(b"trained further")
+    for command_lines in (lines("prepare"), lines("serve", **stopping)[::-1]):
+        assert command_lines[0] in (reused, stopped)
+        (warning,) = command_lines[1:]
+        assert warning.startswith(f"warning: {weights} is not the file that ")
+        assert sha256_file(weights) in warning and sha256_file(EMBEDDED) in warning and "prepare --force" in warning
+
+
+def test_weights_that_say_nothing_about_the_bundle_are_passed_over(
+    weights: Path, prepared_from_file: dict[str, str]
+) -> None:
+    (bundle,) = Path(prepared_from_file["bundle_dir"]).iterdir()
+    weights.write_bytes(b"other weights")
+    named = run("prepare", **prepared_from_file | {"bundle_dir": str(bundle)})  # a bundle is named, not found
+    os.truncate(weights, 1_000_000_001)
+    large = run("prepare", **prepared_from_file)
+    weights.unlink()
+    gone = run("prepare", **prepared_from_file)
+    for done in (named, large, gone):
+        assert done.returncode == 0 and done.stderr.startswith("Reusing ") and len(done.stderr.splitlines()) == 1
 
 
 def test_another_default_confidence_is_another_bundle(prepared: dict[str, str], bundle_path: Path) -> None:
@@ -312,6 +363,22 @@ def test_a_device_that_is_not_there_is_one_line(prepared: dict[str, str]) -> Non
     assert done.returncode == 1 and "EngineError" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("fault", ["name", "address", "port"])
+def test_an_address_that_cannot_be_listened_on_is_one_line(fault: str, prepared: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        host, port = {
+            "name": ("nohost.invalid", 0),
+            "address": ("192.0.2.1", 0),  # of a network for documentation, hence nobody's
+            "port": taken.getsockname(),
+        }[fault]
+        done = run("serve", **prepared, host=host, port=str(port))
+    assert done.returncode == 1, "3 would say that there is no bundle"
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"AddressUnusable: The service cannot listen on {host}, port {port}: ")
+    assert "YOLOFOLD_HOST" in line and "YOLOFOLD_PORT" in line
+    assert done.stdout == ""
+
+
 @pytest.mark.parametrize(
     ("settings", "error"),
     [
@@ -368,6 +435,14 @@ def test_a_killed_prepare_leaves_nothing_to_serve(moment: str, tmp_path: Path) -
     assert run("serve", weights="embedded", imgsz="320", bundle_dir=str(tmp_path)).returncode == 3
 
 
+def test_a_broken_form_is_told_its_sender_and_not_the_log(bundle_root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    form = {"content-type": "multipart/form-data; boundary=b"}
+    with running_server(bundle_root) as server:
+        for body in (b"--c\r\n", b"no form"):
+            assert httpx.post(f"{server.url}/detect", content=body, headers=form).status_code == 400
+    assert "boundary" not in capfd.readouterr().err
+
+
 def test_terminated_server_ends_cleanly(prepared: dict[str, str]) -> None:
     process = subprocess.Popen(
         command("serve"), cwd=ROOT, env=clean_environ(**prepared, port="0"), stdout=subprocess.PIPE, text=True
@@ -388,6 +463,14 @@ def test_a_terminated_prepare_clears_away_what_it_began(tmp_path: Path) -> None:
     process.stderr.read()
     assert process.wait(timeout=60) == 128 + signal.SIGTERM
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bn_stats_looks_for_its_tables_folder_before_anything_else(tmp_path: Path) -> None:
+    table = tmp_path / "no" / "layers.csv"
+    done = run("bn-stats", "--csv", str(table), weights="embedded", bundle_dir=str(tmp_path))
+    assert done.returncode == 1, "3 would say that it has looked for the bundle"
+    (line,) = done.stderr.splitlines()
+    assert line == f"ReportUnwritable: {table} cannot be written: there is no folder {table.parent}."
 
 
 def test_bench_looks_for_its_reports_folder_before_anything_else(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from service.bundle.store import Bundle
 from tests.conftest import RunningServer, running_server
 from tests.test_imports import NEVER_WHILE_SERVING
 
-#: Python runs this in every process it starts. It notes what is imported, unpickled, opened as weights and started.
+#: Python runs this in every process it starts. It notes what is imported, unpickled, opened as weights,
+#: started and reached over the network.
 WATCHER = """
 import os, sys
 log = open(os.path.join({folder!r}, f"{{os.getpid()}}.txt"), "a", buffering=1)
@@ -36,6 +37,10 @@ def hook(event, arguments):
             print("weights", arguments[0], file=log)
         elif event == "subprocess.Popen":
             print("start", *map(str, arguments[1]), file=log)
+        elif event in ("os.fork", "os.forkpty", "os.posix_spawn", "os.system"):
+            print("start", event, file=log)
+        elif event in ("socket.connect", "socket.getaddrinfo"):
+            print("reach", *map(str, arguments), file=log)
     finally:
         busy = False
 sys.addaudithook(hook)
@@ -156,13 +161,14 @@ def test_no_route_brings_torch_into_the_process_or_its_children(
 
 
 def test_a_second_start_only_loads_and_checks(root: Path, tmp_path: Path, record_property: Callable) -> None:
-    """What would make a restart slow: preparing, importing torch, measuring, or any process besides its own."""
+    """What would make a restart slow: preparing, importing torch, measuring, another process, or asking the network."""
     for start in ("first", "second"):
         begun = time.monotonic()
         with watched_server(root, tmp_path / start) as watched:
             assert httpx.get(f"{watched.server.url}/readyz").json() == {"status": "ready"}
             record_property(f"{start}_start_ready_s", round(time.monotonic() - begun, 2))
-        assert watched.notes("start") == set()
+        assert watched.notes("start") == watched.notes("reach") == set()
+        assert len(list(watched.folder.iterdir())) == 1, "each process of Python's has notes of its own"
         imported = watched.notes("import")
         assert {name.split(".")[0] for name in imported}.isdisjoint(NEVER_WHILE_SERVING)
         assert "service.api.server" in imported

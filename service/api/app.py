@@ -12,7 +12,7 @@ from service.api.body import UploadBudget
 from service.api.drifting import start_drift_watch
 from service.api.exchange import DrainUnreadBody, HeadLikeGet
 from service.api.measuring import LatencyStation
-from service.api.problems import install_problem_handlers
+from service.api.problems import BEFORE_OPERATIONS, install_problem_handlers
 from service.api.response_headers import ResponseHeaders
 from service.api.state import Service
 from service.bundle.store import Bundle
@@ -33,10 +33,12 @@ _HELD_UPLOADS = 8
 #: Batches worked on at once. They take turns, so more would only make each of them miss its time-out.
 _MOST_BATCHES = 8
 
-_DESCRIPTION = """
+_DESCRIPTION = f"""
 Object detection with Ultralytics YOLO26 networks whose BatchNorm layers were folded into their convolutions.
 
 Failures are problem documents (RFC 9457, `application/problem+json`); their `type` is stable.
+Each operation lists its own. Before one is reached, any request may be answered
+{", ".join(f"{kind.status} `{kind.slug}` ({kind.title[0].lower()}{kind.title[1:]})" for kind in BEFORE_OPERATIONS)}.
 """
 _TAGS = [
     {"name": "detection", "description": "Find objects in an image."},

@@ -1,13 +1,18 @@
 """Reads the files of a multipart form into memory. How much that may be is decided before, where its bytes arrive."""
 
+import re
 from collections.abc import AsyncGenerator, Collection
+from urllib.parse import unquote_to_bytes
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from service.api.problems import MALFORMED_BODY, UNKNOWN_PARAMETER, RequestRefused
 
 MULTIPART = "multipart/form-data"
+#: The name of a file as RFC 5987 writes it: ``filename*=UTF-8''%C3%A4.jpg``.
+_EXTENDED_NAME = re.compile(rb";\s*filename\*=(utf-8|iso-8859-1)'[^']*'([^\s;]+)", re.IGNORECASE)
 
 
 class FormReader(MultiPartParser):
@@ -27,6 +32,14 @@ class FormReader(MultiPartParser):
         super().__init__(headers, stream, max_files=most_parts + 1, max_fields=most_parts + 1)
         self._most_parts, self._too_many = most_parts, too_many
 
+    def on_headers_finished(self) -> None:
+        """The headers of a part have been read."""
+        part = self._current_part
+        if part.content_disposition and (name := _extended_name(part.content_disposition)) is not None:
+            quoted = name.replace("\\", "\\\\").replace('"', '\\"').encode(self._charset, "replace")
+            part.content_disposition += b'; filename="%b"' % quoted
+        super().on_headers_finished()
+
     def on_part_end(self) -> None:
         """A part has been read."""
         super().on_part_end()
@@ -36,6 +49,19 @@ class FormReader(MultiPartParser):
     def on_end(self) -> None:
         """The closing boundary has been read."""
         self.is_complete = True
+
+
+def _extended_name(disposition: bytes) -> str | None:
+    """The name of a file that is named in the form of RFC 5987 only, else None.
+
+    RFC 7578 forbids that form here and the parser passes over it, so that the file would be taken for text; yet some
+    clients use it for names that are not ASCII.
+    """
+    found = _EXTENDED_NAME.search(disposition)
+    if found is None or b"filename" in parse_options_header(disposition)[1]:
+        return None
+    charset, name = found.groups()
+    return unquote_to_bytes(name).decode(charset.decode("ascii"), "replace")
 
 
 async def parse_form(reader: FormReader) -> FormData:

@@ -71,6 +71,9 @@ OVERLOADED = Kind(503, "overloaded", "The service is at its limit")
 NOT_READY = Kind(503, "not-ready", "The service cannot detect now")
 DEADLINE_EXCEEDED = Kind(504, "deadline-exceeded", "The request took too long")
 
+#: Answered before a request reaches an operation, so none lists them.
+BEFORE_OPERATIONS = (MALFORMED_REQUEST, HEAD_TIMEOUT, HEAD_TOO_LARGE, NOT_FOUND, METHOD_NOT_ALLOWED)
+
 DEFECT = "This is a defect; the traceback is in the service's log."
 REASON_LOGGED = "The reason is in the service's log."
 

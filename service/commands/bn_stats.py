@@ -9,8 +9,9 @@ from rich.console import Console
 
 from service.bundle.batchnorm import FoldStatus, Stage
 from service.bundle.health import Severity, WarningCode
-from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, Weights
+from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, Weights, missing_folder
 from service.commands.served_bundle import load_served
+from service.errors import ReportUnwritable
 from service.observatory.document import bn_stats_document
 from service.observatory.pruning import PruneRule
 from service.observatory.selection import Selection, SortKey, SortOrder
@@ -44,6 +45,8 @@ def bn_stats(
     if codes:
         terminal.print_warning_kinds(Console())
         return
+    if reason := missing_folder(csv):
+        raise ReportUnwritable(reason)
     bundle = load_served(
         load_settings(weights=weights, imgsz=imgsz, head=head, default_conf=default_conf, bundle_dir=bundle_dir)
     )

@@ -15,6 +15,11 @@ def print_error(error: Exception) -> None:
     console.print(f"[red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
 
 
+def print_warning(text: str) -> None:
+    """Write a warning as one line."""
+    console.print(f"[yellow]warning[/]: {escape(text)}", highlight=False, soft_wrap=True)
+
+
 class StepProgress:
     """Draws each step with its time."""
 

@@ -6,10 +6,10 @@ import typer
 
 from service.bundle.health import SEVERITIES
 from service.bundle.store import Bundle, load_bundle
-from service.commands.console import StepProgress, console, print_error
+from service.commands.console import StepProgress, console, print_error, print_warning
 from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, Weights
 from service.commands.prepare_extra import needing_prepare_extra
-from service.commands.served_bundle import load_served
+from service.commands.served_bundle import load_served, warning_of_new_weights
 from service.commands.termination import exit_orderly_when_terminated
 from service.errors import BundleError, BundleMissing, WeightsHashMismatch
 from service.measurement.terminal import series_verdicts
@@ -39,8 +39,11 @@ def prepare(
     settings = load_settings(weights=weights, imgsz=imgsz, head=head, default_conf=default_conf, bundle_dir=bundle_dir)
     if not force:
         try:
-            reused = f"Reusing {load_served(settings).path}. Use --force to prepare it again."
+            bundle = load_served(settings)
+            reused = f"Reusing {bundle.path}. Use --force to prepare it again."
             console.print(reused, highlight=False, markup=False, soft_wrap=True)
+            if warning := warning_of_new_weights(settings, bundle):
+                print_warning(warning)
             return
         except BundleMissing:
             pass

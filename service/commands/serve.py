@@ -1,15 +1,18 @@
 """``serve``: the HTTP service."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from service.bundle.store import Bundle
-from service.commands.console import console
+from service.commands.console import print_warning
 from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, Weights
-from service.commands.served_bundle import load_served
+from service.commands.served_bundle import load_served, warning_of_new_weights
 from service.settings import load_settings
+
+#: To be found where the repository is the working directory, which it is not in a container.
+SAMPLE = Path("samples/parcel.jpg")
 
 
 def serve(
@@ -32,6 +35,8 @@ def serve(
         port=port,
     )
     bundle = load_served(settings)
+    if warning := warning_of_new_weights(settings, bundle):
+        print_warning(warning)
     from service.api.server import run_server
 
     run_server(settings, bundle, announce=lambda address, runs_on: _announce(address, runs_on, bundle))
@@ -46,8 +51,8 @@ def _announce(address: str, runs_on: str, bundle: Bundle) -> None:
         f"{bundle.batchnorm.totals.folded} BatchNorm layers folded)\n"
         f"  on {runs_on}\n"
         f"  {address}            the page; {address}/docs for the API\n"
-        f"  curl -F file=@samples/parcel.jpg {address}/detect",
+        f"  curl -F file=@{SAMPLE if SAMPLE.is_file() else 'picture.jpg'} {address}/detect",
         flush=True,
     )
     if manifest.weights.note:
-        console.print(f"[yellow]warning[/]: {escape(manifest.weights.note)}", highlight=False, soft_wrap=True)
+        print_warning(manifest.weights.note)

@@ -1,8 +1,13 @@
 """The bundle that settings lead to."""
 
-from service.bundle.store import Bundle, bundle_key, find_bundle, load_bundle
+from pathlib import Path
+
+from service.bundle.store import Bundle, bundle_key, find_bundle, load_bundle, sha256_file
 from service.errors import BundleMissing, SettingsError, WeightsHashMismatch
 from service.settings import Settings
+
+#: A larger file is not read for the sake of a warning: the start would wait for it.
+_MOST_READ_BYTES = 1_000_000_000
 
 
 def load_served(settings: Settings) -> Bundle:
@@ -23,7 +28,7 @@ def load_served(settings: Settings) -> Bundle:
     if settings.weights_sha256 not in (None, bundle.manifest.weights.sha256):
         raise WeightsHashMismatch(
             f"{path} was prepared from weights with SHA-256 {bundle.manifest.weights.sha256}, but "
-            f"{settings.weights_sha256} is demanded."
+            f"{settings.weights_sha256} is demanded. `python -m service prepare --force` prepares it again."
         )
     if settings.default_conf not in (None, bundle.manifest.model.default_confidence):
         raise SettingsError(
@@ -31,3 +36,27 @@ def load_served(settings: Settings) -> Bundle:
             f"{bundle.manifest.model.default_confidence:g}, but YOLOFOLD_DEFAULT_CONF is {settings.default_conf:g}."
         )
     return bundle
+
+
+def warning_of_new_weights(settings: Settings, bundle: Bundle) -> str | None:
+    """What to tell whoever has put other weights at the path that the settings name, since the bundle is reused.
+
+    None where the file is the one prepared, cannot be read here or is too large, and where the settings name the bundle
+    itself.
+    """
+    path = Path(settings.weights)
+    if settings.weights in ("auto", "embedded") or bundle.path == settings.bundle_dir:
+        return None
+    try:
+        if not path.is_file() or path.stat().st_size > _MOST_READ_BYTES:
+            return None
+        found = sha256_file(path)
+    except OSError:
+        return None
+    if found == bundle.manifest.weights.sha256:
+        return None
+    return (
+        f"{path} is not the file that {bundle.path} was prepared from: its SHA-256 is {found}, that one's was "
+        f"{bundle.manifest.weights.sha256}. The bundle is used as it is; `python -m service prepare --force` takes up "
+        "the new weights."
+    )

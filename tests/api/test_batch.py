@@ -172,6 +172,30 @@ def test_both_fields_and_any_file_name(server: Serving) -> None:
     assert "detections" in answer.json()["results"][0]
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("filename*=UTF-8''%C3%A4%20b.jpg", "ä b.jpg"),
+        ("filename*=iso-8859-1'de'%E4.jpg", "ä.jpg"),
+        ("filename*=utf-8''%22%5C%3B.jpg", '"\\;.jpg'),
+        ("filename*=utf-8''%FF.jpg", "\ufffd.jpg"),
+        ("filename=\"plain.jpg\"; filename*=UTF-8''%C3%A4.jpg", "plain.jpg"),
+    ],
+)
+def test_a_file_may_be_named_as_rfc_5987_writes_it(server: Serving, name: str, shown: str) -> None:
+    body = form([JPEG]).replace(b'filename="0.jpg"', name.encode())
+    (result,) = server.client.post("/detect/batch", content=body, headers=FORM).json()["results"]
+    assert result["file"] == shown and result["detections"] == single(server, JPEG).json()["detections"]
+    assert server.client.post("/detect", content=body, headers=FORM).status_code == 200
+
+
+def test_a_part_whose_name_cannot_be_read_is_text(server: Serving) -> None:
+    for name in ("filename*=utf-7''a.jpg", "filename*=a.jpg", "filename*0=a.jpg"):
+        body = form([JPEG]).replace(b'filename="0.jpg"', name.encode())
+        response = server.client.post("/detect/batch", content=body, headers=FORM)
+        assert_problem(response, 400, "malformed-body", field="file")
+
+
 def test_the_documented_example_has_the_shape_of_a_real_answer(server: Serving, samples: list[Path]) -> None:
     (picture,) = (path.read_bytes() for path in samples if path.name == EXAMPLE["results"][0]["file"])
     given = post(server, [picture, picture[: len(picture) // 2]]).json()

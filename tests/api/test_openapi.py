@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from service.api import problems
 from service.api.app import create_app
 from service.bundle.store import Bundle
 from service.settings import load_settings
@@ -68,6 +69,20 @@ def test_each_operation_has_a_name_and_a_tag_that_is_described(openapi: dict[str
     summaries = [operation["summary"] for _, operation in operations(openapi)]
     assert len(set(summaries)) == len(summaries) == 17
     assert all(set(operation["tags"]) <= tags for _, operation in operations(openapi))
+
+
+def test_every_kind_of_problem_is_listed_by_an_operation_or_for_all_of_them(openapi: dict[str, Any]) -> None:
+    listed = {
+        example["value"]["type"]
+        for _, operation in operations(openapi)
+        for response in operation["responses"].values()
+        for example in response.get("content", {}).get(problems.MEDIA_TYPE, {}).get("examples", {}).values()
+    }
+    kinds = [kind for name, kind in vars(problems).items() if isinstance(kind, problems.Kind) and name[0] != "_"]
+    unlisted = {kind for kind in kinds if f"urn:yolofold:{kind.slug}" not in listed}
+    description = openapi["info"]["description"]
+    assert {kind for kind in kinds if f"{kind.status} `{kind.slug}` " in description} == unlisted
+    assert {(400, "malformed-request"), (431, "head-too-large")} < {(kind.status, kind.slug) for kind in unlisted}
 
 
 def test_every_schema_is_used(openapi: dict[str, Any]) -> None:

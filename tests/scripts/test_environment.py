@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ INDEX = "https://torch.example/whl/cpu"
 INTERPRETER = """#!/bin/sh
 echo "$@" >>{calls}
 if [ "$2" = pip ]; then exit "${{PIP_STATUS:-0}}"; fi
+if [ "$2" = playwright ]; then exit "${{PLAYWRIGHT_STATUS:-0}}"; fi
 exec {python} "$@"
 """
 PREPARING = {"torch", "torchvision", "ultralytics", "ultralytics-opencv-headless", "onnx"}
@@ -38,14 +40,29 @@ class Environment:
         python.chmod(0o755)
 
     def variables(self, **variables: str) -> dict[str, str]:
-        kept = {k: v for k, v in clean_environ().items() if k != "TORCH_INDEX_URL"}
+        kept = {k: v for k, v in clean_environ().items() if k not in ("TORCH_INDEX_URL", "REQUIRE_BROWSER")}
         return kept | {"VENV": str(self.folder)} | variables
 
     def need(self, name: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Source the script as the others do and ask it for an environment."""
-        script = f". scripts/environment.sh; need_environment {name}"
+        return self._source(f"need_environment {name}", variables)
+
+    def need_browser(self, *, apt: int, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Ask it for a browser, as root on a machine without one whose apt-get ends with this status."""
+        programs = self.folder.parent / "programs"
+        programs.mkdir(exist_ok=True)
+        for name in ("bash", "dirname"):
+            (programs / name).unlink(missing_ok=True)
+            (programs / name).symlink_to(shutil.which(name))
+        for name, script in (("id", "echo 0"), ("apt-get", f'echo "apt-get $@" >>{self._calls}; exit {apt}')):
+            (programs / name).write_text(f"#!{shutil.which('sh')}\n{script}\n")
+            (programs / name).chmod(0o755)
+        return self._source("need_browser; echo on", variables | {"PATH": str(programs)})
+
+    def _source(self, script: str, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        command = ["bash", "-c", f". scripts/environment.sh; {script}"]
         environ = self.variables(**variables)
-        return subprocess.run(["bash", "-c", script], cwd=ROOT, env=environ, capture_output=True, text=True)
+        return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
 
     def calls(self) -> list[str]:
         """How the interpreter was called since this was last asked; whether pip is there is left out."""
@@ -135,6 +152,29 @@ def test_an_installation_that_failed_is_tried_again_and_one_that_succeeded_is_no
     stamp.write_text("of other lock files")
     assert environment.need("serve").returncode == 0
     assert environment.calls() == ["-m pip install -q -r requirements/serve.txt"]
+
+
+APT = ["apt-get update -qq", "apt-get install -yqq --no-install-recommends chromium"]
+DOWNLOAD = "-m playwright install chromium"
+
+
+def test_a_browser_comes_from_the_system_or_else_from_playwright(environment: Environment) -> None:
+    done = environment.need_browser(apt=0)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "on\n", "")
+    assert environment.calls() == APT
+    done = environment.need_browser(apt=100)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "on\n", "")
+    assert environment.calls() == [APT[0], DOWNLOAD]
+
+
+def test_without_a_browser_the_tests_go_on_unless_one_is_required(environment: Environment) -> None:
+    done = environment.need_browser(apt=100, PLAYWRIGHT_STATUS="1")
+    assert (done.returncode, done.stdout) == (0, "on\n")
+    assert "THE TESTS OF THE PAGE WILL BE SKIPPED" in done.stderr
+    assert environment.calls() == [APT[0], DOWNLOAD]
+    done = environment.need_browser(apt=100, PLAYWRIGHT_STATUS="1", REQUIRE_BROWSER="1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "REQUIRE_BROWSER is set" in done.stderr
 
 
 def start_and_ask(environ: dict[str, str]) -> float:
