@@ -80,8 +80,9 @@ def test_failures_name_what_is_wrong(environ: dict[str, str], tmp_path: Path) ->
     assert done.returncode == 1 and "LayerNotFound" in done.stderr and EXACT in done.stderr
     assert run(environ, "--sort", "size").returncode == 2
     assert run(clean_environ(bundle_dir=str(tmp_path))).returncode == 3
-    done = run(environ, "--csv", str(tmp_path / "missing" / "layers.csv"))
-    assert done.returncode == 1 and "FileNotFoundError" in done.stderr and "Traceback" not in done.stderr
+    for csv, error in ((tmp_path / "missing" / "layers.csv", "ReportUnwritable"), (tmp_path, "IsADirectoryError")):
+        done = run(environ, "--csv", str(csv))
+        assert done.returncode == 1 and error in done.stderr and "Traceback" not in done.stderr
 
 
 def test_it_needs_neither_torch_nor_the_server(environ: dict[str, str]) -> None:
