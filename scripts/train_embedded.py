@@ -45,6 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--work", type=Path, default=Path("build/embedded-model"), help="pictures and checkpoints")
     parser.add_argument("--hours", type=float, default=1.28, help="length of the training schedule")
     parser.add_argument("--start-from", type=Path, help="checkpoint whose weights a new run begins with")
+    parser.add_argument(
+        "--average-start", action="store_true", help="ship the mean of what the run ends with and --start-from"
+    )
     parser.add_argument("--pictures", type=int, default=10_000, help="generated training pictures")
     parser.add_argument(
         "--first-picture",
@@ -163,7 +166,7 @@ def _measure(run: Path, data: Path, options: argparse.Namespace) -> None:
 
     release = run / RELEASE
     made, weights = _provenance(run, options), release / WEIGHTS
-    export_checkpoint(run / LAST, weights)
+    export_checkpoint(run / LAST, weights, _averaged_with(made, options))
     metrics = Metrics(
         weights_sha256=sha256_of(weights),
         machine=machine(),
@@ -176,6 +179,19 @@ def _measure(run: Path, data: Path, options: argparse.Namespace) -> None:
     write_card(release / CARD, metrics)
     shutil.copyfile(run / HISTORY, release / HISTORY)
     _draw_failures(weights, data.parent, release / FAILURES)
+
+
+def _averaged_with(made: Provenance, options: argparse.Namespace) -> Path | None:
+    """The checkpoint that the run started from, if it is wanted once more."""
+    from scripts.embedded_model.run_files import sha256_of
+    from scripts.embedded_model.run_state import RunRefused
+
+    if not options.average_start:
+        return None
+    start: Path | None = options.start_from
+    if start is None or sha256_of(start) != made.start_sha256:
+        raise RunRefused("--average-start: --start-from must give the weights that the run began with.")
+    return start
 
 
 def _provenance(run: Path, options: argparse.Namespace) -> Provenance:
@@ -196,6 +212,7 @@ def _provenance(run: Path, options: argparse.Namespace) -> Provenance:
         start_sha256=start.sha256,
         epoch_map50=epoch_map50(run),
         base_size=BASE_SIZE,
+        averaged=options.average_start,
     )
 
 
@@ -208,6 +225,8 @@ def recorded_command(options: argparse.Namespace) -> str:
     if options.start_from is not None:
         given = options.start_from.resolve()
         words.append(f"--start-from {given.relative_to(REPOSITORY) if given.is_relative_to(REPOSITORY) else given}")
+    if options.average_start:
+        words.append("--average-start")
     return " ".join(words)
 
 

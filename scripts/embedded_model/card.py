@@ -71,8 +71,8 @@ Runs: {len(runs)}, {minutes:.0f} minutes in all; a later one starts from the wei
   It was shared with other work. The schedule follows the clock, so a repetition draws the same
   pictures byte for byte but ends in other weights.
 - Forward passes in bfloat16; loss and BatchNorm statistics in float32.
-- The weights are the exponential moving average at the end of the last run, stored as float16.
-- BatchNorm: running mean and variance are those of the training run (momentum 0.03, eps 0.001).
+- The weights at the end of a run are an exponential moving average, stored as float16.
+- BatchNorm: running mean and variance are those of training (momentum 0.03, eps 0.001), averaged where weights were.
   Nothing was folded or re-estimated afterwards. `bn-history.jsonl` beside this file shows how they
   settled in the last run: per stage the mean |running mean|, running variance, |gamma| and the norm of the gradient.
 """
@@ -96,6 +96,11 @@ def _run_lines(number: int, run: Provenance) -> str:
         said.append(f"Validation mAP50 after its epochs (one2many head, {run.base_size} px): {values}.")
     if run.start_sha256:
         said.append(f"It started from weights with SHA-256 {run.start_sha256}.")
+    if run.averaged:
+        said.append(
+            "Shipped is the mean of these weights and those at the end of the run, BatchNorm's running statistics "
+            "included."
+        )
     for note in said:
         lines += wrap(note, _LINE, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
     return "\n".join(lines)

@@ -15,11 +15,16 @@ MAX_BYTES = 6 * 1024 * 1024
 _LOCAL_ARGUMENTS = ("project", "save_dir", "resume", "name", "data", "model", "time")
 
 
-def export_checkpoint(source: Path, target: Path) -> None:
+def export_checkpoint(source: Path, target: Path, average_with: Path | None = None) -> None:
     """Write the averaged weights of a training checkpoint as a plain float16 YOLO26 checkpoint.
 
     Optimizer state, machine paths and the training-only model class are left out; BatchNorm layers
     and their running statistics stay as trained.
+
+    Args:
+        average_with: the checkpoint that the training started from: all weights, and the running statistics, become
+            the mean of both. Two ends of one descent lie in one basin, whose middle is lower (Wortsman et al., "Model
+            soups", 2022).
 
     Raises:
         ValueError: the file would be larger than `MAX_BYTES`.
@@ -28,6 +33,8 @@ def export_checkpoint(source: Path, target: Path) -> None:
     model = (saved.get("ema") or saved["model"]).float()
     model.__class__ = DetectionModel
     model.criterion = None
+    if average_with is not None:
+        _average(model, average_with)
     # A resumed run remembers the file that it was loaded from.
     vars(model).pop("pt_path", None)
     arguments = _portable(saved["train_args"])
@@ -54,6 +61,15 @@ def export_checkpoint(source: Path, target: Path) -> None:
     )
     if target.stat().st_size > MAX_BYTES:
         raise ValueError(f"{target} has {target.stat().st_size} bytes, more than {MAX_BYTES}")
+
+
+def _average(model: DetectionModel, other: Path) -> None:
+    saved = torch_load(other, map_location="cpu", weights_only=False)
+    theirs = (saved.get("ema") or saved["model"]).float().state_dict()
+    ours: dict[str, torch.Tensor] = model.state_dict()
+    for name, value in ours.items():
+        if value.is_floating_point():
+            value.copy_((value + theirs[name]) / 2)
 
 
 def _portable(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ class Provenance:
         start_sha256: of the file that held those weights.
         epoch_map50: mAP50 of the one2many head on the val split after each epoch, as Ultralytics measured it.
         base_size: pixels of the longer side at which pictures were loaded and `epoch_map50` was measured.
+        averaged: the weights are the mean of those at the end of this run and those that it started from.
     """
 
     command: str
@@ -40,6 +41,7 @@ class Provenance:
     start_sha256: str | None = None
     epoch_map50: tuple[float, ...] = ()
     base_size: int = 512
+    averaged: bool = False
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,22 @@ def test_the_export_keeps_every_tensor_and_the_batchnorm_layers(exported):
     assert any("running_var" in name for name in expected)
 
 
+def test_the_export_can_be_the_mean_with_the_start(exported):
+    from ultralytics.nn.tasks import DetectionModel
+
+    model, path = exported
+    start = DetectionModel("yolo26n.yaml", nc=len(CLASS_NAMES), verbose=False)
+    start.model[0].bn.running_var += 3
+    torch.save({"model": start, "ema": None}, path.with_name("start.pt"))
+    export_checkpoint(path.with_name("last.pt"), path.with_name("mean.pt"), path.with_name("start.pt"))
+    mean = torch.load(path.with_name("mean.pt"), weights_only=False)["model"].state_dict()
+    ours, theirs = model.float().state_dict(), start.state_dict()
+    assert torch.all(mean["model.0.bn.running_var"] == 2.5)
+    for name, value in mean.items():
+        expected = (ours[name] + theirs[name]) / 2 if value.is_floating_point() else ours[name]
+        torch.testing.assert_close(value.float(), expected.float(), rtol=1e-3, atol=1e-6, msg=name)
+
+
 def test_ultralytics_loads_the_export(exported):
     from ultralytics.models import YOLO
 
