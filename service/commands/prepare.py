@@ -83,6 +83,11 @@ def _print_summary(bundle: Bundle) -> None:
             f"Proof      passed on {len(certificate.end_to_end)} inputs; worst layer {worst.name} at "
             f"{worst.relative_error / worst.tolerance:.0%} of its bound"
         )
+    if bundle.self_check.highest_confidence is not None:
+        lines.append(
+            "Self-check compares the highest confidence only: rounding decides which boxes this network answers, as if "
+            "it had not been trained"
+        )
     lines += [f"Latency    {line}" for line in series_verdicts(bundle.latency.series[0])]
     left = [item for item in bundle.latency.not_measured if item.reason != LEFT_OUT]
     lines += [f"Latency    not measured: {item.question} {item.reason}" for item in left]

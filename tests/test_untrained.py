@@ -1,0 +1,84 @@
+"""A network with random weights, as Ultralytics builds it, goes the whole way: prepared by the command, then served."""
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from ultralytics.nn.tasks import DetectionModel
+
+from service.api.app import create_app
+from service.bundle.store import Bundle, load_bundle
+from service.errors import SelfCheckFailed
+from service.inference.onnxruntime_engine import OnnxRuntimeEngine
+from service.inference.openvino_engine import OpenVinoEngine
+from service.inference.self_check import check_engine
+from service.settings import load_settings
+from tests.conftest import ROOT, clean_environ, command, made_once
+from tests.inference.altered_engine import AlteredEngine
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the command printed, and the bundle it wrote."""
+
+    printed: str
+    root: Path
+    bundle: Bundle
+
+
+def _prepare(root: Path) -> None:
+    torch.manual_seed(0)
+    network = DetectionModel("yolov6n.yaml", nc=2, verbose=False)
+    torch.save({"model": network, "ema": None, "train_args": {"imgsz": 320}, "epoch": -1}, root / "plain net.pt")
+    done = subprocess.run(
+        command("prepare", "--weights", str(root / "plain net.pt"), "--imgsz", "128", "--latency-rounds", "12"),
+        cwd=ROOT,
+        env=clean_environ(bundle_dir=str(root / "bundles")),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    (root / "printed.txt").write_text(done.stderr)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    root = made_once(tmp_path_factory, "untrained", _prepare)
+    (path,) = (p for p in (root / "bundles").iterdir() if (p / "manifest.json").is_file())
+    return Prepared((root / "printed.txt").read_text(), root, load_bundle(path))
+
+
+def test_prepare_says_what_the_start_up_check_compares(prepared: Prepared) -> None:
+    assert "Self-check compares the highest confidence only" in prepared.printed
+    assert prepared.bundle.self_check.rows == 0
+
+
+@pytest.mark.parametrize(
+    "engine", [lambda graph: OnnxRuntimeEngine(graph, "cpu", 1), lambda graph: OpenVinoEngine(graph, "fp32", 1, 1)]
+)
+def test_both_runtimes_pass_the_start_up_check(engine: Callable, prepared: Prepared) -> None:
+    checked = check_engine(prepared.bundle, engine(prepared.bundle.deployed_graph))
+    assert (checked.rows, checked.matched, checked.extra) == (0, 0, 0)
+    assert checked.difference.score < checked.tolerance.score < 1e-3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda rows: rows * 0, lambda rows: rows * np.nan, lambda rows: rows * 1.001, lambda rows: rows[:, ::-1, ::-1]],
+)
+def test_an_engine_of_another_confidence_does_not(change: Callable, prepared: Prepared) -> None:
+    with pytest.raises(SelfCheckFailed, match=r"the highest confidence in .*\.jpg is \S+ off"):
+        check_engine(prepared.bundle, AlteredEngine(prepared.bundle, change, "fp32"))
+
+
+def test_it_is_served(prepared: Prepared, samples: list[Path]) -> None:
+    with TestClient(create_app(load_settings({}), prepared.bundle)) as client:
+        assert client.get("/model/fold").json()["startup_check"]["boxes"] == 0
+        answer = client.post("/detect?conf=0", content=samples[0].read_bytes(), headers={"Content-Type": "image/jpeg"})
+        assert answer.status_code == 200 and answer.json()["detections"]
