@@ -1,6 +1,9 @@
 """A network with random weights, as Ultralytics builds it, goes the whole way: prepared by the command, then served."""
 
+import re
+import shlex
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +41,7 @@ def _prepare(root: Path) -> None:
     done = subprocess.run(
         command("prepare", "--weights", str(root / "plain net.pt"), "--imgsz", "128", "--latency-rounds", "12"),
         cwd=ROOT,
-        env=clean_environ(bundle_dir=str(root / "bundles")),
+        env=clean_environ(bundle_dir=str(root / "its bundles")),
         capture_output=True,
         text=True,
         timeout=600,
@@ -50,13 +53,36 @@ def _prepare(root: Path) -> None:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     root = made_once(tmp_path_factory, "untrained", _prepare)
-    (path,) = (p for p in (root / "bundles").iterdir() if (p / "manifest.json").is_file())
+    (path,) = (p for p in (root / "its bundles").iterdir() if (p / "manifest.json").is_file())
     return Prepared((root / "printed.txt").read_text(), root, load_bundle(path))
 
 
 def test_prepare_says_what_the_start_up_check_compares(prepared: Prepared) -> None:
     assert "Self-check compares the highest confidence only" in prepared.printed
     assert prepared.bundle.self_check.rows == 0
+
+
+def test_the_command_it_names_works_as_printed(prepared: Prepared, tmp_path: Path) -> None:
+    named = re.search(r"`(python -m service bn-stats .*)` says what", prepared.printed)
+    assert named is not None
+    program, *arguments = shlex.split(named[1])
+    assert program == "python"
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=clean_environ(weights="embedded", imgsz="640", bundle_dir=str(tmp_path)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "model.0.bn" in done.stdout
+
+
+def test_prepare_says_that_it_was_trained_at_another_size(prepared: Prepared) -> None:
+    (line,) = (line for line in prepared.printed.splitlines() if line.startswith("Size "))
+    assert line.split(maxsplit=1)[1] == (
+        "trained at 320 px, served at 128 px; `--imgsz 320` (YOLOFOLD_IMGSZ=320) serves it as it was trained"
+    )
 
 
 @pytest.mark.parametrize(
