@@ -171,3 +171,14 @@ def judge_repetition(
     # Comparisons that NaN does not pass.
     within = difference.box_px <= tolerance.box_px and difference.score <= tolerance.score
     return Repetition(len(pairing), missing, extra, difference, within and max(missing, extra) <= allowed)
+
+
+def judge_highest(confidence: float, found: Rows, tolerance: Tolerance) -> Repetition:
+    """Compare the highest confidence of ``found`` (M, 6) with the one expected.
+
+    For answers of which rounding decides the boxes: whichever come, the first one's confidence is the same.
+    """
+    rows = np.zeros((2, 1, 6))
+    rows[:, 0, 4] = confidence, found[:, 4].max()
+    difference = measure_difference(*rows)
+    return Repetition(0, 0, 0, difference, difference.score <= tolerance.score)

@@ -10,6 +10,7 @@ from service.comparison import (
     Difference,
     Tolerance,
     iou,
+    judge_highest,
     judge_repetition,
     measure_difference,
     pair_rows,
@@ -144,3 +145,30 @@ def test_suppression_may_drop_either_of_two_boxes() -> None:
     judged = [judge(found, suppressed=True, expected=rows) for found in (one_other, two_fewer, three_fewer)]
     assert [repeated.passed for repeated in judged] == [True, True, False]
     assert not judge(one_other, expected=rows).passed
+
+
+@pytest.mark.parametrize(
+    ("confidence", "passed"),
+    [
+        (0.9, True),
+        (0.9 - 0.9e-3 * 0.09, True),
+        (0.9 - 1.1e-3 * 0.09, False),
+        (0.9 + 1.1e-3 * 0.09, False),
+        (0.0, False),
+        (math.nan, False),
+    ],
+)
+def test_the_highest_confidence_is_held_against_the_expected(confidence: float, passed: bool) -> None:
+    found = ROWS[::-1].copy()
+    found[-1, 4] = confidence
+    found[:, :4] += 50  # wherever the boxes are
+    judged = judge_highest(0.9, found, TOLERANCE)
+    assert judged.passed is passed
+
+
+def test_no_box_is_repeated_by_no_box() -> None:
+    none = np.zeros((300, 6))
+    assert judge_highest(0.0, none, TOLERANCE).passed
+    some = none.copy()
+    some[0, 4] = 2e-6
+    assert not judge_highest(0.0, some, TOLERANCE).passed

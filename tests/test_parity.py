@@ -89,7 +89,7 @@ def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     case, folder = request.param, tmp_path_factory.mktemp("prepared")
     checkpoint = save_checkpoint(calibrated_network(case.architecture, case.classes), folder / "best.pt")
     settings = load_settings({}, weights=str(checkpoint), imgsz=SMALL, head=case.head, bundle_dir=str(folder / "b"))
-    path = prepare_bundle(settings, Silent(), Effort(MIN_ROUNDS, budget_s=0.1), usable_cores())
+    path = prepare_bundle(settings, Silent(), Effort(MIN_ROUNDS, budget_s=0.1), usable_cores()).path
     assert find_bundle(settings.bundle_dir, path.name.rsplit("-", 1)[0]) == path
     return Prepared(case, checkpoint, settings, load_bundle(path))
 

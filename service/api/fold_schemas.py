@@ -67,14 +67,16 @@ class StartupCheckAnswer(BaseModel):
     passed: Literal[True] = Field(description="A process in which it fails serves nothing.")
     input: str = Field(description="The stored picture's file name, or the seed of the noise.", examples=["bus.jpg"])
     boxes: int = Field(
-        description="Boxes expected: the checkpoint's own, BatchNorm unfolded, computed in float64.", examples=[50]
+        description="Boxes expected: the checkpoint's own, BatchNorm unfolded, computed in float64. 0 where rounding "
+        "decides which boxes it answers, as in an untrained network: only its highest confidence is compared.",
+        examples=[50],
     )
     matched: int = Field(
         description="Of these, found by the engine; all, or the process would not serve.", examples=[50]
     )
     max_box_difference_px: float = Field(description="Largest, in pixels of the network's square.", examples=[6e-5])
     max_confidence_difference: float = Field(
-        description="Largest difference of confidence among the matched boxes.", examples=[6e-7]
+        description="Largest among the matched boxes, or of the highest where none is expected.", examples=[6e-7]
     )
     max_score_difference: float = Field(
         description="Of the score before the sigmoid, beyond the 1e-6 of confidence that approximating sigmoids costs.",

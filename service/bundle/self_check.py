@@ -19,10 +19,15 @@ class SelfCheckSpec(Record):
     schema_version: Literal[1] = 1
     input: str = Field(description="The picture's file name, or the seed of the noise.", examples=["bus.jpg"])
     rows: int = Field(
-        description="Boxes stored: those the checkpoint, its BatchNorm unfolded and computed in float64, is surest of.",
+        description="Boxes stored: those the checkpoint, its BatchNorm unfolded and computed in float64, is surest of. "
+        "None where confidences are so nearly equal that rounding decides which boxes come, as in an untrained "
+        "network.",
         examples=[50],
     )
     threshold: float = Field(description="Every box above this confidence was stored.", examples=[0.0055])
+    highest_confidence: float | None = Field(
+        None, description="Compared where no box is stored: the highest confidence answered. Else null."
+    )
     rounding_box_px: float = Field(
         description="Largest difference of a corner between the unfolded network in float32 and in float64; never "
         "taken for less than 1e-4."

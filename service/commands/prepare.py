@@ -1,5 +1,6 @@
 """``prepare``: weights in, bundle out."""
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -60,11 +61,11 @@ def prepare(
     effort = Effort() if latency_rounds is None else Effort(latency_rounds, float("inf"))
     if latency_thorough:
         effort = Effort(effort.rounds, float("inf"), thorough=True, batches=ALL_BATCHES)
-    path = prepare_bundle(settings, StepProgress(), effort, usable_cores())
-    _print_summary(load_bundle(path))
+    prepared = prepare_bundle(settings, StepProgress(), effort, usable_cores())
+    _print_summary(load_bundle(prepared.path), prepared.trained_imgsz)
 
 
-def _print_summary(bundle: Bundle) -> None:
+def _print_summary(bundle: Bundle, trained_imgsz: int | None) -> None:
     from service.measurement.study import LEFT_OUT
 
     manifest, totals, certificate = bundle.manifest, bundle.batchnorm.totals, bundle.certificate
@@ -80,15 +81,28 @@ def _print_summary(bundle: Bundle) -> None:
     ]
     severities = [warning.severity for warning in bundle.health.warnings]
     counts = ", ".join(f"{severities.count(severity)} {severity}" for severity in SEVERITIES)
-    lines.append(f"Health     {counts}; `python -m service bn-stats` says what")
+    # Named by its folder, it is found whatever options or settings led here.
+    folder = shlex.quote(str(bundle.path.resolve()))
+    lines.append(f"Health     {counts}; `python -m service bn-stats --bundle-dir {folder}` says what")
     if worst is not None:
         lines.append(
             f"Proof      passed on {len(certificate.end_to_end)} inputs; worst layer {worst.name} at "
             f"{worst.relative_error / worst.tolerance:.0%} of its bound"
         )
+    if bundle.self_check.highest_confidence is not None:
+        lines.append(
+            "Self-check compares the highest confidence only: rounding decides which boxes this network answers, as if "
+            "it had not been trained"
+        )
     lines += [f"Latency    {line}" for line in series_verdicts(bundle.latency.series[0])]
     left = [item for item in bundle.latency.not_measured if item.reason != LEFT_OUT]
     lines += [f"Latency    not measured: {item.question} {item.reason}" for item in left]
+    imgsz = manifest.model.input.height
+    if trained_imgsz is not None and trained_imgsz != imgsz:
+        lines.append(
+            f"Size       trained at {trained_imgsz} px, served at {imgsz} px; `--imgsz {trained_imgsz}` "
+            f"(YOLOFOLD_IMGSZ={trained_imgsz}) serves it as it was trained"
+        )
     if manifest.weights.note:
         lines.append(f"Note       {manifest.weights.note}")
     lines.append(f"Bundle     {bundle.path}")

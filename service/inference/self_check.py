@@ -3,8 +3,9 @@
 import time
 from dataclasses import dataclass
 
+from service.bundle.self_check import SelfCheckSpec
 from service.bundle.store import Bundle
-from service.comparison import Difference, Tolerance, judge_repetition
+from service.comparison import Difference, Repetition, Tolerance, judge_highest, judge_repetition
 from service.errors import SelfCheckFailed
 from service.inference.engine import InferenceEngine, Precision
 
@@ -61,25 +62,33 @@ def _check_layout(bundle: Bundle, engine: InferenceEngine) -> StartupCheck:
     tolerance = engine_tolerance(bundle, engine)
     started = time.perf_counter()
     found = engine.run(image[None])[0]
-    repeated = judge_repetition(
-        expected,
-        found,
-        threshold=spec.threshold,
-        tolerance=tolerance,
-        suppressed=bundle.manifest.model.head.nms == "graph",
-    )
+    if spec.highest_confidence is None:
+        suppressed = bundle.manifest.model.head.nms == "graph"
+        repeated = judge_repetition(
+            expected, found, threshold=spec.threshold, tolerance=tolerance, suppressed=suppressed
+        )
+    else:
+        repeated = judge_highest(spec.highest_confidence, found, tolerance)
     duration_ms = (time.perf_counter() - started) * 1e3
-    apart = repeated.difference
     if not repeated.passed:
         retreat = "set YOLOFOLD_PRECISION=fp32, " if engine.precision == "bf16" else ""
         raise SelfCheckFailed(
             f"{engine.provider} of {engine.runtime} in {engine.precision} does not compute what {bundle.path} was "
-            f"certified for: of the {spec.rows} boxes stored for {spec.input} it finds {repeated.matched} and "
-            f"{repeated.extra} others, {apart.box_px:.3g} px off at most ({tolerance.box_px:.3g} allowed) and "
-            f"{apart.score:.3g} in the score ({tolerance.score:.3g} allowed). Nothing is served. Install the runtime "
+            f"certified for: {_findings(spec, repeated, tolerance)}. Nothing is served. Install the runtime "
             f"afresh, {retreat}or prepare the bundle again with --force."
         )
-    return StartupCheck(spec.rows, repeated.matched, repeated.extra, apart, tolerance, duration_ms)
+    return StartupCheck(spec.rows, repeated.matched, repeated.extra, repeated.difference, tolerance, duration_ms)
+
+
+def _findings(spec: SelfCheckSpec, repeated: Repetition, tolerance: Tolerance) -> str:
+    apart = repeated.difference
+    in_the_score = f"{apart.score:.3g} in the score ({tolerance.score:.3g} allowed)"
+    if spec.highest_confidence is not None:
+        return f"the highest confidence in {spec.input} is {apart.confidence:.3g} off, {in_the_score}"
+    return (
+        f"of the {spec.rows} boxes stored for {spec.input} it finds {repeated.matched} and {repeated.extra} others, "
+        f"{apart.box_px:.3g} px off at most ({tolerance.box_px:.3g} allowed) and {in_the_score}"
+    )
 
 
 def engine_tolerance(bundle: Bundle, engine: InferenceEngine) -> Tolerance:

@@ -29,8 +29,14 @@ def series_title(series: Series) -> str:
 
 def series_verdicts(series: Series) -> Iterator[str]:
     """A line for each question of a series, the null control first."""
-    for item in (series.null_control, *series.comparisons):
-        yield _verdict(item)
+    null = series.null_control
+    yield _verdict(null)
+    noise = max(null.ci95_high, 1 / null.ci95_low)
+    for item in series.comparisons:
+        # Without its reason, such a verdict would seem to contradict the interval beside it.
+        beyond_1 = not item.ci95_low <= 1 <= item.ci95_high
+        lost = f" (two copies of the same graph seem to differ by up to {noise:.2f}x)"
+        yield _verdict(item) + (lost if beyond_1 and item.verdict == "indistinguishable" else "")
 
 
 def _series_lines(series: Series) -> Iterator[str]:

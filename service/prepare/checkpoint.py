@@ -9,7 +9,8 @@ from torch import nn
 
 from service.bundle.batchnorm import Stage
 from service.errors import UnreadableCheckpoint, UnsupportedModel
-from service.prepare.ultralytics_runtime import Detect, load_checkpoint, v10Detect
+from service.prepare.checkpoint_file import why_unreadable
+from service.prepare.ultralytics_runtime import Detect, Focus, load_checkpoint, v10Detect
 
 HeadKind = Literal["one2one", "one2many"]
 
@@ -23,12 +24,14 @@ class LoadedModel:
         name: file name without suffix.
         classes: class names by id.
         architecture: YAML the network was built from, as recorded in the checkpoint.
+        trained_imgsz: side of the pictures it was trained on, pixels, None where the checkpoint does not say.
     """
 
     network: nn.Module
     name: str
     classes: list[str]
     architecture: str
+    trained_imgsz: int | None
 
 
 def load_model(path: Path) -> LoadedModel:
@@ -40,13 +43,28 @@ def load_model(path: Path) -> LoadedModel:
             numbers no network can work with.
     """
     try:
-        network, _ = load_checkpoint(path, device=torch.device("cpu"))
+        network, stored = load_checkpoint(path, device=torch.device("cpu"))
     except Exception as error:  # Ultralytics, torch and zip errors alike mean the same to the operator
-        raise UnreadableCheckpoint(f"{path} cannot be loaded safely as an Ultralytics checkpoint: {error}") from error
+        raise UnreadableCheckpoint(
+            f"{path} is no Ultralytics checkpoint that can be loaded safely: {why_unreadable(path, error)}."
+        ) from error
+    _use_plain_batchnorm(network)
     _refuse_unsupported(network, path)
     classes = _class_names(network, path)
     yaml_file = Path(str(description(network).get("yaml_file", "unknown"))).name
-    return LoadedModel(network.eval().requires_grad_(False), path.stem, classes, yaml_file)
+    network.eval().requires_grad_(False)
+    return LoadedModel(network, path.stem, classes, yaml_file, _trained_imgsz(stored))
+
+
+def _use_plain_batchnorm(network: nn.Module) -> None:
+    """Replace each SyncBatchNorm, in place, by the BatchNorm2d that it is unless several devices train it."""
+    for name, module in list(network.named_modules()):
+        if isinstance(module, nn.SyncBatchNorm):
+            plain = nn.BatchNorm2d(
+                module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
+            )
+            plain.load_state_dict(module.state_dict())
+            network.set_submodule(name, plain)
 
 
 def _refuse_unsupported(network: nn.Module, path: Path) -> None:
@@ -56,7 +74,7 @@ def _refuse_unsupported(network: nn.Module, path: Path) -> None:
     head = blocks(network)[-1]
     if type(head) not in (Detect, v10Detect):
         raise UnsupportedModel(f"{path} ends in a {type(head).__name__} head; only Detect heads are served.")
-    channels = description(network).get("channels", 3)
+    channels = _image_channels(network)
     if channels != 3:
         raise UnsupportedModel(f"{path} takes {channels} image channels; only 3 are served.")
     if not any(isinstance(m, nn.BatchNorm2d) for m in network.modules()):
@@ -74,17 +92,35 @@ def _refuse_unsupported(network: nn.Module, path: Path) -> None:
             raise UnsupportedModel(f"{path}: {name} holds a negative variance; the checkpoint is damaged.")
 
 
+def _image_channels(network: nn.Module) -> int:
+    """Asked of the first convolution: the YAML's name for it has changed, and it may be missing there."""
+    channels = next(module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d))
+    return channels // 4 if isinstance(blocks(network)[0], Focus) else channels
+
+
 def _class_names(network: nn.Module, path: Path) -> list[str]:
-    """Class names by id. Ultralytics stores a mapping, whose keys may have become strings on the way."""
-    stored = cast(Any, network).names
-    names = dict(enumerate(stored)) if isinstance(stored, list | tuple) else {int(k): v for k, v in stored.items()}
-    count = blocks(network)[-1].nc
+    """Class names by id. Ultralytics stores a mapping, whose keys may have become strings on the way; where it stores
+    none, classes are called as Ultralytics calls them then."""
+    stored, count = getattr(network, "names", None), blocks(network)[-1].nc
+    if stored is None:
+        return [f"class{i}" for i in range(count)]
+    try:
+        names = dict(enumerate(stored)) if isinstance(stored, list | tuple) else {int(k): v for k, v in stored.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UnsupportedModel(
+            f"{path} names its classes by {str(stored)[:80]!r}; it must be a list, or a mapping from 0 to {count - 1}."
+        ) from error
     if sorted(names) != list(range(count)):
         raise UnsupportedModel(
             f"{path} detects {count} classes but names those with the ids {sorted(names)[:20]}; it must name each of "
             f"0 to {count - 1}."
         )
     return [str(names[i]) for i in range(count)]
+
+
+def _trained_imgsz(stored: dict[str, Any]) -> int | None:
+    imgsz = (stored.get("train_args") or {}).get("imgsz")
+    return imgsz if isinstance(imgsz, int) else None
 
 
 def choose_head(network: nn.Module, wanted: Literal["auto", "one2one", "one2many"]) -> HeadKind:

@@ -56,7 +56,10 @@ class DeployedNetwork(nn.Module):
         """What the head proposes: for one2one heads the final (B, 300, 6), else every anchor's best class,
         (B, anchors, 6), before suppression."""
         precision = next(self.network.parameters()).dtype
-        predictions: torch.Tensor = self.network(images.permute(0, 3, 1, 2)[:, [2, 1, 0]].to(precision) / 255.0)
+        return self.proposals(self.network(images.permute(0, 3, 1, 2)[:, [2, 1, 0]].to(precision) / 255.0))
+
+    def proposals(self, predictions: torch.Tensor) -> torch.Tensor:
+        """The same of what Ultralytics' head answers."""
         if self.head == "one2many":
             return best_class(predictions)
         missing = MAX_DET - predictions.shape[1]

@@ -87,6 +87,19 @@ class Choices:
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """What came of a preparation.
+
+    Attributes:
+        path: the folder of the finished bundle.
+        trained_imgsz: side of the pictures the checkpoint was trained on, pixels, None where it does not say.
+    """
+
+    path: Path
+    trained_imgsz: int | None
+
+
+@dataclass(frozen=True)
 class _Subject:
     """One checkpoint on its way through the pipeline, with the network in each of its forms.
 
@@ -102,15 +115,12 @@ class _Subject:
     result: FoldResult
 
 
-def prepare_bundle(settings: Settings, progress: Progress, effort: Effort, cores: int) -> Path:
+def prepare_bundle(settings: Settings, progress: Progress, effort: Effort, cores: int) -> Prepared:
     """Weights to bundle: read, fold, prove, export, measure, write.
 
     Args:
         effort: how much to measure.
         cores: what this process may use; the network is measured with the threads and workers that follow from it.
-
-    Returns:
-        The folder of the finished bundle.
 
     Raises:
         PrepareError: any step failed; nothing was left behind that serving would accept.
@@ -135,7 +145,7 @@ def prepare_bundle(settings: Settings, progress: Progress, effort: Effort, cores
     key = store.bundle_key(settings.weights, settings.imgsz, settings.head, settings.default_conf)
     target = settings.bundle_dir / f"{key}-{bundle_version(checkpoint, choices)}"
     study = Study(effort, settings.threads_on(cores), settings.workers_on(cores), settings.device)
-    return build_bundle(checkpoint, loaded, choices, target, progress, study)
+    return Prepared(build_bundle(checkpoint, loaded, choices, target, progress, study), loaded.trained_imgsz)
 
 
 def build_bundle(

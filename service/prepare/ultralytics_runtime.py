@@ -2,7 +2,7 @@
 
 import torch
 import ultralytics
-from ultralytics.nn.modules import Detect, v10Detect
+from ultralytics.nn.modules import Detect, Focus, v10Detect
 from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils import AUTOINSTALL, SAFE_LOAD
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
@@ -17,4 +17,4 @@ if not SAFE_LOAD or AUTOINSTALL:
 ULTRALYTICS_VERSION: str = ultralytics.__version__
 OFFICIAL_NAMES = frozenset(name for name in GITHUB_ASSETS_NAMES if name.endswith(".pt"))
 
-__all__ = ["OFFICIAL_NAMES", "ULTRALYTICS_VERSION", "Detect", "load_checkpoint", "v10Detect"]
+__all__ = ["OFFICIAL_NAMES", "ULTRALYTICS_VERSION", "Detect", "Focus", "load_checkpoint", "v10Detect"]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from service.bundle.certificate import EndToEndProof, FoldCertificate, LayerProof, Unfoldable
-from service.errors import FoldRejected
+from service.errors import FoldRejected, UnsupportedModel
 from service.prepare.checkpoint import HeadKind, blocks
 from service.prepare.dataflow import BatchNormSite
 from service.prepare.deployed_network import DeployedNetwork, match_rows
@@ -68,9 +68,15 @@ def require_pass(certificate: FoldCertificate) -> None:
 
     Raises:
         FoldRejected: names the layer, or the input when only the end-to-end comparison failed.
+        UnsupportedModel: the layer overflows in the unfolded network already.
     """
     for layer in certificate.layers:
         if not layer.passed:
+            if layer.reference_peak >= torch.finfo(torch.float32).max:
+                raise UnsupportedModel(
+                    f"The checkpoint overflows by itself: behind {layer.name}, before anything is folded, numbers are "
+                    "larger than float32 can hold. Its BatchNorm statistics or weights are damaged."
+                )
             raise FoldRejected(
                 f"The fold of {layer.name} into {layer.conv} is wrong: its relative error {layer.relative_error:.3g} "
                 f"exceeds {layer.tolerance:.3g} (largest difference {layer.max_abs_error:.3g}).",

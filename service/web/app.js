@@ -205,9 +205,12 @@ function showProof({ layers, worst_layer: name, end_to_end: whole, startup_check
     "End to end": `on ${count(whole.inputs.length, "picture")} the folded network differs by ` +
       `${scientific(whole.max_relative_difference)} at most (allowed: ${scientific(whole.tolerance)}); ` +
       `${whole.matched} of ${count(whole.detections, "box", "boxes")} repeated, ${whole.extra} added.`,
-    "When this process started": `${start.runtime} repeated ${start.matched} of ${count(start.boxes, "stored box", "stored boxes")} ` +
-      `in ${start.duration_ms.toFixed(0)} ms, ${scientific(start.max_box_difference_px)} px off at most ` +
-      `(allowed: ${scientific(start.box_tolerance_px)} px).`,
+    "When this process started": start.boxes
+      ? `${start.runtime} repeated ${start.matched} of ${count(start.boxes, "stored box", "stored boxes")} ` +
+        `in ${start.duration_ms.toFixed(0)} ms, ${scientific(start.max_box_difference_px)} px off at most ` +
+        `(allowed: ${scientific(start.box_tolerance_px)} px).`
+      : `${start.runtime} repeated the highest confidence to ${scientific(start.max_confidence_difference)} in ` +
+        `${start.duration_ms.toFixed(0)} ms. Rounding decides which boxes this network answers, so none is compared.`,
   };
   // What failed would not be served, so there is no page on which these could be anything but passed.
   $("proofs").replaceChildren(...Object.entries(proofs).map(([title, text]) =>

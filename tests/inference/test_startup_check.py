@@ -16,6 +16,7 @@ from service.inference.onnxruntime_engine import OnnxRuntimeEngine, UnfoldedEngi
 from service.inference.openvino_engine import OpenVinoEngine
 from service.inference.self_check import check_engine, engine_tolerance
 from tests.bundles import change_bias, rehash
+from tests.inference.altered_engine import AlteredEngine
 from tests.inference.processors import needs_bf16
 
 ENGINES = {
@@ -23,23 +24,6 @@ ENGINES = {
     "openvino": lambda graph: OpenVinoEngine(graph, "fp32", 2, 1),
     "openvino in bf16": lambda graph: OpenVinoEngine(graph, "bf16", 2, 1),
 }
-
-
-class AlteredEngine:
-    """The real engine, with its answers changed as a broken build might."""
-
-    provider, runtime, threads = "CPUExecutionProvider", "ONNX Runtime, altered", 1
-
-    def __init__(self, bundle: Bundle, change: Callable[[np.ndarray], np.ndarray], precision: Precision) -> None:
-        self._engine, self._change = OnnxRuntimeEngine(bundle.deployed_graph, "cpu", 1), change
-        self.precision = precision
-
-    @property
-    def layouts(self) -> tuple["AlteredEngine"]:
-        return (self,)
-
-    def run(self, images: np.ndarray) -> np.ndarray:
-        return self._change(self._engine.run(images).copy())
 
 
 def check_altered(bundle: Bundle, change: Callable[[np.ndarray], np.ndarray], precision: Precision = "fp32"):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torchvision.ops import batched_nms
+from ultralytics.nn.tasks import DetectionModel
 
 from service.bundle.self_check import SelfCheckSpec
 from service.errors import ExportFailed
@@ -33,6 +34,14 @@ class Case:
     graph: Path
     inputs: list[ProofInput]
 
+    @staticmethod
+    def of(network: nn.Module, head: HeadKind, folder: Path, side: int) -> "Case":
+        """Drop the other head, fold and export."""
+        drop_unused_head(network, head)
+        folded = fold_batchnorm(network, observe_dataflow(network).sites).network
+        export_onnx(DeployedNetwork(folded, head).eval(), folder / "model.onnx", side, 0)
+        return Case(network, folded, head, folder / "model.onnx", proof_inputs(side))
+
     def make(self, folded: nn.Module | None = None, graph: Path | None = None) -> tuple[SelfCheckSpec, dict]:
         networks = (DeployedNetwork(n, self.head).eval() for n in (self.network, folded or self.folded))
         return make_self_check(*networks, graph or self.graph, self.inputs)
@@ -40,12 +49,7 @@ class Case:
 
 @pytest.fixture(scope="module", params=["one2one", "one2many"])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    network = calibrated_network("yolo26n.yaml")
-    drop_unused_head(network, request.param)
-    folded = fold_batchnorm(network, observe_dataflow(network).sites).network
-    graph = tmp_path_factory.mktemp("graph") / "model.onnx"
-    export_onnx(DeployedNetwork(folded, request.param).eval(), graph, SIDE, 0)
-    return Case(network, folded, request.param, graph, proof_inputs(SIDE))
+    return Case.of(calibrated_network("yolo26n.yaml"), request.param, tmp_path_factory.mktemp("graph"), SIDE)
 
 
 def exact_rows(case: Case, image: np.ndarray) -> np.ndarray:
@@ -115,3 +119,46 @@ def test_a_wrong_fold_does_not_widen_its_own_tolerance(case: Case, tmp_path: Pat
     export_onnx(wrong, tmp_path / "wrong.onnx", SIDE, 0)
     with pytest.raises(ExportFailed, match="ONNX Runtime repeats"):
         case.make(graph=tmp_path / "wrong.onnx")
+
+
+def untrained(architecture: str, classes: int) -> nn.Module:
+    """As Ultralytics builds it: all places of one scale are as good as equally confident of every class."""
+    torch.manual_seed(0)
+    return DetectionModel(architecture, nc=classes, verbose=False).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "classes", "head"),
+    # Of 1280 equal pairs of place and class the best 300; of equal neighbours the one that suppresses the others.
+    [("yolo26n.yaml", 80, "one2one"), ("yolov6n.yaml", 2, "one2many")],
+)
+def test_where_rounding_decides_about_all_boxes_the_highest_confidence_is_stored(
+    architecture: str, classes: int, head: HeadKind, tmp_path: Path
+) -> None:
+    case = Case.of(untrained(architecture, classes), head, tmp_path, 128)
+    spec, arrays = case.make()
+    assert arrays["rows"].shape == (spec.rows, 6) == (0, 6)
+    exact = exact_rows(case, arrays["image"])
+    assert exact[1, 4] == pytest.approx(exact[0, 4], rel=1e-6), "the confidences differ: this shows nothing"
+    assert spec.highest_confidence == spec.threshold == pytest.approx(exact[0, 4], rel=1e-12)
+    assert spec.score_tolerance < 1e-3 and spec.box_tolerance_px < 0.01
+    wrong = DeployedNetwork(case.folded, head).eval()
+    branches = wrong.network.model[-1].one2one_cv3 if head == "one2one" else wrong.network.model[-1].cv3
+    for branch in branches:
+        branch[-1].bias.data += 0.01
+    with pytest.raises(ExportFailed, match=r"torch, folded repeats 0 of 0 boxes .* 0\.0\d+ in the score"):
+        case.make(folded=wrong.network)
+
+
+def test_boxes_above_those_that_rounding_decides_are_stored(tmp_path: Path) -> None:
+    network = untrained("yolo26n.yaml", 80)
+    network.model[-1].one2one_cv3[2][-1].bias.data[7] += 1.0  # 4 x 4 places at 128 px
+    case = Case.of(network, "one2one", tmp_path, 128)
+    spec, arrays = case.make()
+    rows = arrays["rows"]
+    exact = exact_rows(case, arrays["image"])
+    assert spec.rows == len(rows) == 16 and set(rows[:, 5]) == {7}
+    assert spec.highest_confidence is None and spec.threshold == pytest.approx(exact[16, 4], rel=1e-12)
+    assert spec.box_tolerance_px < 0.01, "pairs of different boxes were taken for rounding"
+    order = np.lexsort(rows[:, :2].T), np.lexsort(exact[:16, :2].T)
+    np.testing.assert_allclose(rows[order[0]], exact[:16][order[1]], atol=1e-9)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from service.errors import FoldRejected
+from service.errors import FoldRejected, UnsupportedModel
 from service.prepare.checkpoint import drop_unused_head
 from service.prepare.dataflow import observe_dataflow
 from service.prepare.fold import FoldResult, fold_batchnorm, fold_pair
@@ -77,3 +77,15 @@ def test_a_fold_with_the_wrong_eps_is_refused(reference: nn.Module) -> None:
     result.network.set_submodule(str(site.conv), fold_pair(reference.get_submodule(str(site.conv)), wrong))
     with pytest.raises(FoldRejected, match=r"model\.4\.cv2\.bn"):
         require_pass(verify(reference, result))
+
+
+def test_a_checkpoint_that_overflows_by_itself_is_not_blamed_on_the_fold(reference: nn.Module) -> None:
+    network = copy.deepcopy(reference)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_var.zero_()
+    with torch.inference_mode():
+        assert not torch.isfinite(network(torch.rand(1, 3, 320, 320))[0]).all()
+    result = fold_batchnorm(network, observe_dataflow(network).sites)
+    with pytest.raises(UnsupportedModel, match=r"overflows by itself: behind model\.\d+\."):
+        require_pass(verify(network, result))
