@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from service.bundle.store import Bundle
 from service.comparison import Difference, Tolerance, measure_difference, pair_rows
 from service.errors import Overloaded
+from service.heap import give_back_freed
 from service.inference.detections import Detections, select_detections
 from service.inference.detector import Detector
 from service.inference.engine import Device, InferenceEngine, Precision
+from service.inference.onnxruntime_arena import shrink_arena
 from service.inference.onnxruntime_engine import OnnxRuntimeEngine, UnfoldedEngine
 from service.inference.self_check import engine_tolerance
 from service.preprocessing.letterbox import Letterbox
@@ -118,6 +120,9 @@ class FoldChecker:
 
     def _open_graphs(self) -> tuple[InferenceEngine, InferenceEngine]:
         """Reference and deployed graph, the latter as it is served unless bf16 would hide what folding changes."""
+        # What the engine keeps for its next run would only add to the peak.
+        self._engine.release_memory()
+        give_back_freed()
         threads = self._engine.threads
         reference = UnfoldedEngine(self._bundle.reference_graph, self._device, threads)
         if self._engine.precision != "bf16":
@@ -175,6 +180,9 @@ class FoldCheck:
         """Compare the detections above ``conf``. What was loaded is not needed any more and freed here."""
         assert self._picture is not None and self._names is not None
         self._reference = self._deployed = None
+        # Where OpenVINO serves, no other run needs what these took.
+        shrink_arena()
+        give_back_freed()
         plan, _ = self._picture
         reference, deployed = (self._select(name, plan, conf) for name in ("reference", "deployed"))
         expected, found = _as_rows(reference), _as_rows(deployed)

@@ -17,8 +17,16 @@ MOST_BYTES = 400_000_000
 
 
 def peak_bytes(pid: int) -> int:
+    return _memory(pid, "VmHWM")
+
+
+def held_bytes(pid: int) -> int:
+    return _memory(pid, "VmRSS")
+
+
+def _memory(pid: int, name: str) -> int:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def photograph(width: int, height: int, **options: object) -> bytes:
@@ -53,3 +61,21 @@ def test_no_picture_drives_the_process_over_400_mb(bundle_root: Path) -> None:
     assert held < MOST_BYTES
     # The largest was decoded while it was measured: the process holds no less than its pixels.
     assert held > 3 * 8192 * 6144
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc only")
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_checks_of_the_fold_leave_no_memory_taken(bundle_root: Path, samples: list[Path], engine: str) -> None:
+    with running_server(bundle_root, engine=engine) as server, httpx.Client(base_url=server.url, timeout=120) as client:
+
+        def send(path: str, picture: Path) -> int:
+            return client.post(path, files={"file": picture.read_bytes()}).raise_for_status().status_code
+
+        with ThreadPoolExecutor(8) as executor:
+            list(executor.map(lambda picture: send("/detect", picture), samples * 3))
+        held = held_bytes(server.pid)
+        for _ in range(3):
+            send("/model/fold/check", samples[0])
+        # Kept, the two graphs' weights and what their runs took would be 60 MB more.
+        assert held_bytes(server.pid) < held + 20_000_000
+        assert peak_bytes(server.pid) < MOST_BYTES

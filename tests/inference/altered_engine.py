@@ -24,3 +24,6 @@ class AlteredEngine:
 
     def run(self, images: np.ndarray) -> np.ndarray:
         return self._change(self._engine.run(images).copy())
+
+    def release_memory(self) -> None:
+        self._engine.release_memory()
