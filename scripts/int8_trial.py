@@ -19,7 +19,6 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -27,6 +26,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 
 from service.bundle.store import Bundle, load_bundle
 from service.inference.engine import INPUT, InferenceEngine
+from service.inference.images import decode_image
 from service.inference.onnxruntime_engine import OnnxRuntimeEngine
 from service.inference.openvino_engine import OpenVinoEngine, processor_capabilities
 from service.inference.picture_folder import picture_files
@@ -36,6 +36,7 @@ from service.tuning.tolerance import RECURRENCE, Reference
 
 #: What ONNX Runtime computes in int8 between convolutions. OpenVINO decides that by itself.
 _BETWEEN_CONVOLUTIONS = ["Sigmoid", "Mul", "Add", "Concat", "MaxPool", "Resize"]
+_MAX_PIXELS = 10**9
 
 
 class Squares(CalibrationDataReader):  # type: ignore[misc]
@@ -55,11 +56,9 @@ def read_squares(folder: Path, bundle: Bundle, most: int) -> list[NDArray[np.uin
     """The first pictures of a folder by name, letterboxed to the bundle's input: (S, S, 3) BGR."""
     squares = []
     for path in picture_files(folder)[:most]:
-        image = cv2.imread(str(path))
-        if image is None:
-            raise SystemExit(f"{path} is no picture")
+        image = decode_image(path.read_bytes(), max_pixels=_MAX_PIXELS)
         plan = plan_letterbox(image.shape[1], image.shape[0], bundle.manifest.model.input.height)
-        squares.append(letterbox(np.asarray(image, np.uint8), plan))
+        squares.append(letterbox(image, plan))
     return squares
 
 

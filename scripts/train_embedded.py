@@ -140,7 +140,8 @@ def _build(options: argparse.Namespace) -> None:
     run = work / RUN_NAME
     if options.adopt:
         adopt_run(run, options.start_from, options.hours)
-    open_run(run, options.start_from)  # before the pictures, which take their time
+    begun = open_run(run, options.start_from)  # before the pictures, which take their time
+    _averaged_with(begun.sha256, options)
     data = write_dataset(
         work / "data", DATA_SEED, _counts(options), options.threads, options.adopt, options.first_picture
     )
@@ -166,7 +167,7 @@ def _measure(run: Path, data: Path, options: argparse.Namespace) -> None:
 
     release = run / RELEASE
     made, weights = _provenance(run, options), release / WEIGHTS
-    export_checkpoint(run / LAST, weights, _averaged_with(made, options))
+    export_checkpoint(run / LAST, weights, _averaged_with(made.start_sha256, options))
     metrics = Metrics(
         weights_sha256=sha256_of(weights),
         machine=machine(),
@@ -181,15 +182,19 @@ def _measure(run: Path, data: Path, options: argparse.Namespace) -> None:
     _draw_failures(weights, data.parent, release / FAILURES)
 
 
-def _averaged_with(made: Provenance, options: argparse.Namespace) -> Path | None:
-    """The checkpoint that the run started from, if it is wanted once more."""
+def _averaged_with(start_sha256: str | None, options: argparse.Namespace) -> Path | None:
+    """The checkpoint that the run started from, if it is wanted once more.
+
+    Raises:
+        RunRefused: it is not what the command gives.
+    """
     from scripts.embedded_model.run_files import sha256_of
     from scripts.embedded_model.run_state import RunRefused
 
     if not options.average_start:
         return None
     start: Path | None = options.start_from
-    if start is None or sha256_of(start) != made.start_sha256:
+    if start is None or sha256_of(start) != start_sha256:
         raise RunRefused("--average-start: --start-from must give the weights that the run began with.")
     return start
 

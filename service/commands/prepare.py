@@ -91,8 +91,10 @@ def _print_summary(bundle: Bundle, trained_imgsz: int | None) -> None:
         )
     if bundle.self_check.highest_confidence is not None:
         lines.append(
-            "Self-check compares the highest confidence only: rounding decides which boxes this network answers, as if "
-            "it had not been trained"
+            "Self-check sees only that no box comes: this network answers none to any of the pictures"
+            if bundle.self_check.highest_confidence == 0
+            else "Self-check compares the highest confidence only: rounding decides which boxes this network answers, "
+            "as if it had not been trained"
         )
     lines += [f"Latency    {line}" for line in series_verdicts(bundle.latency.series[0])]
     left = [item for item in bundle.latency.not_measured if item.reason != LEFT_OUT]

@@ -6,7 +6,7 @@ from service.bundle.store import Bundle, bundle_key, find_bundle, load_bundle, s
 from service.errors import BundleMissing, SettingsError, WeightsHashMismatch
 from service.settings import Settings
 
-#: A larger file is not read for the sake of a warning: the start would wait for it.
+#: A larger file is not read for a warning's sake: the start waits for it, a second or so for one of this size.
 _MOST_READ_BYTES = 1_000_000_000
 
 

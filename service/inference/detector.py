@@ -134,6 +134,7 @@ class Detector:
         asked = time.perf_counter()
         header = inspect_image(data, max_pixels=self._max_pixels)
         if self._reduction(header) != NOT_REDUCED:
+            require_memory(header, self._most_bytes, in_c_order=True)  # before the work rather than after it
             # The network must see what it sees without drawing, or the boxes drawn would not be those answered.
             result = self._find(self._fit_file(data), selection)
             with self._admitted(header, in_c_order=True):

@@ -60,7 +60,10 @@ class InferenceEngine(Protocol):
         ...
 
     def release_memory(self) -> None:
-        """Give back what is only kept for the next run, which takes it anew; for when memory is wanted elsewhere."""
+        """Give back what is only kept for the next run, which takes it anew; for when memory is wanted elsewhere.
+
+        What a run is using meanwhile stays.
+        """
         ...
 
 

@@ -3,6 +3,7 @@
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -157,7 +158,8 @@ class _LoadedGraph:
         return rows
 
     def release_memory(self) -> None:
-        self._compiled.release_memory()
+        with suppress(RuntimeError):  # OpenVINO refuses while a run needs it
+            self._compiled.release_memory()
 
 
 def processor_capabilities() -> list[str]:

@@ -23,8 +23,11 @@ def why_unreadable(path: Path, error: Exception) -> str:
 
 
 def _by_first_bytes(path: Path) -> str | None:
-    with path.open("rb") as stream:
-        head = stream.read(_HEAD_BYTES)
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(_HEAD_BYTES)
+    except OSError:  # which the error of whoever tried says as well
+        return None
     if not head:
         return "it is empty"
     if head.startswith(_LFS_POINTER):

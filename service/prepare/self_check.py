@@ -30,8 +30,6 @@ _KEPT_BITS = 0xF0
 _SAFETY = 10.0
 #: Rounding is never taken for smaller than what is usual: embedded YOLO26n, 640 px, worst of five pictures.
 _LEAST_ROUNDING = Tolerance(box_px=1e-4, score=2e-5)
-
-
 #: Corners of the same computation in float64 that went through suppression in another order.
 _SAME_PX = 1e-6
 

@@ -3,6 +3,7 @@
 import math
 import mmap
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 
 import cv2
@@ -89,7 +90,8 @@ def _sparse(shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """An array of zeros in which only what is written takes memory: NumPy's own would take it by huge pages."""
     pages = mmap.mmap(-1, math.prod(shape), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if sys.platform == "linux":
-        pages.madvise(mmap.MADV_NOHUGEPAGE)
+        with suppress(OSError):  # a kernel without huge pages knows no advice against them
+            pages.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(pages, np.uint8).reshape(shape)
 
 

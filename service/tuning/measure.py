@@ -24,7 +24,7 @@ from service.tuning.tolerance import Reference
 from service.tuning.trial import Budget, Entry, Trial
 
 #: A heavy network is compared on fewer pictures: as many as this many multiply-accumulates answer, three at least. A
-#: YOLO26n and a YOLO26s at 640 px take 3 and 11 thousand million for a picture, so all and 14. Time must not decide it:
+#: YOLO26n and a YOLO26s at 640 px take 3 and 10 thousand million for a picture, so all and 14. Time must not decide it:
 #: on fewer pictures other boxes are compared, and a busy machine would come to another verdict than an idle one.
 _REFERENCE_MACS, _LEAST_PICTURES = 150e9, 3
 

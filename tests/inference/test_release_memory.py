@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -9,6 +11,8 @@ import pytest
 
 from service.bundle.store import Bundle
 from service.inference import onnxruntime_arena
+from service.inference.engine_choice import open_engine
+from service.settings import load_settings
 from tests.conftest import ROOT, clean_environ
 
 _MEASURED = """
@@ -48,6 +52,19 @@ def test_what_runs_have_taken_is_given_back_and_taken_anew(bundle: Bundle, engin
     # Two planes of the first convolution, 16 channels of 320 x 320 in float32, are 13 MB.
     assert int(taken) > 13_000_000
     assert int(released) > 0.7 * int(taken)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_it_may_be_asked_for_while_runs_go_on(bundle: Bundle, engine: Literal["onnxruntime", "openvino"]) -> None:
+    busy = open_engine(bundle.deployed_graph, load_settings({}, engine=engine), cores=2, workers=2)
+    picture = np.random.default_rng(0).integers(0, 255, (1, 640, 640, 3), np.uint8)
+    expected = busy.run(picture)
+    with ThreadPoolExecutor(2) as callers:
+        answers = [callers.submit(busy.run, picture) for _ in range(12)]
+        while not answers[-1].done():
+            busy.release_memory()
+    for answer in answers:
+        np.testing.assert_allclose(answer.result(), expected, atol=0.01)
 
 
 def test_the_graph_that_asks_for_it_does_nothing() -> None:
