@@ -20,7 +20,9 @@ from service.heap import give_back_freed
 from service.inference.bulk import BulkTurns
 from service.inference.by_load_engine import ByLoadEngine
 from service.inference.detector import Detector
+from service.inference.engine import Device
 from service.inference.fold_check import FoldChecker
+from service.inference.onnxruntime_arena import shrink_arena
 from service.inference.pool import WorkerPool
 from service.machine import usable_cores
 from service.settings import Settings
@@ -110,6 +112,7 @@ def start_service(settings: Settings, bundle: Bundle) -> Service:
         # A picture decoded alone decides what the process holds at most. Some 15 ms, and as much of the next run, save
         # the 80 MB that earlier ones have left.
         engine.release_memory()
+        shrink_arena()  # where OpenVINO serves, checks of the fold still run in it
         give_back_freed()
 
     detector = Detector(
@@ -128,9 +131,8 @@ def start_service(settings: Settings, bundle: Bundle) -> Service:
     # Half of it, so that batches leave room for single pictures.
     batch_uploads = UploadBudget(batch.BATCH_UPLOADS * settings.max_upload_bytes, within=uploads)
     # Both its graphs on one kind of device: the processor, unless the served one runs elsewhere.
-    checker = FoldChecker(
-        bundle, detector, engine, "cpu" if started.settings.engine == "openvino" else started.settings.device
-    )
+    device: Device = "cpu" if started.settings.engine == "openvino" else started.settings.device
+    checker = FoldChecker(bundle, detector, engine, device, make_room)
     station = LatencyStation(bundle, pool, engine.threads, started.settings.device)
     service = Service(
         settings,

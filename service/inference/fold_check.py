@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 from service.bundle.store import Bundle
 from service.comparison import Difference, Tolerance, measure_difference, pair_rows
 from service.errors import Overloaded
-from service.heap import give_back_freed
 from service.inference.detections import Detections, select_detections
 from service.inference.detector import Detector
 from service.inference.engine import Device, InferenceEngine, Precision
-from service.inference.onnxruntime_arena import shrink_arena
 from service.inference.onnxruntime_engine import OnnxRuntimeEngine, UnfoldedEngine
 from service.inference.self_check import engine_tolerance
 from service.preprocessing.letterbox import Letterbox
@@ -85,13 +83,22 @@ class FoldCheckResult:
 class FoldChecker:
     """Lets one check at a time load the reference graph, whose memory is given back when the check ends."""
 
-    def __init__(self, bundle: Bundle, detector: Detector, engine: InferenceEngine, device: Device) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        detector: Detector,
+        engine: InferenceEngine,
+        device: Device,
+        make_room: Callable[[], None] = lambda: None,
+    ) -> None:
         """Compare ``bundle``'s reference graph, in ONNX Runtime, with its deployed graph in ``engine``.
 
         Args:
             device: where ONNX Runtime runs; the same as the engine's.
+            make_room: called before graphs are loaded, and when they are not needed any more.
         """
         self._bundle, self._detector, self._engine, self._device = bundle, detector, engine, device
+        self._make_room = make_room
         self._turn = threading.Lock()
 
     def require_free(self) -> None:
@@ -112,7 +119,7 @@ class FoldChecker:
         """
         if not self._turn.acquire(blocking=False):
             raise _occupied()
-        check = FoldCheck(self._bundle, self._detector, self._open_graphs, self._turn.release)
+        check = FoldCheck(self._bundle, self._detector, self._open_graphs, self._turn.release, self._make_room)
         try:
             yield check
         finally:
@@ -120,9 +127,7 @@ class FoldChecker:
 
     def _open_graphs(self) -> tuple[InferenceEngine, InferenceEngine]:
         """Reference and deployed graph, the latter as it is served unless bf16 would hide what folding changes."""
-        # What the engine keeps for its next run would only add to the peak.
-        self._engine.release_memory()
-        give_back_freed()
+        self._make_room()
         threads = self._engine.threads
         reference = UnfoldedEngine(self._bundle.reference_graph, self._device, threads)
         if self._engine.precision != "bf16":
@@ -144,8 +149,10 @@ class FoldCheck:
         detector: Detector,
         open_graphs: Callable[[], tuple[InferenceEngine, InferenceEngine]],
         on_end: Callable[[], None],
+        make_room: Callable[[], None],
     ) -> None:
         """Made by ``FoldChecker.turn``; ``on_end`` is called once, when nothing runs any more."""
+        self._make_room = make_room
         self._bundle, self._detector, self._open_graphs = bundle, detector, open_graphs
         self._on_end: Callable[[], None] | None = on_end
         self._step_runs = threading.Lock()
@@ -180,9 +187,7 @@ class FoldCheck:
         """Compare the detections above ``conf``. What was loaded is not needed any more and freed here."""
         assert self._picture is not None and self._names is not None
         self._reference = self._deployed = None
-        # Where OpenVINO serves, no other run needs what these took.
-        shrink_arena()
-        give_back_freed()
+        self._make_room()
         plan, _ = self._picture
         reference, deployed = (self._select(name, plan, conf) for name in ("reference", "deployed"))
         expected, found = _as_rows(reference), _as_rows(deployed)

@@ -44,9 +44,12 @@ def test_no_picture_drives_the_process_over_400_mb(bundle_root: Path) -> None:
         def send(data: bytes) -> httpx.Response:
             return client.post("/detect", files={"file": data})
 
+        started = peak_bytes(server.pid)
+        assert send(largest).status_code == 200
+        # Decoding it is what is measured: 151 MB, some of it where the start has left room.
+        assert peak_bytes(server.pid) > started + 100_000_000
         with ThreadPoolExecutor(8) as executor:
             assert {response.status_code for response in executor.map(send, [twelve] * 8)} == {200}
-        before = peak_bytes(server.pid)
         for data in (largest, photograph(8192, 6144, orientation=6), progressive):
             assert send(data).status_code == 200
         held = peak_bytes(server.pid)
@@ -60,8 +63,6 @@ def test_no_picture_drives_the_process_over_400_mb(bundle_root: Path) -> None:
             assert refused.json()["limit"] == limit
         assert peak_bytes(server.pid) == held
     assert held < MOST_BYTES
-    # The largest ones were decoded while it was measured.
-    assert held > before
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc only")
