@@ -61,12 +61,11 @@ async def lint(request: Request, service: ServiceDep) -> Response:
 
 async def _look(service: Service, place: Place, data: bytes, deadline: float) -> LintAnswer:
     drift = service.drift
-    size = service.bundle.manifest.model.input.height
-    linter = Linter(drift.probe, drift.watched, size, service.detector.budget)
+    linter = Linter(drift.probe, drift.watched, service.bundle.manifest.model.input, service.detector.budget)
     signatures = drift.signatures
     if not data.startswith(MAGIC):
-        plan, square = (await place.submit(lambda: service.detector.fit(data), deadline)).value
-        look = (await place.submit(lambda: linter.look_at_picture(square, plan), deadline)).value
+        plan, fitted = (await place.submit(lambda: service.detector.fit(data), deadline)).value
+        look = (await place.submit(lambda: linter.look_at_picture(fitted, plan), deadline)).value
         width, height = plan.source_wh
         shown = LintInput(kind="picture", pictures=1, shape=[height, width, 3], dtype="uint8", contract="image")
         return _answer(service, shown, linter.conclude_picture(look, signatures), signatures)

@@ -82,10 +82,10 @@ def _engine_choice(choice: Choice | None) -> EngineChoiceAnswer | None:
 
 
 def _equivalent_arguments(model: ModelSpec) -> dict[str, bool | int | float]:
-    """By default predict shrinks the letterbox to the picture and takes the one2many head, even of a YOLO26."""
+    """By default predict leaves padding out and takes the one2many head, even of a YOLO26."""
     arguments: dict[str, bool | int | float] = {
         "imgsz": model.input.height,
-        "rect": False,
+        "rect": model.input.rect is not None,
         "max_det": model.head.max_det,
     }
     if model.head.kind == "one2one":

@@ -14,6 +14,13 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class RectSpec(Record):
+    """How far the padding of the square may be left out; Ultralytics' ``rect``."""
+
+    multiple: int = Field(description="What is left of a side is a multiple of so many pixels.", examples=[32])
+    shortest: int = Field(description="No side gets shorter, in pixels: the output's rows could not be filled.")
+
+
 class InputSpec(Record):
     """The tensor the deployed graph takes: (batch, height, width, 3)."""
 
@@ -23,6 +30,11 @@ class InputSpec(Record):
     dtype: Literal["uint8"] = Field("uint8", description="Type of the values, 0 to 255.")
     color_order: Literal["BGR"] = Field(
         "BGR", description="Channel order; scaling to 0..1 and RGB happen in the graph."
+    )
+    rect: RectSpec | None = Field(
+        None,
+        description="Where set, height and width are the most, and padding is left out of either (YOLOFOLD_RECT). "
+        "Null: every picture is padded to the whole square.",
     )
 
 

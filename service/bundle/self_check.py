@@ -1,7 +1,7 @@
 """``self_check.json``: what the deployed graph must answer to one picture, wherever it is served.
 
-The picture and the rows lie beside it in ``self_check.npz``: ``image`` (S, S, 3) uint8 BGR, letterboxed, and ``rows``
-(N, 6) float64: x1, y1, x2, y2 in pixels of the square, confidence, class id.
+The picture and the rows lie beside it in ``self_check.npz``: ``image`` (H, W, 3) uint8 BGR, letterboxed, and ``rows``
+(N, 6) float64: x1, y1, x2, y2 in its pixels, confidence, class id.
 """
 
 from typing import Literal

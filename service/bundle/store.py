@@ -117,7 +117,7 @@ class Bundle:
             return {layer: {name: arrays[f"{layer}/{name}"] for name in names} for layer in layers}
 
     def self_check_arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-        """Read the picture (S, S, 3) and the rows (N, 6) the deployed graph must answer to it.
+        """Read the picture (H, W, 3) and the rows (N, 6) the deployed graph must answer to it.
 
         Raises:
             BundleSchemaError: the file does not hold what ``self_check.json`` and the manifest say.
@@ -130,6 +130,9 @@ class Bundle:
             raise BundleSchemaError(f"{path} cannot be read: {error}. Prepare it again with this release.") from error
         found = (image.dtype.name, image.shape, rows.dtype.name, rows.shape)
         wanted = ("uint8", (spec.height, spec.width, 3), "float64", (self.self_check.rows, 6))
+        if spec.rect is not None and image.ndim == 3:
+            sides = (min(side, most) for side, most in zip(image.shape, (spec.height, spec.width), strict=False))
+            wanted = ("uint8", (*sides, 3), "float64", (self.self_check.rows, 6))
         if found != wanted:
             raise BundleSchemaError(f"{path} holds {found}, not {wanted}. Prepare it again with this release.")
         return image, rows
@@ -141,17 +144,18 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def bundle_key(weights: str, imgsz: int, head: str, default_conf: float | None = None) -> str:
+def bundle_key(weights: str, imgsz: int, head: str, default_conf: float | None = None, *, rect: bool = False) -> str:
     """The part of a bundle's folder name that follows from the settings alone, such as ``auto-640-auto``.
 
-    A default confidence, where one is set, ends it: ``auto-640-auto_conf0.3``.
+    Rectangles and a default confidence, where there are any, end it: ``auto-640-auto_rect_conf0.3``.
     Weights given by name or path are told apart by a hash of the absolute path: many files are called ``best.pt``.
     """
     slug = re.sub(r"[^A-Za-z0-9.]+", "_", Path(weights).name)
     if weights not in ("auto", "embedded"):
         slug += "_" + hashlib.sha256(os.fsencode(_absolute(weights))).hexdigest()[:8]
     # Not after a hyphen, which is where the version of a bundle without one follows.
-    return f"{slug}-{imgsz}-{head}" + ("" if default_conf is None else f"_conf{default_conf!r}")
+    choices = ("_rect" if rect else "") + ("" if default_conf is None else f"_conf{default_conf!r}")
+    return f"{slug}-{imgsz}-{head}{choices}"
 
 
 def is_settings_name(name: str) -> bool:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from service.commands.console import console
-from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, Weights, missing_folder
+from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, Rect, Weights, missing_folder
 from service.commands.served_bundle import load_served
 from service.errors import MeasurementRefused
 from service.settings import load_settings
@@ -15,6 +15,7 @@ from service.settings import load_settings
 def bench(
     weights: Weights = None,
     imgsz: Imgsz = None,
+    rect: Rect = None,
     head: Head = None,
     default_conf: DefaultConf = None,
     bundle_dir: BundleDir = None,
@@ -27,7 +28,9 @@ def bench(
     """Measure on this machine what folding gains in the runtime that serves; the bundle is left as it is."""
     if problem := missing_folder(json_file):
         raise MeasurementRefused(problem)
-    settings = load_settings(weights=weights, imgsz=imgsz, head=head, default_conf=default_conf, bundle_dir=bundle_dir)
+    settings = load_settings(
+        weights=weights, imgsz=imgsz, rect=rect, head=head, default_conf=default_conf, bundle_dir=bundle_dir
+    )
     bundle = load_served(settings)
     from service.machine import usable_cores
     from service.measurement.bench import bench_bundle

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from service.bundle.batchnorm import FoldStatus, Stage
 from service.bundle.health import Severity, WarningCode
-from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, Weights, missing_folder
+from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, Rect, Weights, missing_folder
 from service.commands.served_bundle import load_served
 from service.errors import ReportUnwritable
 from service.observatory.document import bn_stats_document
@@ -22,6 +22,7 @@ from service.settings import load_settings
 def bn_stats(
     weights: Weights = None,
     imgsz: Imgsz = None,
+    rect: Rect = None,
     head: Head = None,
     default_conf: DefaultConf = None,
     bundle_dir: BundleDir = None,
@@ -48,7 +49,9 @@ def bn_stats(
     if reason := missing_folder(csv):
         raise ReportUnwritable(reason)
     bundle = load_served(
-        load_settings(weights=weights, imgsz=imgsz, head=head, default_conf=default_conf, bundle_dir=bundle_dir)
+        load_settings(
+            weights=weights, imgsz=imgsz, rect=rect, head=head, default_conf=default_conf, bundle_dir=bundle_dir
+        )
     )
     selection = Selection(layer, stage, status, warning, severity, sort, order)
     rule = PruneRule() if prune_percentile is None else PruneRule("percentile", prune_percentile)

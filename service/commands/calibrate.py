@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from service.commands.console import StepProgress
-from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, Weights
+from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, Rect, Weights
 from service.commands.served_bundle import load_served
 from service.settings import load_settings
 
@@ -18,12 +18,15 @@ def calibrate(
     ] = 0.01,
     weights: Weights = None,
     imgsz: Imgsz = None,
+    rect: Rect = None,
     head: Head = None,
     default_conf: DefaultConf = None,
     bundle_dir: BundleDir = None,
 ) -> None:
     """Learn from clean pictures what drift is held against; a server started afterwards uses it."""
-    settings = load_settings(weights=weights, imgsz=imgsz, head=head, default_conf=default_conf, bundle_dir=bundle_dir)
+    settings = load_settings(
+        weights=weights, imgsz=imgsz, rect=rect, head=head, default_conf=default_conf, bundle_dir=bundle_dir
+    )
     bundle = load_served(settings)
     from datetime import UTC, datetime
 

@@ -7,7 +7,7 @@ import typer
 
 from service.bundle.store import MANIFEST, Bundle, bundle_key, find_bundle, load_bundle
 from service.commands.console import StepProgress
-from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, ReportFile, Weights, missing_folder
+from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, Rect, ReportFile, Weights, missing_folder
 from service.commands.served_bundle import load_served
 from service.errors import BundleMissing, EvaluationError
 from service.settings import Settings, load_settings
@@ -42,12 +42,15 @@ def evaluate(
     json: ReportFile = None,
     weights: Weights = None,
     imgsz: Imgsz = None,
+    rect: Rect = None,
     head: Head = None,
     default_conf: DefaultConf = None,
     bundle_dir: BundleDir = None,
 ) -> None:
     """Measure a bundle on labelled pictures, through the path that serves it, by COCO's rules."""
-    settings = load_settings(weights=weights, imgsz=imgsz, head=head, default_conf=default_conf, bundle_dir=bundle_dir)
+    settings = load_settings(
+        weights=weights, imgsz=imgsz, rect=rect, head=head, default_conf=default_conf, bundle_dir=bundle_dir
+    )
     bundle = load_served(settings)
     if problem := missing_folder(json):
         raise EvaluationError(problem)
@@ -76,7 +79,8 @@ def _load_other(name: str, bundle: Bundle, settings: Settings) -> Bundle:
     """A second bundle, by its folder or by the weights it was prepared for."""
     path = Path(name) if (Path(name) / MANIFEST).is_file() else None
     if path is None and not (settings.bundle_dir / MANIFEST).is_file():
-        path = find_bundle(settings.bundle_dir, bundle_key(name, settings.imgsz, settings.head, settings.default_conf))
+        key = bundle_key(name, settings.imgsz, settings.head, settings.default_conf, rect=settings.rect)
+        path = find_bundle(settings.bundle_dir, key)
     if path is None:
         raise BundleMissing(f"{name} is neither a bundle's folder nor weights that a bundle was prepared for.")
     if path.resolve() == bundle.path.resolve():

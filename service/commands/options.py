@@ -7,6 +7,9 @@ import typer
 
 Weights = Annotated[str | None, typer.Option(help="auto, embedded, an official name or a path. [YOLOFOLD_WEIGHTS]")]
 Imgsz = Annotated[int | None, typer.Option(help="Side of the square input, pixels. [YOLOFOLD_IMGSZ]")]
+Rect = Annotated[
+    bool | None, typer.Option("--rect/--square", help="Leave padding out, or pad to the whole square. [YOLOFOLD_RECT]")
+]
 Head = Annotated[str | None, typer.Option(help="auto, one2one or one2many. [YOLOFOLD_HEAD]")]
 DefaultConf = Annotated[
     float | None,

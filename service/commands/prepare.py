@@ -8,7 +8,7 @@ import typer
 from service.bundle.health import SEVERITIES
 from service.bundle.store import Bundle, load_bundle
 from service.commands.console import StepProgress, console, print_error, print_warning
-from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, Weights
+from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, Rect, Weights
 from service.commands.prepare_extra import needing_prepare_extra
 from service.commands.served_bundle import load_served, warning_of_new_weights
 from service.commands.termination import exit_orderly_when_terminated
@@ -20,6 +20,7 @@ from service.settings import load_settings
 def prepare(
     weights: Weights = None,
     imgsz: Imgsz = None,
+    rect: Rect = None,
     head: Head = None,
     default_conf: DefaultConf = None,
     bundle_dir: BundleDir = None,
@@ -37,7 +38,9 @@ def prepare(
     ] = False,
 ) -> None:
     """Read, fold, prove, export and measure a checkpoint, and write the bundle."""
-    settings = load_settings(weights=weights, imgsz=imgsz, head=head, default_conf=default_conf, bundle_dir=bundle_dir)
+    settings = load_settings(
+        weights=weights, imgsz=imgsz, rect=rect, head=head, default_conf=default_conf, bundle_dir=bundle_dir
+    )
     if not force:
         try:
             bundle = load_served(settings)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from service.commands.console import StepProgress
-from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, ReportFile, Weights, missing_folder
+from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, Rect, ReportFile, Weights, missing_folder
 from service.commands.prepare_extra import needing_prepare_extra
 from service.commands.served_bundle import load_served
 from service.commands.termination import exit_orderly_when_terminated
@@ -31,12 +31,15 @@ def recalibrate(
     json: ReportFile = None,
     weights: Weights = None,
     imgsz: Imgsz = None,
+    rect: Rect = None,
     head: Head = None,
     default_conf: DefaultConf = None,
     bundle_dir: BundleDir = None,
 ) -> None:
     """Estimate BatchNorm's statistics anew on unlabelled pictures, in a bundle beside the served one."""
-    settings = load_settings(weights=weights, imgsz=imgsz, head=head, default_conf=default_conf, bundle_dir=bundle_dir)
+    settings = load_settings(
+        weights=weights, imgsz=imgsz, rect=rect, head=head, default_conf=default_conf, bundle_dir=bundle_dir
+    )
     served = load_served(settings)
     if not math.isfinite(prior):
         raise RecalibrationError(f"--prior {prior} is not a number of pictures.")

@@ -7,7 +7,7 @@ import typer
 
 from service.bundle.store import Bundle
 from service.commands.console import print_warning
-from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, Weights
+from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, Rect, Weights
 from service.commands.served_bundle import load_served, warning_of_new_weights
 from service.settings import load_settings
 
@@ -18,6 +18,7 @@ SAMPLE = Path("samples/parcel.jpg")
 def serve(
     weights: Weights = None,
     imgsz: Imgsz = None,
+    rect: Rect = None,
     head: Head = None,
     default_conf: DefaultConf = None,
     bundle_dir: BundleDir = None,
@@ -28,6 +29,7 @@ def serve(
     settings = load_settings(
         weights=weights,
         imgsz=imgsz,
+        rect=rect,
         head=head,
         default_conf=default_conf,
         bundle_dir=bundle_dir,

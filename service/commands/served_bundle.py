@@ -16,9 +16,10 @@ def load_served(settings: Settings) -> Bundle:
     Raises:
         BundleError: there is none, or none that can be served.
         WeightsHashMismatch: it was prepared from other weights than demanded.
-        SettingsError: YOLOFOLD_BUNDLE_DIR names a bundle with another default confidence than the one asked for.
+        SettingsError: YOLOFOLD_BUNDLE_DIR names a bundle with another default confidence than the one asked for, or
+            one for squares where padding should be left out.
     """
-    key = bundle_key(settings.weights, settings.imgsz, settings.head, settings.default_conf)
+    key = bundle_key(settings.weights, settings.imgsz, settings.head, settings.default_conf, rect=settings.rect)
     path = find_bundle(settings.bundle_dir, key)
     if path is None:
         raise BundleMissing(
@@ -34,6 +35,10 @@ def load_served(settings: Settings) -> Bundle:
         raise SettingsError(
             f"YOLOFOLD_BUNDLE_DIR names the bundle {path}, whose default confidence is "
             f"{bundle.manifest.model.default_confidence:g}, but YOLOFOLD_DEFAULT_CONF is {settings.default_conf:g}."
+        )
+    if settings.rect and bundle.manifest.model.input.rect is None:
+        raise SettingsError(
+            f"YOLOFOLD_RECT is set, but YOLOFOLD_BUNDLE_DIR names the bundle {path}, which was prepared for squares."
         )
     return bundle
 

@@ -69,10 +69,10 @@ _PLAIN_BYTES = 3
 
 @dataclass(frozen=True)
 class _Fitted:
-    """A picture in the network's square, and when and in how many seconds it was decoded."""
+    """A picture in the network's input, and when and in how many seconds it was decoded."""
 
     plan: Letterbox
-    square: NDArray[np.uint8]
+    pixels: NDArray[np.uint8]
     decoded: float
     decode_s: float
     memory_wait_s: float
@@ -98,7 +98,7 @@ class Detector:
                 pixels in 8-bit colour and more than ``decode_bytes``.
             decode_bytes: memory of all pictures being decoded at once; one that needs more by itself is decoded alone.
             reduced: decode large JPEGs smaller (``choose_reduction``); what is answered stays in pixels of the picture.
-            observe: shown each letterboxed picture (S, S, 3) that was looked at; it must return at once.
+            observe: shown each letterboxed picture (H, W, 3) that was looked at; it must return at once.
             make_room: called before a picture is decoded alone.
         """
         self._model = bundle.manifest.model
@@ -121,13 +121,13 @@ class Detector:
         return self._budget
 
     def fit(self, data: bytes) -> tuple[Letterbox, NDArray[np.uint8]]:
-        """Decode one image file into the network's square (S, S, 3), without looking for anything in it.
+        """Decode one image file into the network's input (H, W, 3), without looking for anything in it.
 
         Raises:
             ImageError: the bytes are not an acceptable picture; the subclass says why.
         """
         fitted = self._fit_file(data)
-        return fitted.plan, fitted.square
+        return fitted.plan, fitted.pixels
 
     def annotate(self, data: bytes, selection: Selection, picture_format: Literal["jpeg", "png"]) -> AnnotatedPicture:
         """Draw what ``detect`` finds into the picture and encode it. Raises the same errors."""
@@ -159,7 +159,7 @@ class Detector:
         header = inspect_image(data, max_pixels=self._max_pixels)
         reduction = self._reduction(header)
         with self._admitted(header, reduction) as waited_s:
-            # Once it lies in the square, the picture itself is not needed any more.
+            # Once it lies in the input, the picture itself is not needed any more.
             return self._fit(data, header, reduction, asked, waited_s)[1]
 
     @contextmanager
@@ -179,15 +179,15 @@ class Detector:
         image = decode_pixels(data, header, reduction)
         decoded = time.perf_counter()
         height, width = image.shape[:2]
-        plan = plan_letterbox(width * reduction, height * reduction, self._model.input.height)
+        plan = plan_letterbox(width * reduction, height * reduction, self._model.input.height, self._model.input.rect)
         return image, _Fitted(plan, letterbox(image, plan), decoded, decoded - asked - waited_s, waited_s)
 
     def _find(self, fitted: _Fitted, selection: Selection) -> DetectionResult:
-        rows = self._engine.run(fitted.square[None])[0]
+        rows = self._engine.run(fitted.pixels[None])[0]
         inferred = time.perf_counter()
         plan = fitted.plan
         if self._observe is not None:
-            self._observe(plan, fitted.square)
+            self._observe(plan, fitted.pixels)
         found = select_detections(rows, plan, conf=selection.conf, max_det=selection.max_det, classes=selection.classes)
         timings = Timings(
             memory_wait=fitted.memory_wait_s * 1e3,

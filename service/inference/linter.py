@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from service.bundle.manifest import InputSpec
 from service.drift.distances import Normal, law_distance
 from service.drift.features import Samples
 from service.drift.layers import WatchedLayers
@@ -41,24 +42,25 @@ _PROBE_BYTES_PER_CHANNEL, _PROBE_BYTES = 3, 60
 class Linter:
     """Finds what was done wrong to the input of one network."""
 
-    def __init__(self, probe: Probe, watched: WatchedLayers, size: int, budget: DecodeBudget) -> None:
+    def __init__(self, probe: Probe, watched: WatchedLayers, spec: InputSpec, budget: DecodeBudget) -> None:
         """
         Args:
             watched: what ``probe`` measures.
-            size: side of the network's input, pixels.
+            spec: the network's input.
             budget: memory shared with whatever else holds whole pictures.
         """
-        self._probe, self._watched, self._size, self._budget = probe, watched, size, budget
+        self._probe, self._watched, self._budget = probe, watched, budget
+        self._size, self._rect = spec.height, spec.rect
 
-    def look_at_picture(self, square: NDArray[np.uint8], plan: Letterbox) -> Look:
-        """One picture that the service decoded and letterboxed itself, (S, S, 3) uint8 BGR.
+    def look_at_picture(self, fitted: NDArray[np.uint8], plan: Letterbox) -> Look:
+        """One picture that the service decoded and letterboxed itself, (H, W, 3) uint8 BGR.
 
         Raises:
             EngineError: the runtime failed.
         """
-        with self._budget.hold(self._looking_bytes(square.size)):
+        with self._budget.hold(self._looking_bytes(fitted.size)):
             # Not cut to multiples of 32 yet: that would add the service's own padding to thin pictures.
-            return self._look(content_tensor(square, plan, multiple=1), (RIGHT_SCALE,))
+            return self._look(content_tensor(fitted, plan, multiple=1), (RIGHT_SCALE,))
 
     def possible_scalings(self, given: GivenTensors) -> tuple[Scaling, ...]:
         """The scalings that all of the tensors can have, the right one first.
@@ -95,10 +97,21 @@ class Linter:
             evidence = f"The shape is {given.shape}, the dtype {given.dtype}."
             findings.append(Finding(MISPLACED_CHANNELS, "exact", evidence))
         height, width = given.size_hw
-        if (height, width) != (self._size, self._size):
-            evidence = f"{height} rows and {width} columns; the network takes {self._size} x {self._size}."
-            findings.append(Finding(WRONG_SIZE, "exact", evidence))
+        if not self._takes(height, width):
+            evidence = f"{height} rows and {width} columns; the network takes {self._size} x {self._size}"
+            if self._rect is not None:
+                evidence += f", or one side less by a multiple of {self._rect.multiple}, down to {self._rect.shortest}"
+            findings.append(Finding(WRONG_SIZE, "exact", f"{evidence}."))
         return tuple(findings)
+
+    def _takes(self, height: int, width: int) -> bool:
+        shorter, longer = sorted((height, width))
+        if longer != self._size:
+            return False
+        rect = self._rect
+        return shorter == longer or (
+            rect is not None and shorter >= rect.shortest and (longer - shorter) % rect.multiple == 0
+        )
 
     def _looking_bytes(self, values: int) -> int:
         first = self._watched.layers[0]

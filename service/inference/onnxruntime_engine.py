@@ -82,6 +82,10 @@ class OnnxRuntimeEngine:
         shrink_arena()
 
 
+#: A side that any graph takes whose sides are free, pixels: a multiple of every stride.
+_ANY_SIDE = 256
+
+
 class UnfoldedEngine(OnnxRuntimeEngine):
     """A graph that kept its BatchNorm, run so that ONNX Runtime does not fold it either."""
 
@@ -90,7 +94,8 @@ class UnfoldedEngine(OnnxRuntimeEngine):
         with tempfile.TemporaryDirectory(prefix="yolofold-") as folder:
             self._profile_prefix = str(Path(folder) / "profile")
             super().__init__(model_path, device, threads)
-            height, width = self._session.get_inputs()[0].shape[1:3]
+            sides = self._session.get_inputs()[0].shape[1:3]
+            height, width = (side if isinstance(side, int) else _ANY_SIDE for side in sides)
             self.run(np.zeros((1, height, width, 3), np.uint8))
             # What was executed is the one sure sign of what was not folded.
             events = json.loads(Path(self._session.end_profiling()).read_text(encoding="utf-8"))

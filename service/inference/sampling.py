@@ -65,13 +65,13 @@ class PictureSampler:
         """Whether the next picture offered is taken."""
         return self._open
 
-    def offer(self, plan: Letterbox, square: NDArray[np.uint8]) -> None:
-        """Offer the letterboxed picture (S, S, 3) uint8 BGR of ``plan``; it is taken if the mailbox is open."""
+    def offer(self, plan: Letterbox, pixels: NDArray[np.uint8]) -> None:
+        """Offer the letterboxed picture (H, W, 3) uint8 BGR of ``plan``; it is taken if the mailbox is open."""
         if not self._open:
             return
         with self._changed:
             if self._open:
-                self._open, self._slot = False, (plan, square, time.time())
+                self._open, self._slot = False, (plan, pixels, time.time())
                 self._changed.notify()
 
     def close(self, timeout_s: float = 5.0) -> None:
@@ -85,14 +85,14 @@ class PictureSampler:
         _yield_to_others()
         while (taken := self._next()) is not None:
             began_s = time.monotonic()
-            plan, square, when = taken
+            plan, pixels, when = taken
             del taken
             try:
-                self._look(plan, square, when)
+                self._look(plan, pixels, when)
             except Exception:
                 # Watching must never end serving; whoever asks sees that the number of pictures stands still.
                 log.exception("A picture could not be measured for drift")
-            del square
+            del pixels
             rest_s = self._budget.rest_s(time.monotonic() - began_s)
             with self._changed:
                 self._changed.wait_for(lambda: self._closed, rest_s)

@@ -31,21 +31,25 @@ def head_spec(head: HeadKind) -> HeadSpec:
 class DeployedNetwork(nn.Module):
     """Wraps a network with one head: scaling and channel order before it, suppression (if its head needs it) after.
 
-    ``forward`` takes uint8 (B, S, S, 3) BGR and returns float32 (B, 300, 6): x1, y1, x2, y2 in pixels of the input,
+    ``forward`` takes uint8 (B, H, W, 3) BGR and returns float32 (B, 300, 6): x1, y1, x2, y2 in pixels of the input,
     confidence, class id; rows by falling confidence, unused rows zero.
     """
 
-    def __init__(self, network: nn.Module, head: HeadKind) -> None:
+    def __init__(self, network: nn.Module, head: HeadKind, *, any_size: bool = False) -> None:
+        """
+        Args:
+            any_size: when traced, keep the size of the picture open; otherwise it is part of the graph.
+        """
         super().__init__()
         self.network = copy.deepcopy(network)
         self.head = head
         detect = blocks(self.network)[-1]
-        detect.export, detect.format, detect.dynamic = True, "onnx", False
+        detect.export, detect.format, detect.dynamic = True, "onnx", any_size
         detect.max_det, detect.agnostic_nms = MAX_DET, False
         detect.xyxy = head == "one2many"  # one2one heads give corners by themselves
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Detect in uint8 (B, S, S, 3) BGR pictures."""
+        """Detect in uint8 (B, H, W, 3) BGR pictures."""
         return self.finish(self.candidates(images))
 
     def finish(self, candidates: torch.Tensor) -> torch.Tensor:

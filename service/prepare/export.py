@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 import torch
 
-from service.bundle.manifest import GraphSpec
+from service.bundle.manifest import GraphSpec, RectSpec
 from service.errors import ExportFailed
 from service.prepare.deployed_network import MAX_DET, DeployedNetwork, match_rows
 from service.prepare.proof_inputs import ProofInput
@@ -21,16 +21,22 @@ INPUT, OUTPUT = "images", "detections"
 _TRACE_BATCH = 2
 
 
-def export_onnx(network: DeployedNetwork, path: Path, imgsz: int, batch_normalization_nodes: int) -> GraphSpec:
+def export_onnx(
+    network: DeployedNetwork, path: Path, imgsz: int, batch_normalization_nodes: int, rect: RectSpec | None = None
+) -> GraphSpec:
     """Write one graph: uint8 (batch, imgsz, imgsz, 3) BGR in, float32 (batch, 300, 6) out, batch dynamic.
 
     Args:
         batch_normalization_nodes: how many BatchNormalization nodes the file must hold, no more and no fewer.
+        rect: keep height and width dynamic, too; ``network`` was made for any size.
 
     Raises:
         ExportFailed: the exporter failed, or the file is not what was promised.
     """
-    example = torch.zeros(_TRACE_BATCH, imgsz, imgsz, 3, dtype=torch.uint8)
+    # Not square where it is to be any rectangle: height and width must not be taken for one another.
+    height = imgsz if rect is None else rect.shortest
+    example = torch.zeros(_TRACE_BATCH, height, imgsz, 3, dtype=torch.uint8)
+    sides = {} if rect is None else {1: "height", 2: "width"}
     try:
         with torch.inference_mode(), warnings.catch_warnings():
             # The tracing exporter is deprecated, but the newer one folds BatchNorm and cannot be told not to.
@@ -47,7 +53,7 @@ def export_onnx(network: DeployedNetwork, path: Path, imgsz: int, batch_normaliz
                 do_constant_folding=True,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
-                dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+                dynamic_axes={INPUT: {0: "batch"} | sides, OUTPUT: {0: "batch"}},
             )
     except Exception as error:  # the exporter raises many kinds, none of which mean more than this
         # The rest of such a message can be hundreds of lines of intermediate code.
@@ -81,7 +87,7 @@ def inspect_graph(path: Path, batch_normalization_nodes: int) -> GraphSpec:
 
 
 def check_graph_outputs(path: Path, network: DeployedNetwork, inputs: Sequence[ProofInput]) -> None:
-    """Run an ONNX file on the proof inputs, one by one and as a batch, against the torch network it came from.
+    """Run an ONNX file on the proof inputs, one by one and in batches, against the torch network it came from.
 
     Raises:
         ExportFailed: wrong shape, or detections that differ from torch's.
@@ -89,8 +95,14 @@ def check_graph_outputs(path: Path, network: DeployedNetwork, inputs: Sequence[P
     options = ort.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    batch = np.concatenate([item.image.numpy() for item in inputs])
-    batched = session.run([OUTPUT], {INPUT: batch})[0]
+    for size in dict.fromkeys(item.image.shape for item in inputs):
+        _check_size(session, path, network, [item for item in inputs if item.image.shape == size])
+
+
+def _check_size(
+    session: ort.InferenceSession, path: Path, network: DeployedNetwork, inputs: Sequence[ProofInput]
+) -> None:
+    batched = session.run([OUTPUT], {INPUT: np.concatenate([item.image.numpy() for item in inputs])})[0]
     if batched.shape != (len(inputs), MAX_DET, 6):
         raise ExportFailed(f"{path.name} returns {batched.shape}, not {(len(inputs), MAX_DET, 6)}.")
     for item, together in zip(inputs, batched, strict=True):

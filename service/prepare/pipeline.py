@@ -18,7 +18,15 @@ import torch
 import service
 from service.bundle import store
 from service.bundle.health import SCHEMA_VERSION as HEALTH_SCHEMA
-from service.bundle.manifest import BundleManifest, GraphSpec, InputSpec, ModelSpec, Recalibration, WeightsSpec
+from service.bundle.manifest import (
+    BundleManifest,
+    GraphSpec,
+    InputSpec,
+    ModelSpec,
+    Recalibration,
+    RectSpec,
+    WeightsSpec,
+)
 from service.bundle.probe import SCHEMA_VERSION as PROBE_SCHEMA
 from service.errors import UnsupportedModel
 from service.measurement.runtime_arms import AllowedDevice
@@ -34,7 +42,7 @@ from service.prepare.checkpoint import (
     select_head,
 )
 from service.prepare.dataflow import Dataflow, observe_dataflow
-from service.prepare.deployed_network import DeployedNetwork, head_spec
+from service.prepare.deployed_network import MAX_DET, DeployedNetwork, head_spec
 from service.prepare.export import OPSET, check_graph_outputs, export_onnx
 from service.prepare.fold import FoldResult, fold_batchnorm
 from service.prepare.health import assess_health, open_ledger
@@ -79,11 +87,13 @@ class Choices:
         imgsz: side of the square input, pixels.
         head: the head to deploy.
         default_confidence: confidence that boxes must exceed when a request names none.
+        rect: leave padding out of the square.
     """
 
     imgsz: int
     head: HeadKind
     default_confidence: float
+    rect: bool
 
 
 @dataclass(frozen=True)
@@ -141,8 +151,9 @@ def prepare_bundle(settings: Settings, progress: Progress, effort: Effort, cores
         settings.imgsz,
         choose_head(loaded.network, settings.head),
         _default_confidence(checkpoint, settings.default_conf),
+        settings.rect,
     )
-    key = store.bundle_key(settings.weights, settings.imgsz, settings.head, settings.default_conf)
+    key = store.bundle_key(settings.weights, settings.imgsz, settings.head, settings.default_conf, rect=settings.rect)
     target = settings.bundle_dir / f"{key}-{bundle_version(checkpoint, choices)}"
     study = Study(effort, settings.threads_on(cores), settings.workers_on(cores), settings.device)
     return Prepared(build_bundle(checkpoint, loaded, choices, target, progress, study), loaded.trained_imgsz)
@@ -167,10 +178,11 @@ def build_bundle(
         PrepareError: any step failed; nothing was left behind that serving would accept.
     """
     imgsz = choices.imgsz
+    spec = InputSpec(height=imgsz, width=imgsz, rect=_rect(loaded.network, imgsz) if choices.rect else None)
     with progress.step("BatchNorm statistics"):
         subject, stats = _read_and_fold(checkpoint, loaded, choices.head)
     with progress.step("Proof of the fold"):
-        inputs = proof_inputs(imgsz)
+        inputs = proof_inputs(imgsz, spec.rect)
         certificate = verify_fold(
             subject.reference, subject.result, inputs, head=subject.head, checkpoint_sha256=checkpoint.sha256
         )
@@ -180,7 +192,7 @@ def build_bundle(
         with progress.step("BatchNorm health"):
             ledger = open_ledger(subject.result, subject.head, imgsz)
             _write_batchnorm(folder, subject, stats, ledger)
-        deployed, reference = _export(folder, subject, inputs, imgsz, progress)
+        deployed, reference = _export(folder, subject, inputs, spec, progress)
         _write_self_check(folder, subject, inputs, progress)
         with progress.step("Probe"):
             macs = ledger.macs_of_each()
@@ -193,7 +205,7 @@ def build_bundle(
             shutil.copyfile(checkpoint.path, folder / checkpoint.path.name)
         manifest = BundleManifest(
             created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            model=_model_spec(subject, bundle_version(checkpoint, choices), imgsz, choices.default_confidence),
+            model=_model_spec(subject, bundle_version(checkpoint, choices), spec, choices.default_confidence),
             weights=_weights_spec(checkpoint),
             deployed=deployed,
             reference=reference,
@@ -229,6 +241,18 @@ def _require_stride(loaded: LoadedModel, imgsz: int) -> None:
         )
 
 
+def _rect(network: torch.nn.Module, imgsz: int) -> RectSpec:
+    """How far padding may be left out: not below as many cells as the output has rows."""
+    strides = [int(stride) for stride in torch.as_tensor(network.stride)]
+    multiple = max(strides)
+    fitting = (
+        side
+        for side in range(multiple, imgsz, multiple)
+        if sum((imgsz // stride) * (side // stride) for stride in strides) >= MAX_DET
+    )
+    return RectSpec(multiple=multiple, shortest=next(fitting, imgsz))
+
+
 def _side(network: torch.nn.Module) -> int:
     # The smallest picture in which the coarsest map is not a single cell.
     return 2 * _largest_stride(network)
@@ -244,7 +268,7 @@ def _write_batchnorm(folder: Path, subject: _Subject, stats: BatchNormStats, led
 
 
 def _export(
-    folder: Path, subject: _Subject, inputs: list[ProofInput], imgsz: int, progress: Progress
+    folder: Path, subject: _Subject, inputs: list[ProofInput], spec: InputSpec, progress: Progress
 ) -> tuple[GraphSpec, GraphSpec]:
     specs = []
     for file, network, kept in (
@@ -252,8 +276,8 @@ def _export(
         (store.REFERENCE, subject.reference, len(subject.dataflow.sites)),
     ):
         with progress.step(f"Export {file}"):
-            deployed = DeployedNetwork(network, subject.head).eval()
-            specs.append(export_onnx(deployed, folder / file, imgsz, kept))
+            deployed = DeployedNetwork(network, subject.head, any_size=spec.rect is not None).eval()
+            specs.append(export_onnx(deployed, folder / file, spec.height, kept, spec.rect))
             check_graph_outputs(folder / file, deployed, inputs)
     return specs[0], specs[1]
 
@@ -297,11 +321,11 @@ def bundle_version(checkpoint: Checkpoint, choices: Choices) -> str:
     """Twelve hexadecimal digits that name the bundle of this checkpoint and these choices."""
     parts: dict[str, str | int | float | None] = {"weights": checkpoint.sha256, "imgsz": choices.imgsz}
     parts |= {"head": choices.head, "default_confidence": choices.default_confidence, "health_schema": HEALTH_SCHEMA}
-    parts |= {"probe_schema": PROBE_SCHEMA}
+    parts |= {"probe_schema": PROBE_SCHEMA} | ({"rect": 1} if choices.rect else {})
     return store.content_version(parts | {"precision": "fp32", "opset": OPSET} | _tools())
 
 
-def _model_spec(subject: _Subject, version: str, imgsz: int, confidence: float) -> ModelSpec:
+def _model_spec(subject: _Subject, version: str, spec: InputSpec, confidence: float) -> ModelSpec:
     return ModelSpec(
         name=subject.loaded.name,
         version=version,
@@ -309,7 +333,7 @@ def _model_spec(subject: _Subject, version: str, imgsz: int, confidence: float) 
         parameters=sum(p.numel() for p in subject.result.network.parameters()),
         classes=subject.loaded.classes,
         default_confidence=confidence,
-        input=InputSpec(height=imgsz, width=imgsz),
+        input=spec,
         head=head_spec(subject.head),
     )
 

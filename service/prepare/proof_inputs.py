@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from service.bundle.manifest import RectSpec
 from service.errors import PrepareError
 from service.pictures import PICTURES
 from service.preprocessing.letterbox import letterbox, plan_letterbox
@@ -29,22 +30,31 @@ class ProofPicture:
 
 @dataclass(frozen=True)
 class ProofInput:
-    """One letterboxed input: uint8 (1, S, S, 3) BGR."""
+    """One letterboxed input: uint8 (1, H, W, 3) BGR."""
 
     name: str
     kind: ProofKind
     image: torch.Tensor
 
 
-def proof_inputs(imgsz: int) -> list[ProofInput]:
+def proof_inputs(imgsz: int, rect: RectSpec | None = None) -> list[ProofInput]:
     """Ultralytics' two photographs, the pictures that come with the project, and seeded uniform noise.
+
+    Args:
+        rect: leave padding out of the pictures, and give noise in the narrowest inputs, too.
 
     Raises:
         PrepareError: a picture is missing from the installation.
     """
-    inputs = [_letterboxed(picture, imgsz) for picture in proof_pictures()]
+    inputs = [_letterboxed(picture, imgsz, rect) for picture in proof_pictures()]
     noise = np.random.default_rng(_NOISE_SEED).integers(0, 256, (imgsz, imgsz, 3), np.uint8)
-    return [*inputs, ProofInput(f"noise, seed {_NOISE_SEED}", "noise", torch.from_numpy(noise)[None])]
+    name = f"noise, seed {_NOISE_SEED}"
+    inputs.append(ProofInput(name, "noise", torch.from_numpy(noise)[None]))
+    if rect is not None:
+        flat, upright = noise[: rect.shortest], np.ascontiguousarray(noise[:, : rect.shortest])
+        inputs.append(ProofInput(f"{name}, flat", "noise", torch.from_numpy(flat)[None]))
+        inputs.append(ProofInput(f"{name}, upright", "noise", torch.from_numpy(upright)[None]))
+    return inputs
 
 
 def proof_pictures() -> list[ProofPicture]:
@@ -72,7 +82,7 @@ def _read(path: Path) -> NDArray[np.uint8]:
     return np.asarray(image, np.uint8)
 
 
-def _letterboxed(picture: ProofPicture, imgsz: int) -> ProofInput:
+def _letterboxed(picture: ProofPicture, imgsz: int, rect: RectSpec | None) -> ProofInput:
     height, width = picture.image.shape[:2]
-    square = letterbox(picture.image, plan_letterbox(width, height, imgsz))
-    return ProofInput(picture.name, picture.kind, torch.from_numpy(square)[None])
+    fitted = letterbox(picture.image, plan_letterbox(width, height, imgsz, rect))
+    return ProofInput(picture.name, picture.kind, torch.from_numpy(fitted)[None])

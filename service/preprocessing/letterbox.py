@@ -5,6 +5,7 @@ import mmap
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -13,46 +14,71 @@ from numpy.typing import NDArray
 PAD_VALUE = 114
 
 
+class Rect(Protocol):
+    """How far padding may be left out, so that the input is a rectangle."""
+
+    @property
+    def multiple(self) -> int:
+        """What is left of a side is a multiple of so many pixels: the network's largest stride."""
+        ...
+
+    @property
+    def shortest(self) -> int:
+        """No side gets shorter, pixels; a multiple of ``multiple``."""
+        ...
+
+
 @dataclass(frozen=True)
 class Letterbox:
-    """Where a picture lies inside the network's square input.
+    """Where a picture lies inside the network's input.
 
     Attributes:
         source_wh: width and height of the picture, pixels.
-        size: side of the square, pixels.
-        resized_wh: width and height the picture has inside the square.
-        offset_xy: its top-left corner inside the square.
+        input_wh: width and height of the input, pixels; equal unless padding is left out.
+        resized_wh: width and height the picture has inside it.
+        offset_xy: its top-left corner inside it.
     """
 
     source_wh: tuple[int, int]
-    size: int
+    input_wh: tuple[int, int]
     resized_wh: tuple[int, int]
     offset_xy: tuple[int, int]
 
 
-def plan_letterbox(width: int, height: int, size: int) -> Letterbox:
+def plan_letterbox(width: int, height: int, size: int, rect: Rect | None = None) -> Letterbox:
     """Fit ``width`` x ``height`` centred into a square of ``size``, keeping its proportions.
 
     Rounding follows Ultralytics: the resized sides are rounded (never below 1), and an odd remainder of the
-    padding goes to the right and bottom.
+    padding goes to the right and bottom. So does the rectangle that is left of the square with ``rect``.
+
+    Args:
+        rect: leave padding out; None pads to the whole square.
     """
     scale = min(size / height, size / width)
     resized = max(round(width * scale), 1), max(round(height * scale), 1)
+    across, down = (_input_side(side, size, rect) for side in resized)
     # The 0.1 makes an exact half round down on the left, hence up on the right.
-    left, top = (round((size - side) / 2 - 0.1) for side in resized)
-    return Letterbox((width, height), size, resized, (left, top))
+    left, top = round((across - resized[0]) / 2 - 0.1), round((down - resized[1]) / 2 - 0.1)
+    return Letterbox((width, height), (across, down), resized, (left, top))
+
+
+def _input_side(resized: int, size: int, rect: Rect | None) -> int:
+    """What remains of the side ``size`` for a picture that takes ``resized`` of it."""
+    if rect is None:
+        return size
+    return max(resized + (size - resized) % rect.multiple, rect.shortest)
 
 
 def letterbox(image: NDArray[np.uint8], plan: Letterbox, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-    """Draw ``image`` (H, W, 3, any channel order, any strides) into the square of ``plan``.
+    """Draw ``image`` (H, W, 3, any channel order, any strides) into the input of ``plan``.
 
     Args:
-        out: (size, size, 3) uint8 to draw into; a new array when None.
+        out: uint8 array of the input's height and width and 3 to draw into; a new one when None.
 
     Returns:
-        (size, size, 3) uint8, the border filled with grey 114.
+        The same, the border filled with grey 114.
     """
-    canvas = np.empty((plan.size, plan.size, 3), np.uint8) if out is None else out
+    canvas = np.empty((*plan.input_wh[::-1], 3), np.uint8) if out is None else out
     (width, height), (left, top) = plan.resized_wh, plan.offset_xy
     canvas[:top], canvas[top + height :] = PAD_VALUE, PAD_VALUE
     rows = canvas[top : top + height]
@@ -95,16 +121,17 @@ def _sparse(shape: tuple[int, ...]) -> NDArray[np.uint8]:
     return np.frombuffer(pages, np.uint8).reshape(shape)
 
 
-def content_of(square: NDArray[np.uint8], plan: Letterbox, multiple: int = 32) -> NDArray[np.uint8]:
-    """The picture inside the letterboxed square, without the padding: a view (H, W, 3).
+def content_of(fitted: NDArray[np.uint8], plan: Letterbox, multiple: int = 32) -> NDArray[np.uint8]:
+    """The picture inside the letterboxed one, without the padding: a view (H, W, 3).
 
     Args:
-        square: (size, size, 3) of ``plan``.
+        fitted: the input that ``letterbox`` drew by ``plan``.
         multiple: the sides are rounded down to multiples of it about the picture's middle; sides below it get it, with
             padding where the picture has no more.
     """
     (left, top), (width, height) = plan.offset_xy, plan.resized_wh
-    return square[_span(top, height, plan.size, multiple), _span(left, width, plan.size, multiple)]
+    across, down = plan.input_wh
+    return fitted[_span(top, height, down, multiple), _span(left, width, across, multiple)]
 
 
 def picture_tensor(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -119,9 +146,9 @@ def picture_tensor(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
     return picture[..., ::-1].transpose(2, 0, 1).astype(np.float32, order="C") / np.float32(255)
 
 
-def content_tensor(square: NDArray[np.uint8], plan: Letterbox, multiple: int = 32) -> NDArray[np.float32]:
+def content_tensor(fitted: NDArray[np.uint8], plan: Letterbox, multiple: int = 32) -> NDArray[np.float32]:
     """``picture_tensor`` of ``content_of``: (3, H, W) float32 RGB, 0 to 1."""
-    return picture_tensor(content_of(square, plan, multiple))
+    return picture_tensor(content_of(fitted, plan, multiple))
 
 
 def _span(start: int, length: int, size: int, multiple: int) -> slice:
@@ -131,10 +158,10 @@ def _span(start: int, length: int, size: int, multiple: int) -> slice:
 
 
 def unletterbox_xyxy(xyxy: NDArray[np.float32], plan: Letterbox) -> NDArray[np.float32]:
-    """Map boxes from the square back to the picture and clip them to it.
+    """Map boxes from the network's input back to the picture and clip them to it.
 
     Args:
-        xyxy: (N, 4) corners x1, y1, x2, y2 in pixels of the square.
+        xyxy: (N, 4) corners x1, y1, x2, y2 in pixels of the input.
 
     Returns:
         (N, 4) float32 corners in pixels of the picture, within [0, width] and [0, height].

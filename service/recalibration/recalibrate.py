@@ -142,7 +142,7 @@ def _build(
     progress: Progress,
 ) -> Path:
     model = served.manifest.model
-    choices = Choices(model.input.height, model.head.kind, model.default_confidence)
+    choices = Choices(model.input.height, model.head.kind, model.default_confidence, model.input.rect is not None)
     version = bundle_version(result.checkpoint, choices)
     target = root / _beside_name(model.name, version) if request.out is None else request.out
     _require_free(target)

@@ -105,7 +105,7 @@ class Trial:
 
         Args:
             entries: in the order in which the earlier one wins a tie.
-            pictures: squares (S, S, 3) uint8 BGR that ``reference`` holds the answers to.
+            pictures: letterboxed ones (H, W, 3) uint8 BGR that ``reference`` holds the answers to.
             approve: the check that each engine has to pass at the start of the service; raises ``YolofoldError``.
         """
         self._entries, self._pictures, self._reference = entries, pictures, reference

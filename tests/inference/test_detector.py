@@ -35,7 +35,7 @@ def test_every_sample_equals_the_steps_written_out(detector: Detector, bundle: B
         rows = session.run(None, {"images": letterbox(image, plan)[None]})[0][0]
         rows = rows[rows[:, 4] > 0.05]
         rows = rows[np.argsort(-rows[:, 4], kind="stable")]
-        gain = min(plan.size / width, plan.size / height)
+        gain = min(plan.input_wh[0] / width, plan.input_wh[1] / height)
         boxes = (rows[:, :4] - [*plan.offset_xy] * 2) / gain
         result = detector.detect(path.read_bytes(), Selection(0.05, 300))
         found = result.detections

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from service.bundle.manifest import InputSpec
 from service.bundle.store import Bundle
 from service.drift.layers import WatchedLayers, watch_layers
 from service.inference.decode_budget import DecodeBudget
@@ -19,6 +20,7 @@ from service.preprocessing.letterbox import plan_letterbox
 from tests.api.serving import wait_until
 
 SIDE = 256
+SPEC = InputSpec(height=SIDE, width=SIDE)
 
 
 def given_tensors(count: int, side: int = SIDE) -> GivenTensors:
@@ -40,7 +42,7 @@ def watched(bundle: Bundle) -> WatchedLayers:
 
 def test_tensors_are_converted_one_by_one(probe: Probe, watched: WatchedLayers) -> None:
     """What numpy allocates for 16 pictures of bytes is a few times one of them in float32, not 16 times."""
-    linter, given = Linter(probe, watched, SIDE, DecodeBudget(10**9)), given_tensors(16, 2 * SIDE)
+    linter, given = Linter(probe, watched, SPEC, DecodeBudget(10**9)), given_tensors(16, 2 * SIDE)
     one = 4 * given.sent[0].size
     tracemalloc.start()
     try:
@@ -58,7 +60,7 @@ def test_tensors_are_converted_one_by_one(probe: Probe, watched: WatchedLayers) 
 
 def test_looking_waits_for_memory_and_gives_it_back(probe: Probe, watched: WatchedLayers) -> None:
     budget = DecodeBudget(10**9)
-    linter, given = Linter(probe, watched, SIDE, budget), given_tensors(1)
+    linter, given = Linter(probe, watched, SPEC, budget), given_tensors(1)
     (possible,) = linter.possible_scalings(given)
     square = np.ascontiguousarray(np.moveaxis(given.sent[0], 0, -1))[..., ::-1]
     found = []
@@ -83,7 +85,7 @@ def test_looking_waits_for_memory_and_gives_it_back(probe: Probe, watched: Watch
 def test_more_than_the_network_would_get_is_not_probed(probe: Probe, watched: WatchedLayers) -> None:
     """Of a larger tensor the middle, so that the probe's memory does not grow with what was sent."""
     large = given_tensors(1, 2 * SIDE)
-    linter = Linter(probe, watched, SIDE, DecodeBudget(10**9))
+    linter = Linter(probe, watched, SPEC, DecodeBudget(10**9))
     possible = linter.possible_scalings(large)
     quarter = slice(SIDE // 2, SIDE // 2 + SIDE)
     middle = replace(large, sent=large.sent[:, :, quarter, quarter])
@@ -93,7 +95,7 @@ def test_more_than_the_network_would_get_is_not_probed(probe: Probe, watched: Wa
 
 def test_without_any_batchnorm_there_is_no_distance_from_a_law(probe: Probe, watched: WatchedLayers) -> None:
     layers = tuple(replace(layer, law=None) for layer in watched.layers)
-    linter = Linter(probe, WatchedLayers(layers, watched.channels), SIDE, DecodeBudget(10**9))
+    linter = Linter(probe, WatchedLayers(layers, watched.channels), SPEC, DecodeBudget(10**9))
     given = given_tensors(2)
     possible = linter.possible_scalings(given)
     looks = [linter.look_at_tensor(given, index, possible) for index in range(2)]
