@@ -19,7 +19,8 @@ function showModel(answer) {
   const underLoad = engine.threads_under_load === engine.threads ? "" : `, ${engine.threads_under_load} under load`;
   $("model-line").replaceChildren(
     element("strong", {}, model.name), " ", element("span", { class: "badge" }, SOURCES[source] ?? source),
-    ` ${count(model.classes.length, "class", "classes")}, ${model.input.width} × ${model.input.height} px, `,
+    ` ${count(model.classes.length, "class", "classes")}, `
+      + `${model.input.rect ? "up to " : ""}${model.input.width} × ${model.input.height} px, `,
     `${model.head.kind} head, ${engine.runtime} (${engine.provider.replace("ExecutionProvider", "")}, ${engine.precision}) `
       + `with ${count(engine.threads, "thread")}${underLoad}, `,
     `version ${model.version}`,
