@@ -22,7 +22,7 @@ from service.measurement.study import Effort
 from service.prepare.deployed_network import MAX_DET
 from service.prepare.pipeline import prepare_bundle
 from service.settings import load_settings
-from tests.api.serving import serving
+from tests.api.serving import serving, wait_until
 from tests.networks import ASSETS, calibrated_network, save_checkpoint
 from tests.test_parity import Case, Prepared, Silent
 from tests.ultralytics_reference import SHARE, answered, compare, predict
@@ -73,6 +73,7 @@ def test_it_finds_what_predict_finds_by_default(prepared: Prepared, pictures: li
             response = server.client.post("/detect", params={"conf": 0.25}, files={"file": picture.read_bytes()})
             counts = compare(predict(prepared.checkpoint, picture, arguments), answered(_json(response)))
             clear, matched, extra = clear + counts[0], matched + counts[1], extra + counts[2]
+        wait_until(lambda: server.client.get("/model/drift").json()["sampled"] > 0)
         check = server.client.post("/model/fold/check", files={"file": pictures[0].read_bytes()})
         assert _json(check)["agrees"] is True
     assert matched >= SHARE * clear and extra == 0, (engine, clear, matched, extra)
