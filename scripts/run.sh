@@ -1,6 +1,10 @@
 #!/usr/bin/env bash
 # Serve: makes the environment, prepares a bundle if there is none for these settings, and starts the server.
 # Settings are YOLOFOLD_* environment variables; README lists them.
+# A relative path to weights is seen from the folder that this is called in, which environment.sh leaves.
+if [ -f "${YOLOFOLD_WEIGHTS:-}" ] && [ "${YOLOFOLD_WEIGHTS#/}" = "$YOLOFOLD_WEIGHTS" ]; then
+  export YOLOFOLD_WEIGHTS=$PWD/$YOLOFOLD_WEIGHTS
+fi
 # shellcheck source=scripts/environment.sh
 . "$(dirname "$0")/environment.sh"
 need_environment serve

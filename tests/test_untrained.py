@@ -105,6 +105,8 @@ def test_an_engine_of_another_confidence_does_not(change: Callable, prepared: Pr
 
 def test_it_is_served(prepared: Prepared, samples: list[Path]) -> None:
     with TestClient(create_app(load_settings({}), prepared.bundle)) as client:
-        assert client.get("/model/fold").json()["startup_check"]["boxes"] == 0
+        started = client.get("/model/fold").json()["startup_check"]
+        assert started["boxes"] == 0
+        assert started["highest_confidence"] == prepared.bundle.self_check.highest_confidence > 0
         answer = client.post("/detect?conf=0", content=samples[0].read_bytes(), headers={"Content-Type": "image/jpeg"})
         assert answer.status_code == 200 and answer.json()["detections"]

@@ -159,6 +159,7 @@ def _startup_check(service: Service) -> StartupCheckAnswer:
         input=service.bundle.self_check.input,
         boxes=check.rows,
         matched=check.matched,
+        highest_confidence=service.bundle.self_check.highest_confidence,
         max_box_difference_px=check.difference.box_px,
         max_confidence_difference=check.difference.confidence,
         max_score_difference=check.difference.score,

@@ -74,6 +74,10 @@ class StartupCheckAnswer(BaseModel):
     matched: int = Field(
         description="Of these, found by the engine; all, or the process would not serve.", examples=[50]
     )
+    highest_confidence: float | None = Field(
+        description="Compared where no boxes are expected: the highest confidence. 0 where the network answers no box "
+        "to any of the pictures it was proved on: the check then sees only that none comes. Else null.",
+    )
     max_box_difference_px: float = Field(description="Largest, in pixels of the network's square.", examples=[6e-5])
     max_confidence_difference: float = Field(
         description="Largest among the matched boxes, or of the highest where none is expected.", examples=[6e-7]

@@ -1,5 +1,6 @@
 """Bundles on disk: written under a temporary name and renamed, verified byte by byte before they are trusted."""
 
+import datetime
 import hashlib
 import json
 import os
@@ -270,12 +271,22 @@ def fingerprint_files(folder: Path) -> dict[str, FileRecord]:
 def find_bundle(root: Path, key: str) -> Path | None:
     """The finished bundle prepared for the settings ``key``, or None; ``root`` itself when it is a bundle.
 
-    Bundles are named ``<key>-<version>``: a restart finds its bundle without opening any weights.
+    Bundles are named ``<key>-<version>``: a restart finds its bundle without opening any weights. Of several the one
+    made last is found.
     """
     if (root / MANIFEST).is_file():
         return root
     found = sorted(p for p in root.glob(f"{key}-*") if p.is_dir()) if root.is_dir() else []
-    return max(found, key=lambda p: p.stat().st_mtime, default=None)
+    return max(found, key=_made_at, default=None)
+
+
+def _made_at(bundle: Path) -> datetime.datetime:
+    """When a bundle was made, as its manifest says: folders that are copied are all as new as the copy."""
+    try:
+        made = datetime.datetime.fromisoformat(json.loads((bundle / MANIFEST).read_bytes())["created_at"])
+    except (OSError, ValueError, KeyError, TypeError):  # whatever is wrong there, loading it will say
+        made = datetime.datetime.fromtimestamp(bundle.stat().st_mtime, datetime.UTC)
+    return made if made.tzinfo else made.replace(tzinfo=datetime.UTC)
 
 
 def bundle_names(root: Path) -> list[str]:

@@ -87,11 +87,11 @@ def training_law(
     All arrays have shape (C,). The law is of the convolution's output after folding, before the activation.
 
     Raises:
-        ValueError: ``eps`` is not above 0, or see :class:`Normal`.
+        ValueError: ``running_var`` + ``eps`` is not above 0 somewhere, or see :class:`Normal`.
     """
-    if not eps > 0:
-        raise ValueError(f"eps must be above 0, not {eps}")
     scale, variance = _limited(np.asarray(gamma, np.float64)), np.asarray(running_var, np.float64)
+    if not (variance + eps > 0).all():
+        raise ValueError(f"running_var + eps must be above 0, but eps is {eps} and a variance {variance.min()}")
     return Normal(np.asarray(beta, np.float64), np.square(scale) * (variance / (variance + eps)))
 
 

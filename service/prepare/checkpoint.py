@@ -1,5 +1,6 @@
 """A checkpoint file as a live float32 network with one head selected."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -90,6 +91,17 @@ def _refuse_unsupported(network: nn.Module, path: Path) -> None:
             raise UnsupportedModel(f"{path}: {name} holds values that are not finite numbers; training has diverged.")
         if name.endswith(".running_var") and (tensor < 0).any():
             raise UnsupportedModel(f"{path}: {name} holds a negative variance; the checkpoint is damaged.")
+    for name, module in network.named_modules():
+        if isinstance(module, nn.BatchNorm2d) and not _can_divide(module):
+            raise UnsupportedModel(
+                f"{path}: {name} divides by the root of running_var + eps, which is not a positive number in each "
+                f"channel; its eps is {module.eps!r}."
+            )
+
+
+def _can_divide(batchnorm: nn.BatchNorm2d) -> bool:
+    assert batchnorm.running_var is not None
+    return math.isfinite(batchnorm.eps) and bool((batchnorm.running_var.double() + batchnorm.eps > 0).all())
 
 
 def _image_channels(network: nn.Module) -> int:
@@ -115,7 +127,8 @@ def _class_names(network: nn.Module, path: Path) -> list[str]:
             f"{path} detects {count} classes but names those with the ids {sorted(names)[:20]}; it must name each of "
             f"0 to {count - 1}."
         )
-    return [str(names[i]) for i in range(count)]
+    # A pickle may hold half a character, which no file and no answer can.
+    return [str(names[i]).encode(errors="replace").decode() for i in range(count)]
 
 
 def _trained_imgsz(stored: dict[str, Any]) -> int | None:

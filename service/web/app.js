@@ -197,6 +197,19 @@ function rangeBar(from, to, low, high, median) {
 
 /* --- proof ------------------------------------------------------------------------------------------------ */
 
+function startupWords(start) {
+  const time = `in ${start.duration_ms.toFixed(0)} ms`;
+  if (start.boxes) {
+    return `${start.runtime} repeated ${start.matched} of ${count(start.boxes, "stored box", "stored boxes")} ${time}, ` +
+      `${scientific(start.max_box_difference_px)} px off at most (allowed: ${scientific(start.box_tolerance_px)} px).`;
+  }
+  return start.highest_confidence
+    ? `${start.runtime} repeated the highest confidence to ${scientific(start.max_confidence_difference)} ${time}. ` +
+      "Rounding decides which boxes this network answers, so none is compared."
+    : `${start.runtime} answered no box ${time}, and that is all this check sees: the network answers none to any of ` +
+      "the pictures it was proved on.";
+}
+
 function showProof({ layers, worst_layer: name, end_to_end: whole, startup_check: start, not_folded: left }) {
   const worst = layers.find((layer) => layer.name === name);
   const proofs = {
@@ -206,12 +219,7 @@ function showProof({ layers, worst_layer: name, end_to_end: whole, startup_check
     "End to end": `on ${count(whole.inputs.length, "picture")} the folded network differs by ` +
       `${scientific(whole.max_relative_difference)} at most (allowed: ${scientific(whole.tolerance)}); ` +
       `${whole.matched} of ${count(whole.detections, "box", "boxes")} repeated, ${whole.extra} added.`,
-    "When this process started": start.boxes
-      ? `${start.runtime} repeated ${start.matched} of ${count(start.boxes, "stored box", "stored boxes")} ` +
-        `in ${start.duration_ms.toFixed(0)} ms, ${scientific(start.max_box_difference_px)} px off at most ` +
-        `(allowed: ${scientific(start.box_tolerance_px)} px).`
-      : `${start.runtime} repeated the highest confidence to ${scientific(start.max_confidence_difference)} in ` +
-        `${start.duration_ms.toFixed(0)} ms. Rounding decides which boxes this network answers, so none is compared.`,
+    "When this process started": startupWords(start),
   };
   // What failed would not be served, so there is no page on which these could be anything but passed.
   $("proofs").replaceChildren(...Object.entries(proofs).map(([title, text]) =>

@@ -113,6 +113,7 @@ def test_the_startup_check_is_shown(server: Serving, bundle: Bundle) -> None:
     found, spec = get_fold(server)["startup_check"], bundle.self_check
     assert found["passed"] is True
     assert (found["input"], found["boxes"], found["matched"]) == (spec.input, spec.rows, spec.rows)
+    assert found["highest_confidence"] is None
     assert (found["box_tolerance_px"], found["score_tolerance"]) == (spec.box_tolerance_px, spec.score_tolerance)
     assert 0 <= found["max_box_difference_px"] <= found["box_tolerance_px"]
     assert 0 <= found["max_score_difference"] <= found["score_tolerance"]

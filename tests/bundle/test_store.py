@@ -1,5 +1,6 @@
 """Bundles on disk: whole ones load, and every way of not being whole has its own error."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -256,6 +257,14 @@ def test_an_unfinished_folder_is_never_found(tmp_path: Path) -> None:
         assert store.find_bundle(tmp_path, "auto-640-auto") is None
     found = store.find_bundle(tmp_path, "auto-640-auto")
     assert found is not None and found.name == "auto-640-auto-x"
+
+
+def test_of_several_bundles_the_one_made_last_is_found_also_in_a_copy(tmp_path: Path) -> None:
+    for age, (version, made) in enumerate({"b": "2026-11-30T10:00:00+00:00", "a": "2026-11-30T09:00:00+00:00"}.items()):
+        with store.bundle_writer(tmp_path, f"auto-640-auto-{version}") as folder:
+            (folder / store.MANIFEST).write_text(json.dumps({"created_at": made}))
+        os.utime(tmp_path / f"auto-640-auto-{version}", (age, age))  # the older one was copied last
+    assert store.find_bundle(tmp_path, "auto-640-auto") == tmp_path / "auto-640-auto-b"
 
 
 def test_a_bundle_folder_may_be_named_directly(bundle_path: Path) -> None:

@@ -223,6 +223,8 @@ def test_moments_that_cannot_be_pooled_are_refused(variances: NDArray[np.float64
         pool(np.zeros((len(variances), 3)), variances)
 
 
-def test_an_eps_of_nothing_is_refused() -> None:
+def test_an_eps_of_nothing_is_refused_only_beside_a_variance_of_nothing() -> None:
     with pytest.raises(ValueError, match="eps"):
-        training_law(np.ones(1), np.zeros(1), np.zeros(1), 0.0)
+        training_law(np.ones(2), np.zeros(2), np.array([4.0, 0.0]), 0.0)
+    law = training_law(np.array([2.0]), np.array([1.0]), np.array([4.0]), 0.0)
+    assert (law.mean, law.variance) == ([1.0], [4.0])

@@ -66,6 +66,21 @@ def test_impossible_numbers_are_refused_by_name(tensor: str, value: float, tmp_p
         load_model(save_checkpoint(network, tmp_path / "x.pt"))
 
 
+@pytest.mark.parametrize(("eps", "variance"), [(0.0, 0.0), (-0.5, 0.25), (torch.nan, 1.0), (torch.inf, 1.0)])
+def test_a_batchnorm_that_cannot_divide_is_refused_by_name(eps: float, variance: float, tmp_path: Path) -> None:
+    network = calibrated_network("yolo26n.yaml")
+    network.model[2].cv1.bn.eps = eps
+    network.model[2].cv1.bn.running_var[3] = variance
+    with pytest.raises(UnsupportedModel, match=rf"model\.2\.cv1\.bn divides .* eps is {eps}\."):
+        load_model(save_checkpoint(network, tmp_path / "x.pt"))
+
+
+def test_an_eps_of_nothing_beside_variances_is_taken(tmp_path: Path) -> None:
+    network = calibrated_network("yolo26n.yaml")
+    network.model[2].cv1.bn.eps = 0.0
+    assert load_model(save_checkpoint(network, tmp_path / "x.pt")).network.get_submodule("model.2.cv1.bn").eps == 0
+
+
 def test_a_batchnorm_without_running_statistics_is_refused_by_name(tmp_path: Path) -> None:
     network = calibrated_network("yolo26n.yaml")
     network.model[2].cv1.bn = torch.nn.BatchNorm2d(network.model[2].cv1.bn.num_features, track_running_stats=False)
@@ -78,6 +93,12 @@ def test_class_names_in_any_form(names: object, tmp_path: Path) -> None:
     network = calibrated_network("yolo26n.yaml", classes=3)
     network.names = names
     assert load_model(save_checkpoint(network, tmp_path / "x.pt")).classes == ["a", "b", "c"]
+
+
+def test_half_a_character_in_a_class_name_is_replaced(tmp_path: Path) -> None:
+    network = calibrated_network("yolo26n.yaml", classes=3)
+    network.names = {0: "caf\ud83d", 1: "\U0001f600", 2: "c"}
+    assert load_model(save_checkpoint(network, tmp_path / "x.pt")).classes == ["caf?", "\U0001f600", "c"]
 
 
 @pytest.mark.parametrize("names", [{0: "a", 1: "b"}, {1: "a", 5: "b", 9: "c"}, ["a", "b", "c", "d"]])

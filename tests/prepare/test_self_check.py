@@ -150,6 +150,12 @@ def test_where_rounding_decides_about_all_boxes_the_highest_confidence_is_stored
         case.make(folded=wrong.network)
 
 
+def test_a_network_that_answers_no_box_is_recorded_as_such(tmp_path: Path) -> None:
+    """Suppression passes over confidences below 0.001, where an untrained one2many head begins with 80 classes."""
+    spec, arrays = Case.of(untrained("yolov8n.yaml", 80), "one2many", tmp_path, 128).make()
+    assert (spec.rows, spec.highest_confidence, len(arrays["rows"])) == (0, 0, 0)
+
+
 def test_boxes_above_those_that_rounding_decides_are_stored(tmp_path: Path) -> None:
     network = untrained("yolo26n.yaml", 80)
     network.model[-1].one2one_cv3[2][-1].bias.data[7] += 1.0  # 4 x 4 places at 128 px

@@ -21,6 +21,8 @@ from tests.conftest import IMGSZ, ROOT, clean_environ
 INDEX = "https://torch.example/whl/cpu"
 #: Stands for the interpreter of a new environment: it notes how it is called, installs nothing and runs all else.
 INTERPRETER = """#!/bin/sh
+if [ "$1" = --version ]; then echo "Python ${{ITS_VERSION:-3.11}}"; exit; fi
+if [ "$1" = -c ]; then exit "${{IS_OLD:-0}}"; fi
 echo "$@" >>{calls}
 if [ "$2" = pip ]; then exit "${{PIP_STATUS:-0}}"; fi
 if [ "$2" = playwright ]; then exit "${{PLAYWRIGHT_STATUS:-0}}"; fi
@@ -152,6 +154,28 @@ def test_an_installation_that_failed_is_tried_again_and_one_that_succeeded_is_no
     stamp.write_text("of other lock files")
     assert environment.need("serve").returncode == 0
     assert environment.calls() == ["-m pip install -q -r requirements/serve.txt"]
+
+
+def test_another_python_than_it_was_made_with_has_it_installed_anew(environment: Environment) -> None:
+    assert environment.need("serve").returncode == 0
+    environment.calls()
+    assert environment.need("serve", ITS_VERSION="3.12").returncode == 0
+    assert environment.calls() == ["-m pip install -q -r requirements/serve.txt"]
+
+
+def test_an_environment_of_too_old_a_python_is_named(environment: Environment) -> None:
+    done = environment.need("serve", ITS_VERSION="3.9.2", IS_OLD="1")
+    assert done.returncode == 1 and environment.calls() == []
+    assert f"{environment.folder} holds Python 3.9.2, but 3.11 or newer is needed." in done.stderr
+
+
+@pytest.mark.parametrize("named", ["mine.pt", "./mine.pt"])
+def test_weights_are_seen_from_the_folder_it_is_called_in(environment: Environment, tmp_path: Path, named: str) -> None:
+    (tmp_path / "mine.pt").touch()
+    environ = environment.variables(YOLOFOLD_WEIGHTS=named, YOLOFOLD_BUNDLE_DIR=str(tmp_path / "bundles"))
+    done = subprocess.run([ROOT / "scripts/run.sh"], cwd=tmp_path, env=environ, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "mine.pt is no Ultralytics checkpoint that can be loaded safely: it is empty" in done.stderr
 
 
 APT = ["apt-get update -qq", "apt-get install -yqq --no-install-recommends chromium"]

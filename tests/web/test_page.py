@@ -94,6 +94,21 @@ def test_the_proof_of_the_fold_is_shown(page: Page, bundle: Bundle, complaints: 
     assert complaints == []
 
 
+@pytest.mark.parametrize(
+    ("highest", "says"), [(0.0, "answered no box in"), (0.012, "repeated the highest confidence to")]
+)
+def test_a_start_up_check_without_boxes_is_not_said_to_repeat_any(
+    browser: Browser, server_url: str, highest: float, says: str
+) -> None:
+    answer = httpx.get(f"{server_url}/model/fold").json()
+    answer["startup_check"] |= {"boxes": 0, "matched": 0, "highest_confidence": highest}
+    page = browser.new_page()
+    page.route("**/model/fold", lambda route: route.fulfill(json=answer))
+    page.goto(server_url)
+    expect(page.locator("#proofs li").nth(2)).to_contain_text(says)
+    page.close()
+
+
 def test_layers_are_filtered_by_status_and_text(page: Page, bundle: Bundle) -> None:
     expect(page.locator("#layers tr")).to_have_count(bundle.batchnorm.totals.layers)
     page.locator("#status").select_option("dropped")
