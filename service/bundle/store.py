@@ -1,6 +1,7 @@
 """Bundles on disk: written under a temporary name and renamed, verified byte by byte before they are trusted."""
 
 import datetime
+import errno
 import hashlib
 import json
 import os
@@ -10,7 +11,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -224,14 +225,23 @@ def require_writable(root: Path) -> None:
 
 
 def _replace(final: Path, finished: Path) -> None:
-    """Put ``finished`` in the place of ``final``; a bundle already there is whole until the moment it is moved away."""
-    if final.exists():
-        old = Path(tempfile.mkdtemp(prefix=_PARTIAL_PREFIX, dir=final.parent))
-        final.rename(old / final.name)
-        finished.rename(final)
+    """Put ``finished`` in the place of ``final``; a bundle already there is whole until the moment it is moved away.
+
+    Of several at once the last one stays.
+    """
+    moved_away = []
+    while True:
+        try:
+            finished.rename(final)
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        moved_away.append(Path(tempfile.mkdtemp(prefix=_PARTIAL_PREFIX, dir=final.parent)))
+        with suppress(FileNotFoundError):  # another preparation has just moved it away
+            final.rename(moved_away[-1] / final.name)
+    for old in moved_away:
         shutil.rmtree(old, ignore_errors=True)
-    else:
-        finished.rename(final)
 
 
 def write_json(path: Path, record: Record) -> None:

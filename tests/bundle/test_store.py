@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -265,6 +266,19 @@ def test_of_several_bundles_the_one_made_last_is_found_also_in_a_copy(tmp_path: 
             (folder / store.MANIFEST).write_text(json.dumps({"created_at": made}))
         os.utime(tmp_path / f"auto-640-auto-{version}", (age, age))  # the older one was copied last
     assert store.find_bundle(tmp_path, "auto-640-auto") == tmp_path / "auto-640-auto-b"
+
+
+def test_bundles_of_one_name_that_are_finished_at_once_replace_each_other(tmp_path: Path) -> None:
+    def write(writer: int) -> None:
+        for _ in range(100):
+            with store.bundle_writer(tmp_path, "auto-640-auto-x") as folder:
+                for part in ("a", "b"):
+                    (folder / part).write_text(str(writer))
+
+    with ThreadPoolExecutor(4) as writers:
+        list(writers.map(write, range(4)))
+    assert [path.name for path in tmp_path.iterdir()] == ["auto-640-auto-x"]
+    assert (tmp_path / "auto-640-auto-x/a").read_text() == (tmp_path / "auto-640-auto-x/b").read_text()
 
 
 def test_a_bundle_folder_may_be_named_directly(bundle_path: Path) -> None:
