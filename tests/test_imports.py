@@ -65,6 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "heap",
         "errors",
     },
+    "quantization": {"inference", "tuning", "bundle", "preprocessing", "machine", "errors"},
     "api": {
         "inference",
         "tuning",
@@ -90,6 +91,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "measurement",
         "evaluation",
         "recalibration",
+        "quantization",
         "bundle",
         "settings",
         "machine",
@@ -104,6 +106,7 @@ LOADED_BY = {
     "api": {"serve"},
     "evaluation": {"evaluate"},
     "recalibration": {"recalibrate"},
+    "quantization": {"quantize"},
 }
 NEVER_WHILE_SERVING = ("torch", "torchvision", "ultralytics", "onnx", "dill", "cloudpickle", "pycocotools")
 

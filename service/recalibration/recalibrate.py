@@ -78,7 +78,7 @@ def recalibrate(served: Bundle, request: Request, settings: Settings, progress: 
         _require_free(request.out)
     store.require_writable(root)
     with progress.step("Engine"):
-        settings = settle_engine(served, settings)  # both bundles in the engine that serves the first
+        settings = _in_float(settle_engine(served, settings))  # both bundles in the engine that serves the first
         engine = _open_engine(served, request, settings)
     with progress.step("Pictures") as advance:
         pictures = open_pictures(request.data, request.hold_back, settings.max_pixels, advance)
@@ -103,6 +103,11 @@ def recalibrate(served: Bundle, request: Request, settings: Settings, progress: 
     new = store.load_bundle(target)
     after = _find_boxes(new, _open_engine(new, request, settings), pictures, settings, progress)
     return _report(served, new, pictures, before, after)
+
+
+def _in_float(settings: Settings) -> Settings:
+    """In place of int8 fp32: the new bundle will hold no quantized graph, since that belongs to other weights."""
+    return settings.model_copy(update={"precision": "fp32"}) if settings.precision == "int8" else settings
 
 
 def _require_free(out: Path) -> None:
@@ -214,7 +219,7 @@ def _report(served: Bundle, new: Bundle, pictures: PictureSet, before: _Boxes, a
 
 
 def _open_engine(bundle: Bundle, request: Request, settings: Settings) -> InferenceEngine:
-    return open_engine(bundle.deployed_graph, settings, cores=request.threads, workers=1)
+    return open_engine(bundle, settings, cores=request.threads, workers=1)
 
 
 def _find_boxes(
