@@ -14,7 +14,7 @@ COLUMNS = 6  # x1, y1, x2, y2, confidence, class id
 
 Device = Literal["auto", "cpu", "cuda"]
 #: Significant bits of what is multiplied: 24, 11 and 8. Sums are kept in float32. Of int8 see ``Int8Precision``.
-Precision = Literal["fp32", "tf32", "bf16"] | Int8Precision
+Precision = Literal["fp32", "tf32", "bf16", Int8Precision]
 #: What float32 is multiplied in without being asked: finer than what folding changes.
 FLOAT32: frozenset[Precision] = frozenset({"fp32", "tf32"})
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,10 +36,11 @@ class Gate:
 
         Raises:
             QuantizationRefused: there are too few boxes to judge by.
-            QuantizationError: a picture cannot be used.
+            QuantizationError: a picture cannot be used, or OpenVINO is not installed, which serves int8.
             EngineError: the runtime failed.
         """
         self._bundle, self._pictures, self._max_pixels, self._threads = bundle, pictures, max_pixels, threads
+        self._openvino = _load_openvino()  # before minutes of measuring
         engine = OnnxRuntimeEngine(bundle.deployed_graph, "cpu", threads)
         answers = [engine.run(square[None])[0] for square in self._squares(advance)]
         threshold = bundle.manifest.model.default_confidence
@@ -51,19 +53,13 @@ class Gate:
         """Run a quantized graph every way this machine can, fastest first.
 
         Raises:
-            QuantizationError: OpenVINO is not installed, or a picture cannot be used any more.
-            EngineError: it failed.
+            QuantizationError: a picture cannot be used any more.
+            EngineError: the runtime failed.
         """
-        try:
-            from service.inference.openvino_engine import OpenVinoEngine, processor_capabilities  # optional
-        except ImportError as error:
-            raise QuantizationError(
-                f"int8 is served by OpenVINO, which cannot be loaded ({error}). Install it with `pip install openvino`."
-            ) from error
         ways: list[Int8Precision] = ["int8+fp32"]
-        if "BF16" in processor_capabilities():
+        if "BF16" in self._openvino.processor_capabilities():
             ways.insert(0, "int8+bf16")
-        engines = {way: OpenVinoEngine(graph, way, self._threads, 1) for way in ways}
+        engines = {way: self._openvino.OpenVinoEngine(graph, way, self._threads, 1) for way in ways}
         answers: dict[Int8Precision, list[NDArray[np.float32]]] = {way: [] for way in ways}
         for square in self._squares(advance):
             for way, engine in engines.items():
@@ -83,6 +79,16 @@ class Gate:
     def _squares(self, advance: Advance) -> Iterator[Square]:
         size = self._bundle.manifest.model.input.height
         return read_squares(self._pictures, size, self._max_pixels, advance)
+
+
+def _load_openvino() -> ModuleType:
+    try:
+        from service.inference import openvino_engine  # optional
+    except ImportError as error:
+        raise QuantizationError(
+            f"int8 is served by OpenVINO, which cannot be loaded ({error}). Install it with `pip install openvino`."
+        ) from error
+    return openvino_engine
 
 
 def _verdict(way: Int8Precision, runtime: str, found: Agreement, fault: str | None) -> GateVerdict:

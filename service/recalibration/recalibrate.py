@@ -7,7 +7,7 @@ from pathlib import Path
 from service.bundle import store
 from service.bundle.manifest import LayerShift, Recalibration
 from service.bundle.store import Bundle
-from service.errors import RecalibrationError, WeightsHashMismatch
+from service.errors import RecalibrationError, SettingsError, WeightsHashMismatch
 from service.heap import map_large_blocks, reuse_large_blocks
 from service.inference.detections import Detections
 from service.inference.detector import Detector, Selection
@@ -78,7 +78,8 @@ def recalibrate(served: Bundle, request: Request, settings: Settings, progress: 
         _require_free(request.out)
     store.require_writable(root)
     with progress.step("Engine"):
-        settings = _in_float(settle_engine(served, settings))  # both bundles in the engine that serves the first
+        settings = settle_engine(served, settings)  # both bundles in the engine that serves the first
+        _require_float(settings)
         engine = _open_engine(served, request, settings)
     with progress.step("Pictures") as advance:
         pictures = open_pictures(request.data, request.hold_back, settings.max_pixels, advance)
@@ -105,9 +106,13 @@ def recalibrate(served: Bundle, request: Request, settings: Settings, progress: 
     return _report(served, new, pictures, before, after)
 
 
-def _in_float(settings: Settings) -> Settings:
-    """In place of int8 fp32: the new bundle will hold no quantized graph, since that belongs to other weights."""
-    return settings.model_copy(update={"precision": "fp32"}) if settings.precision == "int8" else settings
+def _require_float(settings: Settings) -> None:
+    if settings.precision == "int8":
+        raise SettingsError(
+            "The engine that serves computes in int8, but a quantized graph belongs to its weights: the recalibrated "
+            "bundle will hold none to compare with. Set YOLOFOLD_PRECISION=fp32 or bf16, and run "
+            "`python -m service quantize` on the new bundle afterwards."
+        )
 
 
 def _require_free(out: Path) -> None:

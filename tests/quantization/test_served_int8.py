@@ -11,8 +11,10 @@ from service.bundle.store import Bundle
 from service.errors import EngineError, SettingsError
 from service.inference.engine_choice import open_engine, require_int8
 from service.inference.self_check import check_engine
+from service.machine import usable_cores
 from service.settings import load_settings
 from service.tuning.measure import find_installed
+from service.tuning.start import make_choice
 from service.tuning.tolerance import RECURRENCE
 from tests.api.serving import serving
 from tests.conftest import RunningServer, running_server
@@ -114,3 +116,20 @@ def test_a_choice_by_measurement_tries_it_where_it_may(bundle: Bundle, quantized
     assert "`python -m service quantize`" in find_installed(bundle).no_int8
     # It is held to what is asked of bf16.
     assert RECURRENCE["int8+bf16"] == RECURRENCE["int8+fp32"] == RECURRENCE["bf16"]
+
+
+def test_a_choice_by_measurement_compares_its_boxes_on_this_machine(quantized: Bundle, tmp_path: Path) -> None:
+    settings = load_settings({}, engine="auto", precision="auto", state_dir=str(tmp_path))
+    made = make_choice(quantized, settings, usable_cores()).made
+    way = quantized.int8.best(bf16=HAS_BF16)
+    results = [result for result in made.candidates if result.candidate.precision == way]
+    assert results and not any("int8" in line for line in made.not_tried)
+    assert made.tolerances[way] == made.tolerances["bf16" if HAS_BF16 else way]
+    first = results[0]
+    assert first.boxes >= 20 and first.verdict in ("chosen", "slower", "refused")
+    agrees = first.boxes_matched >= 0.95 * first.boxes and first.boxes_extra <= 0.05 * first.boxes
+    assert (first.verdict != "refused") == agrees
+    # What is chosen is what serves.
+    chosen = made.chosen.candidate
+    engine = open_engine(quantized, chosen.settle(settings), cores=usable_cores(), workers=chosen.workers)
+    assert engine.precision == chosen.precision
