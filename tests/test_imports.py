@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "drift",
         "lint",
         "settings",
+        "machine",
         "onnxruntime_folding",
         "errors",
     },

@@ -90,12 +90,23 @@ class Int8Spec(Record):
     source_version: str = Field(description="Version of the bundle that was quantized; all else is as it was there.")
     quantizer: str = Field(description="What quantized it, and its release.", examples=["ONNX Runtime 1.32.0"])
     graph: GraphSpec = Field(description="The quantized graph.")
+    weight_bits: Literal[7, 8] = Field(
+        description="Bits of the quantized weights. 8 are served only by processors that add products of int8 in 32 "
+        "bits (VNNI): others do it in 16, which saturate unless the weights have 7."
+    )
     convolutions: int = Field(description="Convolutions in int8: weights by channel, their inputs by tensor.")
     kept_in_float: list[FloatConvolution] = Field(description="All others, in the order of the graph.")
     calibration: PictureList = Field(description="Pictures whose activations set the ranges of int8.")
     gate: Int8Gate = Field(description="Whether the quantized graph finds the same boxes.")
 
-    def best(self, *, bf16: bool) -> Int8Precision | None:
-        """The fastest way that passed and a processor with or without ``bf16`` can go; None if there is none."""
+    def best(self, *, bf16: bool, dot_products: bool) -> Int8Precision | None:
+        """The fastest way that passed and a processor can go; None if there is none.
+
+        Args:
+            bf16: it has instructions for it.
+            dot_products: it adds products of int8 in 32 bits.
+        """
+        if self.weight_bits == 8 and not dot_products:
+            return None
         passed = [way.precision for way in self.gate.ways if way.passed and (bf16 or way.precision != "int8+bf16")]
         return passed[0] if passed else None

@@ -3,12 +3,13 @@
 import math
 from typing import Literal
 
-from service.bundle.int8 import Int8Precision
+from service.bundle.int8 import Int8Precision, Int8Spec
 from service.bundle.store import Bundle
 from service.errors import EngineError, SettingsError
 from service.inference.by_load_engine import ByLoadEngine
 from service.inference.engine import InferenceEngine
 from service.inference.onnxruntime_engine import PROCESSOR, OnnxRuntimeEngine
+from service.machine import has_int8_dot_products
 from service.settings import Settings
 
 
@@ -85,21 +86,23 @@ def _open_openvino(bundle: Bundle, settings: Settings, threads: int, streams: in
             "`pip install openvino`, or set YOLOFOLD_ENGINE=onnxruntime."
         ) from error
     if settings.precision == "int8":
-        precision = require_int8(bundle, "BF16" in openvino_engine.processor_capabilities())
+        bf16 = "BF16" in openvino_engine.processor_capabilities()
+        precision = require_int8(bundle, bf16=bf16, dot_products=has_int8_dot_products())
         return openvino_engine.OpenVinoEngine(bundle.int8_graph, precision, threads, streams)
     asked: Literal["bf16", "fp32"] = "bf16" if settings.precision == "bf16" else "fp32"
     return openvino_engine.OpenVinoEngine(bundle.deployed_graph, asked, threads, streams)
 
 
-def require_int8(bundle: Bundle, bf16: bool) -> Int8Precision:
-    """The fastest way to run the quantized graph that passed its gate.
+def require_int8(bundle: Bundle, *, bf16: bool, dot_products: bool) -> Int8Precision:
+    """The fastest way to run the quantized graph that passed its gate and this processor can go.
 
     Args:
         bf16: the processor has instructions for it.
+        dot_products: it adds products of int8 in 32 bits.
 
     Raises:
         SettingsError: the bundle was not quantized.
-        EngineError: what passed needs bf16, which this processor has not.
+        EngineError: what passed is nothing for this processor.
     """
     if bundle.int8 is None:
         raise SettingsError(
@@ -107,11 +110,18 @@ def require_int8(bundle: Bundle, bf16: bool) -> Int8Precision:
             "`python -m service quantize --data PICTURES` makes a bundle that does, to be named by "
             "YOLOFOLD_BUNDLE_DIR; or set YOLOFOLD_PRECISION=fp32."
         )
-    precision = bundle.int8.best(bf16=bf16)
+    precision = bundle.int8.best(bf16=bf16, dot_products=dot_products)
     if precision is None:
         raise EngineError(
-            f"YOLOFOLD_PRECISION asks for int8, but the gate of {bundle.path} let it pass with bf16 only, for which "
-            "this processor has no instructions. Run `python -m service quantize` on this machine, or set "
+            f"YOLOFOLD_PRECISION asks for int8, but {bundle.path} was quantized for another kind of processor: "
+            f"{int8_obstacle(bundle.int8, dot_products)}. Run `python -m service quantize` on this machine, or set "
             "YOLOFOLD_PRECISION=fp32."
         )
     return precision
+
+
+def int8_obstacle(spec: Int8Spec, dot_products: bool) -> str:
+    """Why a processor that no way is left for cannot serve the quantized graph, in words."""
+    if spec.weight_bits == 8 and not dot_products:
+        return "its 8-bit weights need VNNI or its like, without which sums saturate"
+    return "its gate let it pass with bf16 only, for which this processor has no instructions"

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -17,7 +18,11 @@ from service.inference.engine import INPUT
 
 
 def quantize_graph(
-    source: Path, target: Path, squares: Iterable[NDArray[np.uint8]], kept_nodes: Sequence[str]
+    source: Path,
+    target: Path,
+    squares: Iterable[NDArray[np.uint8]],
+    kept_nodes: Sequence[str],
+    weight_bits: Literal[7, 8],
 ) -> GraphSpec:
     """Quantize the convolutions of a graph as OpenVINO likes it best: where they read, not from one to the next.
 
@@ -27,6 +32,7 @@ def quantize_graph(
     Args:
         squares: (S, S, 3) uint8 BGR.
         kept_nodes: names of convolutions that stay in float.
+        weight_bits: with 7, sums of two products fit 16 bits.
 
     Raises:
         QuantizationError: ONNX Runtime cannot quantize the graph, or gives one that does not validate.
@@ -40,6 +46,7 @@ def quantize_graph(
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=["Conv"],
                 per_channel=True,
+                reduce_range=weight_bits == 7,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 nodes_to_exclude=list(kept_nodes),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import onnx
 import onnxruntime as ort
@@ -16,7 +16,7 @@ from service.bundle import store
 from service.bundle.int8 import GateVerdict, Int8Gate, Int8Spec
 from service.bundle.store import Bundle
 from service.errors import QuantizationError, QuantizationRefused
-from service.machine import describe_machine
+from service.machine import describe_machine, has_int8_dot_products
 from service.quantization.gate import BAR, RULE, Gate
 from service.quantization.graph import quantize_graph
 from service.quantization.layers import choose_convolutions
@@ -74,10 +74,11 @@ def quantize(bundle: Bundle, request: Request, progress: Progress) -> Bundle:
         convolutions = choose_convolutions(bundle, onnx.load(bundle.deployed_graph).graph)
         if not convolutions.quantized:
             raise QuantizationError(f"No convolution of {bundle.path} can be quantized; `bn-stats` says why.")
+        bits: Literal[7, 8] = 8 if has_int8_dot_products() else 7
         with progress.step("Quantize") as advance:
             size = bundle.manifest.model.input.height
             squares = read_squares(split.calibration, size, request.max_pixels, advance)
-            written = quantize_graph(bundle.deployed_graph, graph, squares, convolutions.kept_nodes)
+            written = quantize_graph(bundle.deployed_graph, graph, squares, convolutions.kept_nodes, bits)
         with progress.step("Boxes in int8") as advance:
             ways = gate.judge(graph, advance)
         if not any(way.passed for way in ways):
@@ -86,6 +87,7 @@ def quantize(bundle: Bundle, request: Request, progress: Progress) -> Bundle:
             source_version=bundle.manifest.model.version,
             quantizer=f"ONNX Runtime {ort.__version__}",
             graph=written,
+            weight_bits=bits,
             convolutions=len(convolutions.quantized),
             kept_in_float=convolutions.kept,
             calibration=list_pictures(split.calibration),

@@ -10,10 +10,10 @@ import onnxruntime as ort
 from service.bundle.store import Bundle, load_bundle
 from service.errors import fault_in_words
 from service.inference.engine import InferenceEngine
-from service.inference.engine_choice import open_engine
+from service.inference.engine_choice import int8_obstacle, open_engine
 from service.inference.onnxruntime_engine import OnnxRuntimeEngine
 from service.inference.self_check import check_engine
-from service.machine import CpuWatch
+from service.machine import CpuWatch, has_int8_dot_products
 from service.settings import Settings
 from service.tuning.candidates import Installed, Listing, list_candidates
 from service.tuning.pictures import comparison_pictures
@@ -75,10 +75,11 @@ def pictures_compared(macs: int) -> int:
 def find_installed(bundle: Bundle) -> Installed:
     """What this machine could run the bundle with; loads OpenVINO where it is installed."""
     no_openvino, bf16 = _look_at_openvino()
-    int8 = None if bundle.int8 is None else bundle.int8.best(bf16=bf16)
-    no_int8 = "its gate let it pass with bf16 only, for which this processor has no instructions"
-    if bundle.int8 is None:
-        no_int8 = "the bundle holds no quantized graph, which `python -m service quantize` makes"
+    int8, no_int8 = None, "the bundle holds no quantized graph, which `python -m service quantize` makes"
+    if bundle.int8 is not None:
+        dot_products = has_int8_dot_products()
+        int8 = bundle.int8.best(bf16=bf16, dot_products=dot_products)
+        no_int8 = int8_obstacle(bundle.int8, dot_products)
     return Installed(
         cuda="CUDAExecutionProvider" in ort.get_available_providers(),
         no_openvino=no_openvino,

@@ -55,7 +55,7 @@ def test_a_verdict_is_not_taken_on_trust(spoilable: Path, change: Callable[[dict
 
 def test_figures_at_the_bar_pass(spoilable: Path) -> None:
     rewrite(spoilable, INT8, claim(boxes=100, repeated=95, new=5))
-    assert load_bundle(spoilable).int8.best(bf16=False) == "int8+fp32"
+    assert load_bundle(spoilable).int8.best(bf16=False, dot_products=True) == "int8+fp32"
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,15 @@ def test_the_fastest_way_that_passed_and_is_possible(
     quantized: Bundle, passed: tuple[str, ...], with_bf16: str, without: str | None
 ) -> None:
     spec = with_ways(quantized.int8, passed)
-    assert (spec.best(bf16=True), spec.best(bf16=False)) == (with_bf16, without)
+    found = [spec.best(bf16=bf16, dot_products=True) for bf16 in (True, False)]
+    assert found == [with_bf16, without]
+
+
+def test_eight_bits_of_weight_need_sums_in_32_bits(quantized: Bundle) -> None:
+    both = with_ways(quantized.int8, ("int8+bf16", "int8+fp32"))
+    eight, seven = (both.model_copy(update={"weight_bits": bits}) for bits in (8, 7))
+    assert eight.best(bf16=True, dot_products=False) is None
+    assert seven.best(bf16=True, dot_products=False) == "int8+bf16"
 
 
 def with_ways(spec: Int8Spec, passed: tuple[str, ...]) -> Int8Spec:
