@@ -68,7 +68,7 @@ class Int8Gate(Record):
     """The judgement on the quantized graph."""
 
     folder: str = Field(description="Name of the folder that the pictures came from.")
-    pictures: PictureList = Field(description="None of them was calibrated on.")
+    pictures: PictureList = Field(description="No picture among them was calibrated on.")
     bar: GateBar = Field(description="What was asked.")
     ways: list[GateVerdict] = Field(description="What the machine could do, fastest first.")
     machine: Machine = Field(description="Where it was judged.")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from service.bundle.store import Bundle, load_bundle
+from service.machine import has_int8_dot_products
 from tests.conftest import IMGSZ, ROOT, clean_environ, command, made_once
 
 CALIBRATION = 16
@@ -43,6 +44,8 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def quantized_root(bundle_root: Path, drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the quantized bundle and what the command printed."""
+    if not has_int8_dot_products():
+        pytest.skip("without VNNI the gate refuses int8 on these pictures: held to AVX2 it repeated 115 of 125 boxes")
 
     def make(root: Path) -> None:
         done = run_quantize(

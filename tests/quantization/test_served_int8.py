@@ -26,7 +26,7 @@ INT8 = {"engine": "openvino", "precision": "int8"}
 
 @pytest.fixture(scope="module")
 def int8_server(quantized: Bundle):
-    with running_server(quantized.path, **INT8) as running:
+    with running_server(quantized.path, **INT8, request_timeout_s="120") as running:
         yield running
 
 
