@@ -13,6 +13,7 @@ from service.commands.calibrate import calibrate
 from service.commands.console import print_error
 from service.commands.evaluate import evaluate
 from service.commands.prepare import prepare
+from service.commands.quantize import quantize
 from service.commands.recalibrate import recalibrate
 from service.commands.serve import serve
 from service.errors import BundleError, YolofoldError
@@ -29,6 +30,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     calibrate,
     evaluate,
     recalibrate,
+    quantize,
     bn_stats,
     bn_diff,
 )

@@ -210,3 +210,14 @@ class EvaluatorMissing(EvaluationError):
 
 class RecalibrationError(YolofoldError):
     """The recalibration stopped; no bundle was written and the served one is as it was."""
+
+
+# --- quantization ------------------------------------------------------------------------------------------
+
+
+class QuantizationError(YolofoldError):
+    """The quantization stopped; no bundle was written and the one given is as it was."""
+
+
+class QuantizationRefused(QuantizationError):
+    """The quantized graph does not find the same boxes, or there were too few boxes to tell."""

@@ -10,6 +10,8 @@ from service.bundle.latency import Machine
 
 PROC, CGROUP_ROOT = Path("/proc"), Path("/sys/fs/cgroup")
 
+#: As Linux names them; the last one is ARM's.
+_INT8_DOT_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"})
 #: Of the machine's cores. Where other work took more during a measurement, the measurement says little.
 BUSY_SHARE = 0.25
 
@@ -46,6 +48,14 @@ def cpu_flags(proc: Path = PROC) -> list[str]:
         if key.strip() in ("flags", "Features"):  # the latter on ARM
             return sorted(set(value.split()))
     return []
+
+
+def has_int8_dot_products(proc: Path = PROC) -> bool:
+    """Whether the processor adds up products of 8-bit numbers in 32 bits (VNNI and its like), as far as Linux says.
+
+    Others add pairs of them in 16 bits, which saturate.
+    """
+    return not _INT8_DOT_PRODUCTS.isdisjoint(cpu_flags(proc))
 
 
 def gpu_models(proc: Path = PROC) -> list[str]:

@@ -71,10 +71,10 @@ class Settings(BaseSettings):
     objective: Objective = Field(
         "balanced", description="What YOLOFOLD_ENGINE=auto looks for: latency, throughput or, balanced, both alike."
     )
-    precision: Literal["auto", "fp32", "bf16"] | None = Field(
+    precision: Literal["auto", "fp32", "bf16", "int8"] | None = Field(
         None,
-        description="Arithmetic of the network, fp32 or bf16; empty never takes bf16, auto lets YOLOFOLD_ENGINE=auto "
-        "take it.",
+        description="Arithmetic of the network, fp32, bf16 or, from a quantized bundle, int8; empty takes neither bf16 "
+        "nor int8, auto lets YOLOFOLD_ENGINE=auto take them.",
     )
     workers: int = Field(0, ge=0, le=256, description="Requests worked on at once; 0 chooses from the cores.")
     threads: int = Field(

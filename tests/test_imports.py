@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "drift",
         "lint",
         "settings",
+        "machine",
         "onnxruntime_folding",
         "errors",
     },
@@ -65,6 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "heap",
         "errors",
     },
+    "quantization": {"inference", "tuning", "bundle", "preprocessing", "machine", "errors"},
     "api": {
         "inference",
         "tuning",
@@ -90,6 +92,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "measurement",
         "evaluation",
         "recalibration",
+        "quantization",
         "bundle",
         "settings",
         "machine",
@@ -104,6 +107,7 @@ LOADED_BY = {
     "api": {"serve"},
     "evaluation": {"evaluate"},
     "recalibration": {"recalibrate"},
+    "quantization": {"quantize"},
 }
 NEVER_WHILE_SERVING = ("torch", "torchvision", "ultralytics", "onnx", "dill", "cloudpickle", "pycocotools")
 

@@ -10,6 +10,7 @@ from service.machine import (
     CpuWatch,
     cpu_model,
     describe_machine,
+    has_int8_dot_products,
     resident_peak_bytes,
     usable_cores,
     usable_memory_bytes,
@@ -151,3 +152,19 @@ def test_the_peak_of_a_process_is_its_high_water_mark(tmp_path: Path) -> None:
     proc, _ = tree(tmp_path, {"proc/self/status": status})
     assert resident_peak_bytes(proc) == 83_000 * 1024
     assert resident_peak_bytes(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "has_them"),
+    [
+        ("flags : fpu avx2 avx512f avx512bw", False),
+        ("flags : fpu avx2 avx512f avx512_vnni", True),
+        ("flags : fpu avx2 avx_vnni", True),
+        ("Features : fp asimd asimddp", True),
+        ("Features : fp asimd", False),
+    ],
+)
+def test_which_processors_add_products_of_int8_in_32_bits(tmp_path: Path, flags: str, has_them: bool) -> None:
+    proc, _ = tree(tmp_path, {"proc/cpuinfo": f"processor : 0\n{flags}"})
+    assert has_int8_dot_products(proc) == has_them
+    assert not has_int8_dot_products(tmp_path / "nowhere")

@@ -23,7 +23,7 @@ class CertifiedGraphs(BaseModel):
     """The graph with the checkpoint's BatchNorm and the one that is served."""
 
     reference: CertifiedGraph = Field(description="The graph that kept its BatchNorm.")
-    deployed: CertifiedGraph = Field(description="The graph that is served.")
+    deployed: CertifiedGraph = Field(description="The graph that is served, or, in int8, that was quantized.")
 
 
 class LayerFoldProof(LayerProof):
@@ -88,7 +88,7 @@ class StartupCheckAnswer(BaseModel):
     )
     box_tolerance_px: float = Field(
         description="Ten times the worst rounding of float32 seen in preparation; 1024 times as much on CUDA, which "
-        "multiplies in TF32, and 8192 times as much in bf16.",
+        "multiplies in TF32, 8192 times as much in bf16 and 32768 times in int8.",
         examples=[0.001],
     )
     score_tolerance: float = Field(
@@ -166,7 +166,7 @@ class FoldCheckAnswer(BaseModel):
         description="Timed runs of each graph, taken in turns after one of each that is not timed.", examples=[5]
     )
     load_ms: float = Field(
-        description="Time it took to load the reference graph, and in bf16 the deployed one, for this request.",
+        description="Time it took to load the reference graph, and in bf16 or int8 the deployed one, for this request.",
         examples=[180.0],
     )
     reference: GraphRun = Field(description="The graph that kept its BatchNorm.")

@@ -5,7 +5,7 @@ from fastapi import APIRouter, Depends, Response
 from service.api import problems
 from service.api.answers import json_answer
 from service.api.query import KnownQuery
-from service.api.schemas import EngineChoiceAnswer, EngineInfo, FoldSummary, Graphs, ModelAnswer
+from service.api.schemas import EngineChoiceAnswer, EngineInfo, FoldSummary, Graphs, Int8Answer, ModelAnswer
 from service.api.state import Service, ServiceDep
 from service.bundle.batchnorm import LayerTree
 from service.bundle.manifest import ModelSpec
@@ -55,6 +55,7 @@ def _model_answer(service: Service) -> ModelAnswer:
         weights=manifest.weights,
         graphs=Graphs(deployed=manifest.deployed, reference=manifest.reference),
         fold=_fold_summary(service.bundle),
+        int8=_int8(service.bundle),
         engine=EngineInfo(
             runtime=service.engine.runtime,
             provider=service.engine.provider,
@@ -68,6 +69,12 @@ def _model_answer(service: Service) -> ModelAnswer:
         ultralytics_predict=_equivalent_arguments(manifest.model),
         tools=manifest.tools,
     )
+
+
+def _int8(bundle: Bundle) -> Int8Answer | None:
+    if bundle.int8 is None:
+        return None
+    return Int8Answer(**bundle.int8.model_dump(), sha256=bundle.manifest.files[bundle.int8.graph.file].sha256)
 
 
 def _engine_choice(choice: Choice | None) -> EngineChoiceAnswer | None:

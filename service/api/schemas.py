@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.api.measuring import Measurement
 from service.bundle.batchnorm import BatchNormLayer, BatchNormTotals
 from service.bundle.health import BatchNormWarning, DeadChannel, LayerHealth, NetworkHealth
+from service.bundle.int8 import Int8Spec
 from service.bundle.latency import LatencyReport
 from service.bundle.manifest import GraphSpec, ModelSpec, WeightsSource, WeightsSpec
 from service.inference.engine import Precision
@@ -97,7 +98,10 @@ class EngineInfo(BaseModel):
 
     runtime: str = Field(description="The runtime and its release.", examples=["ONNX Runtime 1.32.0"])
     provider: str = Field(description="What executes the graph, as the runtime names it.", examples=["CPU"])
-    precision: Precision = Field(description="What the convolutions multiply in. CUDA multiplies float32 as TF32.")
+    precision: Precision = Field(
+        description="What the convolutions multiply in; with a plus, the quantized ones and all else. CUDA multiplies "
+        "float32 as TF32."
+    )
     threads: int = Field(description="Threads one inference may use while it is alone.", examples=[2])
     threads_under_load: int = Field(
         description="Threads one inference may use while as many run at once as fill the cores.", examples=[1]
@@ -118,10 +122,16 @@ class EngineChoiceAnswer(EngineChoice):
 
 
 class Graphs(BaseModel):
-    """The bundle's two ONNX files."""
+    """The bundle's two ONNX files in float."""
 
-    deployed: GraphSpec = Field(description="The graph that is served, its BatchNorm folded.")
+    deployed: GraphSpec = Field(description="The graph that is served unless in int8, its BatchNorm folded.")
     reference: GraphSpec = Field(description="The same network with its BatchNorm kept.")
+
+
+class Int8Answer(Int8Spec):
+    """How the deployed graph was quantized, and what the gate found before it was let into the bundle."""
+
+    sha256: str = Field(description="SHA-256 of the quantized graph's file, hexadecimal.")
 
 
 class ModelAnswer(BaseModel):
@@ -136,6 +146,9 @@ class ModelAnswer(BaseModel):
     weights: WeightsSpec = Field(description="The checkpoint that the bundle was prepared from.")
     graphs: Graphs = Field(description="The bundle's two networks.")
     fold: FoldSummary = Field(description="What the fold certificate says; GET /model/fold has all of it.")
+    int8: Int8Answer | None = Field(
+        description="The quantized graph, which `YOLOFOLD_PRECISION=int8` serves; null where the bundle holds none."
+    )
     engine: EngineInfo = Field(description="The runtime in this process, and how it shares the cores out.")
     engine_choice: EngineChoiceAnswer | None = Field(
         description="The measurement that `YOLOFOLD_ENGINE=auto` chose the engine by; null where the settings name one "

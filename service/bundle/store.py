@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from service.bundle.batchnorm import BatchNormReport, LayerTree
 from service.bundle.certificate import FoldCertificate
 from service.bundle.health import BatchNormHealth
+from service.bundle.int8 import Int8Spec
 from service.bundle.latency import LatencyReport
 from service.bundle.manifest import BundleManifest, FileRecord, Record
 from service.bundle.probe import ProbeSpec
@@ -49,6 +50,7 @@ BN_STATS, BN_ARRAYS, LAYERS, CERTIFICATE, LATENCY = (
 HEALTH = "bn_health.json"
 SELF_CHECK, SELF_CHECK_ARRAYS = "self_check.json", "self_check.npz"
 PROBE, PROBE_GRAPH = "probe.json", "probe.onnx"
+INT8, INT8_GRAPH = "int8.json", "model.int8.onnx"
 REQUIRED = frozenset(
     {
         DEPLOYED,
@@ -65,6 +67,8 @@ REQUIRED = frozenset(
         PROBE_GRAPH,
     }
 )
+#: In a bundle that was quantized.
+_INT8_FILES = frozenset({INT8, INT8_GRAPH})
 #: All that numpy raises over a file that is no archive, or one whose entries are missing, damaged or pickled.
 _UNREADABLE_ARRAYS = (OSError, EOFError, ValueError, TypeError, KeyError, BadZipFile, zlib.error)
 _PARTIAL_PREFIX = ".partial-"
@@ -87,11 +91,17 @@ class Bundle:
     latency: LatencyReport
     self_check: SelfCheckSpec
     probe: ProbeSpec
+    int8: Int8Spec | None
 
     @property
     def deployed_graph(self) -> Path:
-        """The ONNX file that is served."""
+        """The ONNX file that is served, unless in int8."""
         return self.path / DEPLOYED
+
+    @property
+    def int8_graph(self) -> Path:
+        """The ONNX file that is served in int8; it is there where ``int8`` is."""
+        return self.path / INT8_GRAPH
 
     @property
     def reference_graph(self) -> Path:
@@ -329,6 +339,7 @@ def load_bundle(path: Path) -> Bundle:
         latency=_read(path / LATENCY, LatencyReport),
         self_check=_read(path / SELF_CHECK, SelfCheckSpec),
         probe=_read(path / PROBE, ProbeSpec),
+        int8=_read(path / INT8, Int8Spec) if INT8 in manifest.files else None,
     )
     if stranger := _stranger_among_probed(bundle):
         raise BundleSchemaError(f"{path / PROBE} does not fit {BN_STATS} at {stranger}. Prepare it again.")
@@ -373,7 +384,8 @@ def _stranger_among_probed(bundle: Bundle) -> str | None:
 
 def _verify_files(path: Path, manifest: BundleManifest) -> None:
     listed, present = set(manifest.files), {p.name for p in path.iterdir()} - {MANIFEST}
-    if missing := (REQUIRED | listed) - present:
+    required = REQUIRED | listed | (_INT8_FILES if listed & _INT8_FILES else frozenset())
+    if missing := required - present:
         raise BundleIncomplete(f"{path} lacks {', '.join(sorted(missing))}. Prepare it again.")
     if surplus := present - listed:
         raise BundleIncomplete(f"{path} holds files its manifest does not list: {', '.join(sorted(surplus))}.")

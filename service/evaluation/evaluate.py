@@ -102,7 +102,7 @@ def evaluate(
         data = open_data_set(request.data, request.split, model.classes, settings.max_pixels, request.negatives)
     with progress.step("Engine"):
         settings = settle_engine(subject.bundle, settings)  # both networks in the engine that serves the first
-        engine = open_engine(subject.bundle.deployed_graph, settings, cores=request.threads, workers=1)
+        engine = open_engine(subject.bundle, settings, cores=request.threads, workers=1)
         beside = None if other is None else _open_beside(other, engine, settings, request.threads)
     judged, figures = _run(subject, engine, data, request, settings, progress)
     comparison = None
@@ -163,7 +163,7 @@ def _open_beside(other: Subject, first: InferenceEngine, settings: Settings, thr
     """What runs the second side: the same as the first, unless only ONNX Runtime can keep BatchNorm unfolded."""
     bundle = other.bundle
     if not other.unfolded:
-        return open_engine(bundle.deployed_graph, settings, cores=threads, workers=1)
+        return open_engine(bundle, settings, cores=threads, workers=1)
     # Where another runtime runs the first side, on the processor as that does.
     device = settings.device if isinstance(first, OnnxRuntimeEngine) else "cpu"
     engine = UnfoldedEngine(bundle.reference_graph, device, threads)

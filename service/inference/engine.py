@@ -6,14 +6,17 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from service.bundle.int8 import Int8Precision
 from service.errors import EngineError
 
 INPUT, OUTPUT = "images", "detections"
 COLUMNS = 6  # x1, y1, x2, y2, confidence, class id
 
 Device = Literal["auto", "cpu", "cuda"]
-#: Significant bits of what is multiplied: 24, 11 and 8. Sums are kept in float32.
-Precision = Literal["fp32", "tf32", "bf16"]
+#: Significant bits of what is multiplied: 24, 11 and 8. Sums are kept in float32. Of int8 see ``Int8Precision``.
+Precision = Literal["fp32", "tf32", "bf16", Int8Precision]
+#: What float32 is multiplied in without being asked: finer than what folding changes.
+FLOAT32: frozenset[Precision] = frozenset({"fp32", "tf32"})
 
 
 class InferenceEngine(Protocol):
@@ -65,6 +68,13 @@ class InferenceEngine(Protocol):
         What a run is using meanwhile stays.
         """
         ...
+
+
+def precision_setting(precision: Precision) -> Literal["fp32", "bf16", "int8"] | None:
+    """The ``YOLOFOLD_PRECISION`` that asks for it; None for TF32, which comes without one."""
+    if precision == "int8+bf16" or precision == "int8+fp32":
+        return "int8"
+    return None if precision == "tf32" else precision
 
 
 def require_rows(rows: NDArray[np.float32], batch: int) -> None:

@@ -1,25 +1,28 @@
 """Which engine the settings ask for; what cannot be had is refused, never replaced."""
 
 import math
-from pathlib import Path
+from typing import Literal
 
+from service.bundle.int8 import Int8Precision, Int8Spec
+from service.bundle.store import Bundle
 from service.errors import EngineError, SettingsError
 from service.inference.by_load_engine import ByLoadEngine
 from service.inference.engine import InferenceEngine
 from service.inference.onnxruntime_engine import PROCESSOR, OnnxRuntimeEngine
+from service.machine import has_int8_dot_products
 from service.settings import Settings
 
 
-def open_engine(graph: Path, settings: Settings, *, cores: int, workers: int) -> InferenceEngine:
-    """Load the deployed graph as ``YOLOFOLD_ENGINE``, ``_PRECISION``, ``_DEVICE`` and ``_THREADS`` say.
+def open_engine(bundle: Bundle, settings: Settings, *, cores: int, workers: int) -> InferenceEngine:
+    """Load the graph that is served as ``YOLOFOLD_ENGINE``, ``_PRECISION``, ``_DEVICE`` and ``_THREADS`` say.
 
     ``auto`` is no engine: ``service.tuning`` turns it into one of the others.
 
-    Without a precision that is fp32: bf16 does not find the same boxes. Without a number of threads the processor's
-    cores are shared out by load.
+    Without a precision that is fp32: bf16 and int8 do not find the same boxes. Without a number of threads the
+    processor's cores are shared out by load.
 
     Args:
-        graph: ``model.onnx`` of a verified bundle.
+        bundle: a verified one; for int8 one that was quantized.
         cores: what this process may use.
         workers: callers at once.
 
@@ -32,15 +35,18 @@ def open_engine(graph: Path, settings: Settings, *, cores: int, workers: int) ->
         raise ValueError("the engine has not been chosen yet")
     threads, fill = settings.threads_on(cores), min(workers, cores)
     if settings.engine == "openvino":
-        alone = _open_openvino(graph, settings, threads, streams=max(1, min(workers, cores // threads)))
+        alone = _open_openvino(bundle, settings, threads, streams=max(1, min(workers, cores // threads)))
         if settings.threads or fill == 1:
             return alone
-        return ByLoadEngine(alone, _open_openvino(graph, settings, threads_under_load(cores, fill), streams=fill), fill)
-    if settings.precision == "bf16":
+        shared = _open_openvino(bundle, settings, threads_under_load(cores, fill), streams=fill)
+        return ByLoadEngine(alone, shared, fill)
+    if settings.precision in ("bf16", "int8"):
+        has_it = {"bf16": "bf16 where the processor has it", "int8": "int8 for bundles that were quantized"}
         raise SettingsError(
-            "YOLOFOLD_PRECISION=bf16, but ONNX Runtime computes this network in fp32 only. Set "
-            "YOLOFOLD_ENGINE=openvino, which has bf16 where the processor has it, or YOLOFOLD_PRECISION=fp32."
+            f"YOLOFOLD_PRECISION={settings.precision}, but ONNX Runtime computes this network in fp32 only. Set "
+            f"YOLOFOLD_ENGINE=openvino, which has {has_it[settings.precision]}, or YOLOFOLD_PRECISION=fp32."
         )
+    graph = bundle.deployed_graph
     engine = OnnxRuntimeEngine(graph, settings.device, threads)
     require_precision(engine, settings)
     if settings.threads or fill == 1 or engine.provider != PROCESSOR:
@@ -66,17 +72,56 @@ def require_precision(engine: InferenceEngine, settings: Settings) -> None:
         )
 
 
-def _open_openvino(graph: Path, settings: Settings, threads: int, streams: int) -> InferenceEngine:
+def _open_openvino(bundle: Bundle, settings: Settings, threads: int, streams: int) -> InferenceEngine:
     if settings.device == "cuda":
         raise SettingsError(
             "YOLOFOLD_ENGINE=openvino, but YOLOFOLD_DEVICE=cuda: OpenVINO runs on the processor here. Set "
             "YOLOFOLD_DEVICE=cpu, or YOLOFOLD_ENGINE=onnxruntime."
         )
     try:
-        from service.inference.openvino_engine import OpenVinoEngine  # optional, and 100 MB more once loaded
+        from service.inference import openvino_engine  # optional, and 100 MB more once loaded
     except ImportError as error:
         raise EngineError(
             f"YOLOFOLD_ENGINE=openvino, but the package openvino cannot be loaded ({error}). Install it with "
             "`pip install openvino`, or set YOLOFOLD_ENGINE=onnxruntime."
         ) from error
-    return OpenVinoEngine(graph, "bf16" if settings.precision == "bf16" else "fp32", threads, streams)
+    if settings.precision == "int8":
+        bf16 = "BF16" in openvino_engine.processor_capabilities()
+        precision = require_int8(bundle, bf16=bf16, dot_products=has_int8_dot_products())
+        return openvino_engine.OpenVinoEngine(bundle.int8_graph, precision, threads, streams)
+    asked: Literal["bf16", "fp32"] = "bf16" if settings.precision == "bf16" else "fp32"
+    return openvino_engine.OpenVinoEngine(bundle.deployed_graph, asked, threads, streams)
+
+
+def require_int8(bundle: Bundle, *, bf16: bool, dot_products: bool) -> Int8Precision:
+    """The fastest way to run the quantized graph that passed its gate and this processor can go.
+
+    Args:
+        bf16: the processor has instructions for it.
+        dot_products: it adds products of int8 in 32 bits.
+
+    Raises:
+        SettingsError: the bundle was not quantized.
+        EngineError: what passed is nothing for this processor.
+    """
+    if bundle.int8 is None:
+        raise SettingsError(
+            f"YOLOFOLD_PRECISION asks for int8, but {bundle.path} holds no quantized graph. "
+            "`python -m service quantize --data PICTURES` makes a bundle that does, to be named by "
+            "YOLOFOLD_BUNDLE_DIR; or set YOLOFOLD_PRECISION=fp32."
+        )
+    precision = bundle.int8.best(bf16=bf16, dot_products=dot_products)
+    if precision is None:
+        raise EngineError(
+            f"YOLOFOLD_PRECISION asks for int8, but {bundle.path} was quantized for another kind of processor: "
+            f"{int8_obstacle(bundle.int8, dot_products)}. Run `python -m service quantize` on this machine, or set "
+            "YOLOFOLD_PRECISION=fp32."
+        )
+    return precision
+
+
+def int8_obstacle(spec: Int8Spec, dot_products: bool) -> str:
+    """Why a processor that no way is left for cannot serve the quantized graph, in words."""
+    if spec.weight_bits == 8 and not dot_products:
+        return "its 8-bit weights need VNNI or its like, without which sums saturate"
+    return "its gate let it pass with bf16 only, for which this processor has no instructions"

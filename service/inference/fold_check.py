@@ -15,7 +15,7 @@ from service.comparison import Difference, Tolerance, measure_difference, pair_r
 from service.errors import Overloaded
 from service.inference.detections import Detections, select_detections
 from service.inference.detector import Detector
-from service.inference.engine import Device, InferenceEngine, Precision
+from service.inference.engine import FLOAT32, Device, InferenceEngine, Precision
 from service.inference.onnxruntime_engine import OnnxRuntimeEngine, UnfoldedEngine
 from service.inference.self_check import engine_tolerance
 from service.preprocessing.letterbox import Letterbox
@@ -126,11 +126,11 @@ class FoldChecker:
             check.close()
 
     def _open_graphs(self) -> tuple[InferenceEngine, InferenceEngine]:
-        """Reference and deployed graph, the latter as it is served unless bf16 would hide what folding changes."""
+        """Reference and deployed graph, the latter as it is served unless rounding would hide what folding changes."""
         self._make_room()
         threads = self._engine.threads
         reference = UnfoldedEngine(self._bundle.reference_graph, self._device, threads)
-        if self._engine.precision != "bf16":
+        if self._engine.precision in FLOAT32:
             return reference, self._engine.layouts[0]  # with as many threads as the reference, whatever else runs
         return reference, OnnxRuntimeEngine(self._bundle.deployed_graph, self._device, threads)
 

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from service.bundle.int8 import Int8Precision
 from service.errors import EngineError
 from service.inference.engine import INPUT, OUTPUT, InferenceEngine, Precision, require_rows
 
@@ -18,20 +19,30 @@ sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
 import openvino as ov  # noqa: E402
 
 _DEVICE = "CPU"
+#: What is computed in where the graph is not quantized.
+_FLOATS: dict[Precision, Literal["fp32", "bf16"]] = {
+    "fp32": "fp32",
+    "bf16": "bf16",
+    "int8+fp32": "fp32",
+    "int8+bf16": "bf16",
+}
 _ELEMENT_TYPES = {"fp32": ov.Type.f32, "bf16": ov.Type.bf16}
 
 
 class OpenVinoEngine:
     """The deployed graph in OpenVINO."""
 
-    def __init__(self, model_path: Path, precision: Literal["fp32", "bf16"], threads: int, streams: int) -> None:
+    def __init__(
+        self, model_path: Path, precision: Literal["fp32", "bf16"] | Int8Precision, threads: int, streams: int
+    ) -> None:
         """Load the graph and check that it takes and gives what the contract says.
 
         It is loaded for one picture at a time: with its shapes fixed, the embedded YOLO26n at 640 px takes 26 MB less.
         The first batch of another size loads it again, for all other sizes.
 
         Args:
-            model_path: ``model.onnx`` of a verified bundle.
+            model_path: ``model.onnx`` of a verified bundle, for int8 ``model.int8.onnx``, whose quantized convolutions
+                OpenVINO finds by itself.
             precision: fp32 keeps OpenVINO from choosing bf16 by itself, which it does wherever there is bf16.
             threads: threads of one run, at least 1.
             streams: runs at once, at least 1; further ones wait. OpenVINO never takes more threads in all than there
@@ -40,9 +51,10 @@ class OpenVinoEngine:
         Raises:
             EngineError: the processor has no bf16, or the graph cannot be loaded or is of another kind.
         """
-        require_bf16(processor_capabilities(), precision)
+        floats = _FLOATS[precision]
+        require_bf16(processor_capabilities(), floats)
         self._model_path, self._precision = model_path, precision
-        self._properties = _properties(precision, threads, streams)
+        self._properties = _properties(floats, threads, streams)
         self._single = _LoadedGraph(model_path, self._properties, batch=1)
         self._any: _LoadedGraph | None = None
         self._loading = threading.Lock()

@@ -7,7 +7,7 @@ from pathlib import Path
 from service.bundle import store
 from service.bundle.manifest import LayerShift, Recalibration
 from service.bundle.store import Bundle
-from service.errors import RecalibrationError, WeightsHashMismatch
+from service.errors import RecalibrationError, SettingsError, WeightsHashMismatch
 from service.heap import map_large_blocks, reuse_large_blocks
 from service.inference.detections import Detections
 from service.inference.detector import Detector, Selection
@@ -79,6 +79,7 @@ def recalibrate(served: Bundle, request: Request, settings: Settings, progress: 
     store.require_writable(root)
     with progress.step("Engine"):
         settings = settle_engine(served, settings)  # both bundles in the engine that serves the first
+        _require_float(settings)
         engine = _open_engine(served, request, settings)
     with progress.step("Pictures") as advance:
         pictures = open_pictures(request.data, request.hold_back, settings.max_pixels, advance)
@@ -103,6 +104,15 @@ def recalibrate(served: Bundle, request: Request, settings: Settings, progress: 
     new = store.load_bundle(target)
     after = _find_boxes(new, _open_engine(new, request, settings), pictures, settings, progress)
     return _report(served, new, pictures, before, after)
+
+
+def _require_float(settings: Settings) -> None:
+    if settings.precision == "int8":
+        raise SettingsError(
+            "The engine that serves computes in int8, but a quantized graph belongs to its weights: the recalibrated "
+            "bundle will hold none to compare with. Set YOLOFOLD_PRECISION=fp32 or bf16, and run "
+            "`python -m service quantize` on the new bundle afterwards."
+        )
 
 
 def _require_free(out: Path) -> None:
@@ -214,7 +224,7 @@ def _report(served: Bundle, new: Bundle, pictures: PictureSet, before: _Boxes, a
 
 
 def _open_engine(bundle: Bundle, request: Request, settings: Settings) -> InferenceEngine:
-    return open_engine(bundle.deployed_graph, settings, cores=request.threads, workers=1)
+    return open_engine(bundle, settings, cores=request.threads, workers=1)
 
 
 def _find_boxes(

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from service.bundle.int8 import Int8Precision
+from service.inference.engine import FLOAT32, Precision, precision_setting
 from service.inference.engine_choice import threads_under_load
 from service.settings import MOST_DEFAULT_WORKERS, Settings
 from service.tuning.records import Candidate
@@ -20,11 +22,15 @@ class Installed:
         cuda: ONNX Runtime was built with it.
         no_openvino: why it cannot be used; None where it can.
         bf16: OpenVINO says that the processor has instructions for it.
+        int8: the one way of the served bundle's quantized graph that is worth trying; None where there is none.
+        no_int8: why not; None where there is.
     """
 
     cuda: bool
     no_openvino: str | None
     bf16: bool
+    int8: Int8Precision | None
+    no_int8: str | None
 
 
 @dataclass(frozen=True)
@@ -39,16 +45,19 @@ class Listing:
 class _Kind:
     engine: Literal["onnxruntime", "openvino"]
     device: Literal["cpu", "cuda"]
-    precision: Literal["fp32", "tf32", "bf16"]
+    precision: Precision
     name: str
 
 
-#: The plainest first.
+_INT8 = "OpenVINO in int8"
+#: The plainest first. Of the last two one at most is a candidate: with bf16 int8 is always the faster.
 _KINDS = (
     _Kind("onnxruntime", "cpu", "fp32", "ONNX Runtime in fp32"),
     _Kind("onnxruntime", "cuda", "tf32", "ONNX Runtime on CUDA"),
     _Kind("openvino", "cpu", "fp32", "OpenVINO in fp32"),
     _Kind("openvino", "cpu", "bf16", "OpenVINO in bf16"),
+    _Kind("openvino", "cpu", "int8+bf16", _INT8),
+    _Kind("openvino", "cpu", "int8+fp32", _INT8),
 )
 
 
@@ -61,7 +70,10 @@ def list_candidates(settings: Settings, installed: Installed, cores: int) -> Lis
     """
     candidates: list[Candidate] = []
     not_tried: list[str] = []
+    unfit = {"int8+bf16", "int8+fp32"} - {installed.int8 or "int8+fp32"}
     for kind in _KINDS:
+        if kind.precision in unfit:
+            continue
         if obstacle := _obstacle(kind, settings, installed):
             not_tried.append(f"{kind.name}: {obstacle}")
             continue
@@ -104,6 +116,8 @@ def _obstacle(kind: _Kind, settings: Settings, installed: Installed) -> str | No
         return installed.no_openvino
     if kind.precision == "bf16" and not installed.bf16:
         return "this processor has no instructions for it"
+    if kind.name == _INT8 and installed.no_int8:
+        return installed.no_int8
     return _forbidden(kind, settings)
 
 
@@ -112,8 +126,9 @@ def _forbidden(kind: _Kind, settings: Settings) -> str | None:
         return f"YOLOFOLD_DEVICE={settings.device}"
     if settings.precision is None:
         # Nobody's detections change unasked.
-        return "YOLOFOLD_PRECISION=auto would try it" if kind.precision == "bf16" else None
-    return None if settings.precision in ("auto", kind.precision) else f"YOLOFOLD_PRECISION={settings.precision}"
+        return None if kind.precision in FLOAT32 else "YOLOFOLD_PRECISION=auto would try it"
+    named = precision_setting(kind.precision) or kind.precision
+    return None if settings.precision in ("auto", named) else f"YOLOFOLD_PRECISION={settings.precision}"
 
 
 def _with_by_load(layouts: list[tuple[int, int]], settings: Settings, cores: int) -> list[tuple[int, int]]:

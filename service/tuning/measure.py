@@ -10,10 +10,10 @@ import onnxruntime as ort
 from service.bundle.store import Bundle, load_bundle
 from service.errors import fault_in_words
 from service.inference.engine import InferenceEngine
-from service.inference.engine_choice import open_engine
+from service.inference.engine_choice import int8_obstacle, open_engine
 from service.inference.onnxruntime_engine import OnnxRuntimeEngine
 from service.inference.self_check import check_engine
-from service.machine import CpuWatch
+from service.machine import CpuWatch, has_int8_dot_products
 from service.settings import Settings
 from service.tuning.candidates import Installed, Listing, list_candidates
 from service.tuning.pictures import comparison_pictures
@@ -38,7 +38,7 @@ def measure(order: Order) -> EngineChoice:
     """
     bundle, cores = load_bundle(order.bundle), order.fingerprint.cores
     begun, budget, others = time.perf_counter(), Budget(), CpuWatch()
-    installed = find_installed()
+    installed = find_installed(bundle)
     listing = list_candidates(order.settings, installed, cores)
     plain = OnnxRuntimeEngine(bundle.deployed_graph, "cpu", cores)
     pictures = comparison_pictures(bundle)[: pictures_compared(bundle.health.network.macs)]
@@ -72,19 +72,35 @@ def pictures_compared(macs: int) -> int:
     return max(_LEAST_PICTURES, int(_REFERENCE_MACS / max(macs, 1)))
 
 
-def find_installed() -> Installed:
-    """What this machine could run the network with; loads OpenVINO where it is installed."""
-    cuda = "CUDAExecutionProvider" in ort.get_available_providers()
+def find_installed(bundle: Bundle) -> Installed:
+    """What this machine could run the bundle with; loads OpenVINO where it is installed."""
+    no_openvino, bf16 = _look_at_openvino()
+    int8, no_int8 = None, "the bundle holds no quantized graph, which `python -m service quantize` makes"
+    if bundle.int8 is not None:
+        dot_products = has_int8_dot_products()
+        int8 = bundle.int8.best(bf16=bf16, dot_products=dot_products)
+        no_int8 = int8_obstacle(bundle.int8, dot_products)
+    return Installed(
+        cuda="CUDAExecutionProvider" in ort.get_available_providers(),
+        no_openvino=no_openvino,
+        bf16=bf16,
+        int8=int8,
+        no_int8=no_int8 if int8 is None else None,
+    )
+
+
+def _look_at_openvino() -> tuple[str | None, bool]:
+    """Why it cannot be used, None where it can; and whether it has bf16 here."""
     if find_spec("openvino") is None:
-        return Installed(cuda=cuda, no_openvino="the package openvino is not installed", bf16=False)
+        return "the package openvino is not installed", False
     try:
         from service.inference.openvino_engine import processor_capabilities  # optional
 
-        return Installed(cuda=cuda, no_openvino=None, bf16="BF16" in processor_capabilities())
+        return None, "BF16" in processor_capabilities()
     except ImportError as error:
-        return Installed(cuda=cuda, no_openvino=str(error), bf16=False)
+        return str(error), False
     except Exception as error:  # a library that is broken in its own way must not take the others along
-        return Installed(cuda=cuda, no_openvino=fault_in_words(error), bf16=False)
+        return fault_in_words(error), False
 
 
 def _entries(
@@ -98,7 +114,7 @@ def _entries(
         if loaded and _is_plain(candidate, cores):
             return loaded.pop()
         settled = candidate.settle(settings)
-        return open_engine(bundle.deployed_graph, settled, cores=cores, workers=candidate.workers)
+        return open_engine(bundle, settled, cores=cores, workers=candidate.workers)
 
     return [Entry(candidate, partial(load, candidate)) for candidate in listing.candidates]
 

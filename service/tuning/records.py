@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from service.bundle.manifest import Record, Sha256
-from service.inference.engine import Precision
+from service.inference.engine import Precision, precision_setting
 from service.settings import Objective, Settings
 
 Verdict = Literal["chosen", "slower", "refused", "failed", "not_measured"]
@@ -16,7 +16,9 @@ class Candidate(Record):
 
     engine: Literal["onnxruntime", "openvino"] = Field(description="The runtime.")
     device: Literal["cpu", "cuda"] = Field(description="Where it runs.")
-    precision: Precision = Field(description="What the convolutions multiply in. CUDA multiplies float32 as TF32.")
+    precision: Precision = Field(
+        description="What the convolutions multiply in, in int8 also the rest. CUDA multiplies float32 as TF32."
+    )
     threads: int = Field(
         description="Threads of one run; 0 shares the cores out by load: all of them for a run that is alone, fewer "
         "for each of several."
@@ -42,8 +44,7 @@ class Candidate(Record):
         chosen = {
             "engine": self.engine,
             "device": self.device,
-            # CUDA multiplies in TF32, for which there is no setting: it is what comes without one.
-            "precision": None if self.precision == "tf32" else self.precision,
+            "precision": precision_setting(self.precision),
             "threads": self.threads,
             "workers": self.workers,
         }
@@ -64,7 +65,7 @@ class CandidateResult(Record):
     runs: int = Field(0, description="Runs of one caller alone that were timed.")
     boxes: int | None = Field(None, description="Boxes of fp32 ONNX Runtime that were looked for.")
     boxes_matched: int | None = Field(
-        None, description="Of these, found again: as the tolerance asks in bf16 and TF32, paired in fp32."
+        None, description="Of these, found again: as the tolerance asks in bf16, int8 and TF32, paired in fp32."
     )
     boxes_extra: int | None = Field(None, description="Boxes found besides.")
     box_px: float | None = Field(None, description="Furthest corner among paired boxes, pixels of the square.")

@@ -199,5 +199,5 @@ def make_choice(
 
 def _start(bundle: Bundle, settings: Settings, cores: int, choice: Choice | None = None) -> StartedEngine:
     workers = settings.workers_on(cores)
-    engine = open_engine(bundle.deployed_graph, settings, cores=cores, workers=workers)
+    engine = open_engine(bundle, settings, cores=cores, workers=workers)
     return StartedEngine(engine, settings, workers, check_engine(bundle, engine), choice)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from service.bundle.int8 import spare_boxes
 from service.bundle.store import Bundle
 from service.comparison import Tolerance, iou, judge_repetition, measure_difference, pair_rows
 from service.inference.engine import Precision
@@ -34,11 +35,14 @@ class Recurrence:
         )
 
 
+_COARSE = Recurrence(iou=0.9, confidence=0.05, share=0.95)
 #: The embedded YOLO26n in bf16 (OpenVINO, AVX512_BF16) repeats 98 % of its boxes to an IoU of 0.95 and 0.02 of
-#: confidence. TF32 rounds an eighth as coarsely; it has not been tried on a GPU.
+#: confidence. TF32 rounds an eighth as coarsely; it has not been tried on a GPU. int8 has to be as good as bf16.
 RECURRENCE: dict[Precision, Recurrence] = {
     "tf32": Recurrence(iou=0.95, confidence=0.02, share=0.98),
-    "bf16": Recurrence(iou=0.9, confidence=0.05, share=0.95),
+    "bf16": _COARSE,
+    "int8+bf16": _COARSE,
+    "int8+fp32": _COARSE,
 }
 #: Boxes compared by recurrence in all pictures together. Where fewer are above the default confidence, because the
 #: pictures show nothing that the model knows, the surest below it are compared too.
@@ -152,8 +156,7 @@ def _recurs(expected: NDArray[np.float32], found: NDArray[np.float32], rule: Rec
 def _fault_of_recurrence(boxes: int, matched: int, extra: int, rule: Recurrence) -> str | None:
     if boxes < LEAST_BOXES:
         return f"only {boxes} boxes to compare, where {LEAST_BOXES} would tell"
-    # The share that may be missing, by cross-multiplication and rounded against representation errors of the share.
-    spare = int(round(boxes * (1 - rule.share), 6))
+    spare = spare_boxes(boxes, rule.share)
     if boxes - matched > spare:
         return (
             f"{matched} of {boxes} boxes recur (IoU {rule.iou:g}, confidence within {rule.confidence:g}); "

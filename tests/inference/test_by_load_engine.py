@@ -114,7 +114,7 @@ def test_each_of_the_two_has_to_pass_the_startup_check(bundle: Bundle, broken: s
 
 
 def test_both_answer_the_same(bundle: Bundle) -> None:
-    engine = open_engine(bundle.deployed_graph, load_settings({}), cores=2, workers=2)
+    engine = open_engine(bundle, load_settings({}), cores=2, workers=2)
     wide, narrow = engine.layouts
     assert (engine.threads, wide.threads, narrow.threads) == (2, 2, 1)
     image, _ = bundle.self_check_arrays()
@@ -138,5 +138,5 @@ def test_both_answer_the_same(bundle: Bundle) -> None:
 def test_cores_are_shared_out_unless_the_threads_are_set(
     bundle: Bundle, cores: int, workers: int, threads: str, expected: list[int]
 ) -> None:
-    engine = open_engine(bundle.deployed_graph, load_settings({}, threads=threads), cores=cores, workers=workers)
+    engine = open_engine(bundle, load_settings({}, threads=threads), cores=cores, workers=workers)
     assert [layout.threads for layout in engine.layouts] == expected

@@ -19,7 +19,7 @@ from tests.conftest import ROOT, clean_environ, command
 
 
 def choose(bundle: Bundle, *, cores: int = 2, workers: int = 2, **settings: Any) -> InferenceEngine:
-    return open_engine(bundle.deployed_graph, load_settings({}, **settings), cores=cores, workers=workers)
+    return open_engine(bundle, load_settings({}, **settings), cores=cores, workers=workers)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ _MEASURED = """
 import sys
 from pathlib import Path
 import numpy as np
+from service.bundle.store import load_bundle
 from service.heap import give_back_freed, map_large_blocks
 from service.inference.engine_choice import open_engine
 from service.settings import load_settings
@@ -29,7 +30,7 @@ def held():
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
 
 map_large_blocks()
-engine = open_engine(Path(sys.argv[1]), load_settings({}, engine=sys.argv[2]), cores=2, workers=2)
+engine = open_engine(load_bundle(Path(sys.argv[1])), load_settings({}, engine=sys.argv[2]), cores=2, workers=2)
 picture = np.random.default_rng(0).integers(0, 255, (1, 640, 640, 3), np.uint8)
 opened = held()
 rows = [layout.run(picture) for layout in engine.layouts]
@@ -44,7 +45,7 @@ print(ran - opened, ran - released, all(map(np.array_equal, rows, again)))
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is anonymous memory")
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_what_runs_have_taken_is_given_back_and_taken_anew(bundle: Bundle, engine: str) -> None:
-    command = [sys.executable, "-c", _MEASURED, str(bundle.deployed_graph), engine]
+    command = [sys.executable, "-c", _MEASURED, str(bundle.path), engine]
     ran = subprocess.run(command, cwd=ROOT, env=clean_environ(), capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr
     taken, released, same = ran.stdout.split()
@@ -56,7 +57,7 @@ def test_what_runs_have_taken_is_given_back_and_taken_anew(bundle: Bundle, engin
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_it_may_be_asked_for_while_runs_go_on(bundle: Bundle, engine: Literal["onnxruntime", "openvino"]) -> None:
-    busy = open_engine(bundle.deployed_graph, load_settings({}, engine=engine), cores=2, workers=2)
+    busy = open_engine(bundle, load_settings({}, engine=engine), cores=2, workers=2)
     picture = np.random.default_rng(0).integers(0, 255, (1, 640, 640, 3), np.uint8)
     expected = busy.run(picture)
     with ThreadPoolExecutor(2) as callers:

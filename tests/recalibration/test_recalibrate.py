@@ -243,6 +243,7 @@ def test_nothing_that_exists_is_replaced(run: Run, data: Path, tmp_path: Path) -
     ("settings", "error"),
     [
         ({"precision": "bf16"}, SettingsError),
+        ({"engine": "openvino", "precision": "int8"}, SettingsError),
         ({"engine": "openvino", "device": "cuda"}, SettingsError),
         pytest.param(
             {"device": "cuda"},

@@ -7,10 +7,15 @@ import pytest
 from service.settings import load_settings
 from service.tuning.candidates import Installed, Listing, allowed, list_candidates
 
-EVERYTHING = Installed(cuda=True, no_openvino=None, bf16=True)
-NO_GPU = Installed(cuda=False, no_openvino=None, bf16=True)
+NO_INT8: dict[str, Any] = {"int8": None, "no_int8": "the bundle holds no quantized graph"}
+QUANTIZED: dict[str, Any] = {"int8": "int8+bf16", "no_int8": None}
+EVERYTHING = Installed(cuda=True, no_openvino=None, bf16=True, **QUANTIZED)
+NO_GPU = Installed(cuda=False, no_openvino=None, bf16=True, **NO_INT8)
+NO_BF16 = Installed(cuda=False, no_openvino=None, bf16=False, int8="int8+fp32", no_int8=None)
+NO_OPENVINO = Installed(cuda=False, no_openvino="it is not installed", bf16=False, **NO_INT8)
 ORT, CUDA = ("onnxruntime", "cpu", "fp32"), ("onnxruntime", "cuda", "tf32")
 OPENVINO, BF16 = ("openvino", "cpu", "fp32"), ("openvino", "cpu", "bf16")
+INT8, INT8_FP32 = ("openvino", "cpu", "int8+bf16"), ("openvino", "cpu", "int8+fp32")
 
 
 def listed(installed: Installed = NO_GPU, cores: int = 2, **settings: Any) -> Listing:
@@ -28,17 +33,21 @@ def layouts(listing: Listing, kind: tuple[str, str, str]) -> list[tuple[int, int
 @pytest.mark.parametrize(
     ("installed", "settings", "expected"),
     [
-        (EVERYTHING, {"precision": "auto"}, [ORT, CUDA, OPENVINO, BF16]),
+        (EVERYTHING, {"precision": "auto"}, [ORT, CUDA, OPENVINO, BF16, INT8]),
         (NO_GPU, {"precision": "auto"}, [ORT, OPENVINO, BF16]),
-        (Installed(cuda=False, no_openvino=None, bf16=False), {"precision": "auto"}, [ORT, OPENVINO]),
-        (Installed(cuda=False, no_openvino="it is not installed", bf16=False), {"precision": "auto"}, [ORT]),
+        (NO_BF16, {"precision": "auto"}, [ORT, OPENVINO, INT8_FP32]),
+        (NO_OPENVINO, {"precision": "auto"}, [ORT]),
         # Unasked, nothing is tried that moves boxes on this processor.
         (NO_GPU, {}, [ORT, OPENVINO]),
         (EVERYTHING, {}, [ORT, CUDA, OPENVINO]),
         (EVERYTHING, {"precision": "fp32"}, [ORT, OPENVINO]),
         (EVERYTHING, {"precision": "bf16"}, [BF16]),
+        (EVERYTHING, {"precision": "int8"}, [INT8]),
+        (NO_BF16, {"precision": "int8"}, [INT8_FP32]),
+        (NO_GPU, {"precision": "int8"}, []),
+        (EVERYTHING, {"device": "cuda", "precision": "int8"}, []),
         (EVERYTHING, {"device": "cuda", "precision": "auto"}, [CUDA]),
-        (EVERYTHING, {"device": "cpu", "precision": "auto"}, [ORT, OPENVINO, BF16]),
+        (EVERYTHING, {"device": "cpu", "precision": "auto"}, [ORT, OPENVINO, BF16, INT8]),
         (NO_GPU, {"device": "cuda"}, []),
         (EVERYTHING, {"device": "cuda", "precision": "bf16"}, []),
     ],
@@ -46,17 +55,20 @@ def layouts(listing: Listing, kind: tuple[str, str, str]) -> list[tuple[int, int
 def test_kinds(installed: Installed, settings: dict[str, str], expected: list[tuple[str, str, str]]) -> None:
     listing = listed(installed, **settings)
     assert kinds(listing) == expected
-    assert len(listing.not_tried) == 4 - len(expected)
+    assert len(listing.not_tried) == 5 - len(expected)
 
 
 def test_what_is_left_out_says_why() -> None:
     assert listed().not_tried == [
         "ONNX Runtime on CUDA: the installed ONNX Runtime has no CUDA",
         "OpenVINO in bf16: YOLOFOLD_PRECISION=auto would try it",
+        "OpenVINO in int8: the bundle holds no quantized graph",
     ]
-    bare = listed(Installed(cuda=False, no_openvino="it is not installed", bf16=False), precision="bf16")
+    assert listed(NO_BF16).not_tried[-1] == "OpenVINO in int8: YOLOFOLD_PRECISION=auto would try it"
+    assert listed(NO_BF16, precision="fp32").not_tried[-1] == "OpenVINO in int8: YOLOFOLD_PRECISION=fp32"
+    bare = listed(NO_OPENVINO, precision="bf16")
     assert bare.not_tried[0] == "ONNX Runtime in fp32: YOLOFOLD_PRECISION=bf16"
-    assert bare.not_tried[-1] == "OpenVINO in bf16: it is not installed"
+    assert bare.not_tried[-2:] == ["OpenVINO in bf16: it is not installed", "OpenVINO in int8: it is not installed"]
 
 
 @pytest.mark.parametrize(
@@ -87,12 +99,20 @@ def test_cores_are_shared_out(
 
 
 def test_there_are_never_many_candidates() -> None:
-    assert max(len(listed(EVERYTHING, cores, precision="auto").candidates) for cores in range(1, 129)) <= 10
+    assert max(len(listed(EVERYTHING, cores, precision="auto").candidates) for cores in range(1, 129)) <= 13
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"precision": "fp32"}, {"precision": "bf16"}, {"device": "cpu"}, {"threads": 1}, {"workers": 1, "threads": 2}],
+    [
+        {},
+        {"precision": "fp32"},
+        {"precision": "bf16"},
+        {"precision": "int8"},
+        {"device": "cpu"},
+        {"threads": 1},
+        {"workers": 1, "threads": 2},
+    ],
 )
 def test_a_candidate_is_allowed_exactly_where_it_could_be_listed(settings: dict[str, Any]) -> None:
     everything = listed(EVERYTHING, precision="auto").candidates + listed(EVERYTHING, workers=1).candidates
@@ -112,4 +132,5 @@ def test_a_candidate_becomes_settings(listing: Listing) -> None:
         after = candidate.settle(before)
         assert (after.engine, after.device, after.queue_size) == (candidate.engine, candidate.device, 7)
         assert (after.threads, after.workers) == (candidate.threads, candidate.workers)
-        assert after.precision == (None if candidate.precision == "tf32" else candidate.precision)
+        named = {"tf32": None, "int8+bf16": "int8"}
+        assert after.precision == named.get(candidate.precision, candidate.precision)
