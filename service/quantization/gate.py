@@ -13,7 +13,7 @@ from service.bundle.store import Bundle
 from service.errors import QuantizationError, QuantizationRefused, SelfCheckFailed
 from service.inference.onnxruntime_engine import OnnxRuntimeEngine
 from service.inference.self_check import check_engine
-from service.quantization.pictures import Picture, Square, read_squares
+from service.quantization.pictures import Picture, Pixels, read_fitted
 from service.tuning.tolerance import RECURRENCE, Agreement, Reference
 
 #: The bar of a choice by measurement, which asks int8 to be as good as bf16, on enough boxes: where 95 of 100 recur,
@@ -42,7 +42,7 @@ class Gate:
         self._bundle, self._pictures, self._max_pixels, self._threads = bundle, pictures, max_pixels, threads
         self._openvino = _load_openvino()  # before minutes of measuring
         engine = OnnxRuntimeEngine(bundle.deployed_graph, "cpu", threads)
-        answers = [engine.run(square[None])[0] for square in self._squares(advance)]
+        answers = [engine.run(pixels[None])[0] for pixels in self._fitted(advance)]
         threshold = bundle.manifest.model.default_confidence
         boxes = int(sum((rows[:, 4] > threshold).sum() for rows in answers))
         if boxes < BAR.least_boxes:
@@ -61,9 +61,9 @@ class Gate:
             ways.insert(0, "int8+bf16")
         engines = {way: self._openvino.OpenVinoEngine(graph, way, self._threads, 1) for way in ways}
         answers: dict[Int8Precision, list[NDArray[np.float32]]] = {way: [] for way in ways}
-        for square in self._squares(advance):
+        for pixels in self._fitted(advance):
             for way, engine in engines.items():
-                answers[way].append(engine.run(square[None])[0])
+                answers[way].append(engine.run(pixels[None])[0])
         verdicts = []
         for way, engine in engines.items():
             found = self._reference.judge(way, answers[way])
@@ -76,9 +76,8 @@ class Gate:
             verdicts.append(_verdict(way, engine.runtime, found, fault))
         return verdicts
 
-    def _squares(self, advance: Advance) -> Iterator[Square]:
-        size = self._bundle.manifest.model.input.height
-        return read_squares(self._pictures, size, self._max_pixels, advance)
+    def _fitted(self, advance: Advance) -> Iterator[Pixels]:
+        return read_fitted(self._pictures, self._bundle.manifest.model.input, self._max_pixels, advance)
 
 
 def _load_openvino() -> ModuleType:

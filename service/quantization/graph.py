@@ -20,7 +20,7 @@ from service.inference.engine import INPUT
 def quantize_graph(
     source: Path,
     target: Path,
-    squares: Iterable[NDArray[np.uint8]],
+    pictures: Iterable[NDArray[np.uint8]],
     kept_nodes: Sequence[str],
     weight_bits: Literal[7, 8],
 ) -> GraphSpec:
@@ -30,7 +30,7 @@ def quantize_graph(
     its largest value over the pictures. Biases and all else stay in float.
 
     Args:
-        squares: (S, S, 3) uint8 BGR.
+        pictures: letterboxed, (H, W, 3) uint8 BGR.
         kept_nodes: names of convolutions that stay in float.
         weight_bits: with 7, sums of two products fit 16 bits.
 
@@ -42,7 +42,7 @@ def quantize_graph(
             quantize_static(
                 source,
                 target,
-                _Squares(iter(squares)),
+                _Pictures(iter(pictures)),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=["Conv"],
                 per_channel=True,
@@ -74,17 +74,17 @@ def quantize_graph(
     )
 
 
-class _Squares(CalibrationDataReader):  # type: ignore[misc]
+class _Pictures(CalibrationDataReader):  # type: ignore[misc]
     """Letterboxed pictures, one after the other, as the quantizer asks for them."""
 
-    def __init__(self, squares: Iterator[NDArray[np.uint8]]) -> None:
-        """Hand out ``squares``, (S, S, 3) each."""
-        self._left = squares
+    def __init__(self, pictures: Iterator[NDArray[np.uint8]]) -> None:
+        """Hand out ``pictures``, (H, W, 3) each."""
+        self._left = pictures
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
         """The next picture as a batch of one; None after the last."""
-        square = next(self._left, None)
-        return None if square is None else {INPUT: square[None]}
+        picture = next(self._left, None)
+        return None if picture is None else {INPUT: picture[None]}
 
 
 @contextmanager

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.int8 import PictureList
+from service.bundle.manifest import InputSpec
 from service.errors import ImageError, QuantizationError
 from service.inference.images import decode_image
 from service.inference.picture_folder import picture_files
 from service.preprocessing.letterbox import letterbox, plan_letterbox
 
-Square = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,13 @@ def list_pictures(pictures: Sequence[Picture]) -> PictureList:
     return PictureList(pictures=len(pictures), sha256=hashlib.sha256(lines.encode()).hexdigest())
 
 
-def read_squares(
-    pictures: Sequence[Picture], size: int, max_pixels: int, advance: Callable[[int, int], None]
-) -> Iterator[Square]:
-    """Each picture decoded and letterboxed as when it is served: uint8 (size, size, 3) BGR.
+def read_fitted(
+    pictures: Sequence[Picture], spec: InputSpec, max_pixels: int, advance: Callable[[int, int], None]
+) -> Iterator[Pixels]:
+    """Each picture decoded and letterboxed as when it is served: uint8 (H, W, 3) BGR.
 
     Args:
+        spec: the network's input.
         max_pixels: larger pictures cannot be served.
         advance: told how many of how many have been handed out.
 
@@ -85,5 +87,5 @@ def read_squares(
             raise QuantizationError(f"{picture.path} cannot be used: {error}") from error
         if hashlib.sha256(data).hexdigest() != picture.sha256:
             raise QuantizationError(f"{picture.path} has changed since the folder was read.")
-        yield letterbox(image, plan_letterbox(image.shape[1], image.shape[0], size))
+        yield letterbox(image, plan_letterbox(image.shape[1], image.shape[0], spec.height, spec.rect))
         advance(done, len(pictures))

@@ -20,7 +20,7 @@ from service.machine import describe_machine, has_int8_dot_products
 from service.quantization.gate import BAR, RULE, Gate
 from service.quantization.graph import quantize_graph
 from service.quantization.layers import choose_convolutions
-from service.quantization.pictures import PictureSplit, list_pictures, read_squares, split_pictures
+from service.quantization.pictures import PictureSplit, list_pictures, read_fitted, split_pictures
 
 
 class Progress(Protocol):
@@ -76,9 +76,8 @@ def quantize(bundle: Bundle, request: Request, progress: Progress) -> Bundle:
             raise QuantizationError(f"No convolution of {bundle.path} can be quantized; `bn-stats` says why.")
         bits: Literal[7, 8] = 8 if has_int8_dot_products() else 7
         with progress.step("Quantize") as advance:
-            size = bundle.manifest.model.input.height
-            squares = read_squares(split.calibration, size, request.max_pixels, advance)
-            written = quantize_graph(bundle.deployed_graph, graph, squares, convolutions.kept_nodes, bits)
+            fitted = read_fitted(split.calibration, bundle.manifest.model.input, request.max_pixels, advance)
+            written = quantize_graph(bundle.deployed_graph, graph, fitted, convolutions.kept_nodes, bits)
         with progress.step("Boxes in int8") as advance:
             ways = gate.judge(graph, advance)
         if not any(way.passed for way in ways):
