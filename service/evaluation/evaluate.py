@@ -142,6 +142,7 @@ def _run(
         version=model.version,
         weights_sha256=manifest.weights.sha256,
         input_px=model.input.height,
+        rect=model.input.rect is not None,
         head=model.head.kind,
         graph="unfolded" if subject.unfolded else "folded",
         runtime=engine.runtime,

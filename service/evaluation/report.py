@@ -35,6 +35,7 @@ class Network(Part):
     version: str
     weights_sha256: str = Field(description="SHA-256 of the checkpoint.")
     input_px: int = Field(description="Side of the square input.")
+    rect: bool = Field(description="Padding was left out of the square.")
     head: str = Field(description="The head that answers.")
     graph: Graph = Field(description="unfolded: reference.onnx, its BatchNorm kept and executed.")
     runtime: str = Field(description="The runtime and its release.")

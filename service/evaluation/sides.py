@@ -32,6 +32,7 @@ def _described(network: Network) -> dict[str, str]:
         FOLDING: network.graph,
         WEIGHTS: network.weights_sha256[:12],
         "input": f"{network.input_px} px",
+        "padding": "left out" if network.rect else "square",
         "head": network.head,
         "runtime": network.runtime,
         "provider": network.provider,

@@ -13,6 +13,7 @@ FIRST = Network(
     version="0123456789ab",
     weights_sha256="a" * 64,
     input_px=640,
+    rect=False,
     head="one2one",
     graph="folded",
     runtime="ONNX Runtime 1.0",
@@ -50,6 +51,7 @@ OPENVINO = {"runtime": "OpenVINO 1.0", "provider": "CPU", "arithmetic": "bf16"}
             "in more than weights: input (640 px and 320 px)",
         ),
         ({}, {"head": "one2many"}, ["head"], "in head (one2one and one2many)"),
+        ({"rect": True}, {}, ["padding"], "in padding (left out and square)"),
         ({}, {"bundle": "/bundles/b"}, [], "in nothing that their bundles or runtimes tell"),
     ],
 )
