@@ -1,5 +1,6 @@
 """Without padding, over HTTP against Ultralytics' own predict as it is called by default: with ``rect``."""
 
+import hashlib
 import io
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from ultralytics.data.augment import LetterBox
 
 from service.bundle.store import Bundle, load_bundle
 from service.commands.served_bundle import load_served
-from service.errors import BundleMissing, SettingsError
+from service.errors import BundleMissing, RecalibrationError, SettingsError
 from service.inference.detector import Detector
 from service.inference.images import decode_image
 from service.inference.onnxruntime_engine import OnnxRuntimeEngine
@@ -21,6 +22,8 @@ from service.measurement.runner import MIN_ROUNDS
 from service.measurement.study import Effort
 from service.prepare.deployed_network import MAX_DET
 from service.prepare.pipeline import prepare_bundle
+from service.quantization.pictures import Picture, read_fitted
+from service.recalibration.recalibrate import Request, recalibrate
 from service.settings import load_settings
 from tests.api.serving import serving, wait_until
 from tests.networks import ASSETS, calibrated_network, save_checkpoint
@@ -118,6 +121,20 @@ def test_slivers_get_as_much_padding_as_the_rows_of_the_answer_need(prepared: Pr
     narrow = np.zeros((1, 900, 3), np.uint8)
     assert _fitted(detector, narrow) == (rect.shortest, SIDE, 3)
     assert _fitted(detector, narrow.transpose(1, 0, 2)) == (SIDE, rect.shortest, 3)
+
+
+def test_quantization_takes_the_pixels_that_are_served(prepared: Prepared, pictures: list[Path]) -> None:
+    bundle = prepared.bundle
+    detector = Detector(bundle, OnnxRuntimeEngine(bundle.deployed_graph, "cpu", 1), 10**7)
+    chosen = [Picture(path, hashlib.sha256(path.read_bytes()).hexdigest()) for path in pictures]
+    fitted = read_fitted(chosen, bundle.manifest.model.input, 10**7, lambda done, wanted: None)
+    for path, pixels in zip(pictures, fitted, strict=True):
+        np.testing.assert_array_equal(pixels, detector.fit(path.read_bytes())[1])
+
+
+def test_recalibration_of_it_is_refused(prepared: Prepared, tmp_path: Path) -> None:
+    with pytest.raises(RecalibrationError, match="leaves padding out"):
+        recalibrate(prepared.bundle, Request(tmp_path, 0.0, 0.2, None, 1, 1), prepared.settings, Silent())
 
 
 def test_it_is_found_by_the_same_settings_alone(prepared: Prepared) -> None:

@@ -9,7 +9,7 @@ from service.api.schemas import EngineChoiceAnswer, EngineInfo, FoldSummary, Gra
 from service.api.state import Service, ServiceDep
 from service.bundle.batchnorm import LayerTree
 from service.bundle.manifest import ModelSpec
-from service.bundle.store import Bundle
+from service.bundle.store import INT8_GRAPH, Bundle
 from service.tuning.start import Choice
 
 router = APIRouter(prefix="/model", tags=["model"], dependencies=[Depends(KnownQuery())])
@@ -74,7 +74,7 @@ def _model_answer(service: Service) -> ModelAnswer:
 def _int8(bundle: Bundle) -> Int8Answer | None:
     if bundle.int8 is None:
         return None
-    return Int8Answer(**bundle.int8.model_dump(), sha256=bundle.manifest.files[bundle.int8.graph.file].sha256)
+    return Int8Answer(**bundle.int8.model_dump(), sha256=bundle.manifest.files[INT8_GRAPH].sha256)
 
 
 def _engine_choice(choice: Choice | None) -> EngineChoiceAnswer | None:

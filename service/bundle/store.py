@@ -245,7 +245,7 @@ def _replace(final: Path, finished: Path) -> None:
             finished.rename(final)
             break
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):  # the last of a link to a folder
                 raise
         moved_away.append(Path(tempfile.mkdtemp(prefix=_PARTIAL_PREFIX, dir=final.parent)))
         with suppress(FileNotFoundError):  # another preparation has just moved it away
@@ -341,6 +341,10 @@ def load_bundle(path: Path) -> Bundle:
         probe=_read(path / PROBE, ProbeSpec),
         int8=_read(path / INT8, Int8Spec) if INT8 in manifest.files else None,
     )
+    if bundle.int8 is not None and bundle.int8.graph.file != INT8_GRAPH:
+        raise BundleSchemaError(
+            f"{path / INT8} is about {bundle.int8.graph.file}, not {INT8_GRAPH}. Quantize it again."
+        )
     if stranger := _stranger_among_probed(bundle):
         raise BundleSchemaError(f"{path / PROBE} does not fit {BN_STATS} at {stranger}. Prepare it again.")
     if flaw := _flaw_of_certificate(bundle):

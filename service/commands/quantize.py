@@ -7,7 +7,7 @@ import typer
 
 from service.bundle.store import Bundle
 from service.commands.console import StepProgress
-from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, Weights
+from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, Rect, Weights
 from service.commands.prepare_extra import needing_prepare_extra
 from service.commands.served_bundle import load_served
 from service.commands.termination import exit_orderly_when_terminated
@@ -25,12 +25,15 @@ def quantize(
     ] = None,
     weights: Weights = None,
     imgsz: Imgsz = None,
+    rect: Rect = None,
     head: Head = None,
     default_conf: DefaultConf = None,
     bundle_dir: BundleDir = None,
 ) -> None:
     """Quantize the served network to int8, in a bundle beside it, if it finds the same boxes on pictures of yours."""
-    settings = load_settings(weights=weights, imgsz=imgsz, head=head, default_conf=default_conf, bundle_dir=bundle_dir)
+    settings = load_settings(
+        weights=weights, imgsz=imgsz, rect=rect, head=head, default_conf=default_conf, bundle_dir=bundle_dir
+    )
     served = load_served(settings)
     exit_orderly_when_terminated()
     from service.machine import usable_cores

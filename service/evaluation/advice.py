@@ -32,5 +32,6 @@ def adoption_advice(points: OperatingPoints, settings: Settings) -> str | None:
         if chosen[name] != fields[name].default
     }
     options = " ".join(f"--{name} {shlex.quote(value)}" for name, value in given.items())
+    options += " --rect" if settings.rect else ""
     commands = "".join(f"  python -m service {name} {options}\n" for name in ("prepare", "serve"))
     return f"{intro}, or run\n{commands}{_CAUTION}"

@@ -164,6 +164,8 @@ def _open_beside(other: Subject, first: InferenceEngine, settings: Settings, thr
     """What runs the second side: the same as the first, unless only ONNX Runtime can keep BatchNorm unfolded."""
     bundle = other.bundle
     if not other.unfolded:
+        if settings.precision == "int8" and bundle.int8 is None:  # what int8 changed is asked
+            settings = settings.model_copy(update={"precision": "fp32"})
         return open_engine(bundle, settings, cores=threads, workers=1)
     # Where another runtime runs the first side, on the processor as that does.
     device = settings.device if isinstance(first, OnnxRuntimeEngine) else "cpu"

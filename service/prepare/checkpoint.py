@@ -101,7 +101,9 @@ def _refuse_unsupported(network: nn.Module, path: Path) -> None:
 
 def _can_divide(batchnorm: nn.BatchNorm2d) -> bool:
     assert batchnorm.running_var is not None
-    return math.isfinite(batchnorm.eps) and bool((batchnorm.running_var.double() + batchnorm.eps > 0).all())
+    if not isinstance(batchnorm.eps, int | float) or not math.isfinite(batchnorm.eps):
+        return False
+    return bool((batchnorm.running_var.double() + batchnorm.eps > 0).all())
 
 
 def _image_channels(network: nn.Module) -> int:

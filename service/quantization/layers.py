@@ -1,6 +1,8 @@
 """Which convolutions int8 takes, and why the others stay in float."""
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 import onnx
 
@@ -8,6 +10,8 @@ from service.bundle.health import MIN_SQNR_DB
 from service.bundle.int8 import FloatConvolution
 from service.bundle.store import Bundle
 
+#: Steps twice as large make four times the noise.
+_DB_OF_A_BIT = 10 * math.log10(4)
 _PREFIX, _SUFFIX = "network.", ".weight"
 
 
@@ -26,9 +30,9 @@ class Convolutions:
     kept_nodes: list[str]
 
 
-def choose_convolutions(bundle: Bundle, graph: onnx.GraphProto) -> Convolutions:
+def choose_convolutions(bundle: Bundle, graph: onnx.GraphProto, weight_bits: Literal[7, 8]) -> Convolutions:
     """Divide the convolutions of the deployed graph, in its order."""
-    reasons = _Reasons(bundle)
+    reasons = _Reasons(bundle, _DB_OF_A_BIT if weight_bits == 7 else 0.0)
     quantized: list[str] = []
     kept: list[FloatConvolution] = []
     kept_nodes: list[str] = []
@@ -53,7 +57,8 @@ def _module_path(conv: onnx.NodeProto) -> str:
 class _Reasons:
     """What the bundle knows of its layers."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, lost_db: float) -> None:
+        self._lost_db = lost_db
         self._head = {conv.name for block in bundle.layers.blocks if block.stage == "head" for conv in block.convs}
         convs = {layer.name: layer.conv for layer in bundle.batchnorm.layers}
         self._weights = {convs[layer.name]: layer.weights for layer in bundle.health.layers if layer.weights}
@@ -67,9 +72,10 @@ class _Reasons:
         weights = self._weights.get(conv)
         if weights is None:
             return "no BatchNorm was folded into it, so the bundle does not say what int8 does to its weights"
-        if weights.int8_scheme == "float":
+        kept_db = weights.sqnr_per_channel_db  # None where nothing is lost
+        if kept_db is not None and (weights.int8_scheme == "float" or kept_db - self._lost_db < MIN_SQNR_DB):
             return (
-                f"its folded weights keep {weights.sqnr_per_channel_db:.1f} dB in int8 with one scale per channel, and "
+                f"its folded weights keep {kept_db - self._lost_db:.1f} dB in int8 with one scale per channel, and "
                 f"{MIN_SQNR_DB:g} are asked"
             )
         return None

@@ -71,10 +71,10 @@ def quantize(bundle: Bundle, request: Request, progress: Progress) -> Bundle:
         gate = Gate(bundle, split.gate, request.max_pixels, request.threads, advance)
     with store.scratch_folder(root) as scratch:
         graph = scratch / store.INT8_GRAPH
-        convolutions = choose_convolutions(bundle, onnx.load(bundle.deployed_graph).graph)
+        bits: Literal[7, 8] = 8 if has_int8_dot_products() else 7
+        convolutions = choose_convolutions(bundle, onnx.load(bundle.deployed_graph).graph, bits)
         if not convolutions.quantized:
             raise QuantizationError(f"No convolution of {bundle.path} can be quantized; `bn-stats` says why.")
-        bits: Literal[7, 8] = 8 if has_int8_dot_products() else 7
         with progress.step("Quantize") as advance:
             fitted = read_fitted(split.calibration, bundle.manifest.model.input, request.max_pixels, advance)
             written = quantize_graph(bundle.deployed_graph, graph, fitted, convolutions.kept_nodes, bits)

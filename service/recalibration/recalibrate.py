@@ -73,6 +73,11 @@ def recalibrate(served: Bundle, request: Request, settings: Settings, progress: 
         SettingsError: the settings of the engine contradict each other; nothing was done yet.
         EngineError: the engine asked for is not there (nothing was done yet), or the runtime failed.
     """
+    if served.manifest.model.input.rect is not None:
+        raise RecalibrationError(
+            f"{served.path} leaves padding out, and statistics are estimated on padded squares, which it never sees. "
+            "Recalibrate a bundle for squares (YOLOFOLD_RECT=false)."
+        )
     root = served.path.parent if request.out is None else request.out.parent
     if request.out is not None:
         _require_free(request.out)
@@ -152,7 +157,7 @@ def _build(
     progress: Progress,
 ) -> Path:
     model = served.manifest.model
-    choices = Choices(model.input.height, model.head.kind, model.default_confidence, model.input.rect is not None)
+    choices = Choices(model.input.height, model.head.kind, model.default_confidence, rect=False)
     version = bundle_version(result.checkpoint, choices)
     target = root / _beside_name(model.name, version) if request.out is None else request.out
     _require_free(target)

@@ -179,7 +179,7 @@ def test_both_graphs_answer_as_in_sessions_of_our_own(server: Serving, bundle: B
         np.testing.assert_allclose(boxes, rows[:, :4], atol=2e-3)
         assert run["median_ms"] > 0
     assert answer["agrees"] is True
-    assert answer["matched"] == len(answer["reference"]["detections"]) == len(answer["deployed"]["detections"]) > 3
+    assert answer["matched"] == len(answer["reference"]["detections"]) == len(answer["deployed"]["detections"]) > 2
     assert answer["only_in_reference"] == answer["only_in_deployed"] == answer["borderline"] == 0
     assert 0 < answer["max_box_difference_px"] < answer["tolerance"]["box_px"]
     assert 0 <= answer["max_confidence_difference"] < answer["tolerance"]["score"]

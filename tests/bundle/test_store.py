@@ -281,6 +281,16 @@ def test_bundles_of_one_name_that_are_finished_at_once_replace_each_other(tmp_pa
     assert (tmp_path / "auto-640-auto-x/a").read_text() == (tmp_path / "auto-640-auto-x/b").read_text()
 
 
+def test_a_link_to_a_bundle_elsewhere_is_replaced_and_what_it_leads_to_is_left(tmp_path: Path) -> None:
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    (root := tmp_path / "bundles").mkdir()
+    (root / "auto-640-auto-x").symlink_to(elsewhere)
+    with store.bundle_writer(root, "auto-640-auto-x") as folder:
+        (folder / "new").touch()
+    assert [path.name for path in root.iterdir()] == ["auto-640-auto-x"] and (root / "auto-640-auto-x/new").exists()
+    assert not (root / "auto-640-auto-x").is_symlink() and list(elsewhere.iterdir()) == []
+
+
 def test_a_bundle_folder_may_be_named_directly(bundle_path: Path) -> None:
     assert store.find_bundle(bundle_path, "anything") == bundle_path
 

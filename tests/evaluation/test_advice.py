@@ -23,10 +23,10 @@ def points(default_f1: float, best: OperatingPoint | None) -> OperatingPoints:
 
 
 def test_the_commands_repeat_the_settings_that_were_chosen() -> None:
-    settings = load_settings({}, weights="my models/best.pt", imgsz=320, bundle_dir="elsewhere")
+    settings = load_settings({}, weights="my models/best.pt", imgsz=320, bundle_dir="elsewhere", rect=True)
     advice = adoption_advice(points(0.7, point(0.315, 0.8)), settings)
     assert advice is not None and "YOLOFOLD_DEFAULT_CONF=0.315" in advice
-    options = "--default-conf 0.315 --weights 'my models/best.pt' --imgsz 320 --bundle-dir elsewhere"
+    options = "--default-conf 0.315 --weights 'my models/best.pt' --imgsz 320 --bundle-dir elsewhere --rect"
     for name in ("prepare", "serve"):
         assert f"\n  python -m service {name} {options}\n" in advice
         shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"}).output

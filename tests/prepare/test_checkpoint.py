@@ -66,8 +66,10 @@ def test_impossible_numbers_are_refused_by_name(tensor: str, value: float, tmp_p
         load_model(save_checkpoint(network, tmp_path / "x.pt"))
 
 
-@pytest.mark.parametrize(("eps", "variance"), [(0.0, 0.0), (-0.5, 0.25), (torch.nan, 1.0), (torch.inf, 1.0)])
-def test_a_batchnorm_that_cannot_divide_is_refused_by_name(eps: float, variance: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("eps", "variance"), [(0.0, 0.0), (-0.5, 0.25), (torch.nan, 1.0), (torch.inf, 1.0), (None, 1.0)]
+)
+def test_a_batchnorm_that_cannot_divide_is_refused_by_name(eps: float | None, variance: float, tmp_path: Path) -> None:
     network = calibrated_network("yolo26n.yaml")
     network.model[2].cv1.bn.eps = eps
     network.model[2].cv1.bn.running_var[3] = variance

@@ -70,12 +70,26 @@ def test_a_layer_whose_folded_weights_int8_does_not_hold_stays_in_float(bundle: 
     layers[lossy] = layers[lossy].model_copy(update={"weights": weights})
     layers[unknown] = layers[unknown].model_copy(update={"weights": None})
     spoilt = replace(bundle, health=bundle.health.model_copy(update={"layers": layers}))
-    before, after = choose_convolutions(bundle, graph), choose_convolutions(spoilt, graph)
+    before, after = choose_convolutions(bundle, graph, 8), choose_convolutions(spoilt, graph, 8)
     reasons = {layer.conv: layer.reason for layer in after.kept if layer not in before.kept}
     assert list(reasons) == ["model.3.conv", "model.5.conv"]
     assert "21.4 dB" in reasons["model.3.conv"] and "no BatchNorm" in reasons["model.5.conv"]
     moved = {"/network/model.3/conv/Conv", "/network/model.5/conv/Conv"}
     assert set(before.quantized) - set(after.quantized) == set(after.kept_nodes) - set(before.kept_nodes) == moved
+
+
+def test_weights_of_seven_bits_are_asked_the_same_of_what_they_keep(bundle: Bundle) -> None:
+    graph = onnx.load(bundle.deployed_graph).graph
+    layers = list(bundle.health.layers)
+    place = next(number for number, layer in enumerate(layers) if layer.name == "model.3.bn")
+    chosen = {}
+    for kept_db in (35.9, 36.1):  # a bit less is a noise of twice the amplitude, 6.02 dB
+        weights = layers[place].weights.model_copy(update={"sqnr_per_channel_db": kept_db})
+        layers[place] = layers[place].model_copy(update={"weights": weights})
+        spoilt = replace(bundle, health=bundle.health.model_copy(update={"layers": layers}))
+        for bits in (7, 8):
+            chosen[kept_db, bits] = "/network/model.3/conv/Conv" in choose_convolutions(spoilt, graph, bits).quantized
+    assert chosen == {(35.9, 7): False, (35.9, 8): True, (36.1, 7): True, (36.1, 8): True}
 
 
 def test_openvino_runs_as_many_convolutions_in_int8_as_the_record_says(quantized: Bundle) -> None:
