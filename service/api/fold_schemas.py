@@ -78,7 +78,7 @@ class StartupCheckAnswer(BaseModel):
         description="Compared where no boxes are expected: the highest confidence. 0 where the network answers no box "
         "to any of the pictures it was proved on: the check then sees only that none comes. Else null.",
     )
-    max_box_difference_px: float = Field(description="Largest, in pixels of the network's square.", examples=[6e-5])
+    max_box_difference_px: float = Field(description="Largest, in pixels of the network's input.", examples=[6e-5])
     max_confidence_difference: float = Field(
         description="Largest among the matched boxes, or of the highest where none is expected.", examples=[6e-7]
     )

@@ -117,7 +117,9 @@ class LatencyReport(Record):
 
     schema_version: Literal[3] = Field(3, description="Rises with every change that could break a reader.")
     measured_at: str = Field(description="UTC, ISO 8601.")
-    imgsz: int = Field(description="Side of the square input, pixels.")
+    imgsz: int = Field(
+        description="Side of the square input, pixels; measured on the whole square, also where padding is left out."
+    )
     threads: int = Field(description="Of each run on the processor.")
     duration_s: float = Field(description="Seconds that the whole measurement took.")
     machine: Machine = Field(description="Where it was measured.")

@@ -33,5 +33,5 @@ class SelfCheckSpec(Record):
         "taken for less than 1e-4."
     )
     rounding_score: float = Field(description="The same of the score before the sigmoid; at least 2e-5.")
-    box_tolerance_px: float = Field(description="What a float32 engine's corners may differ by, pixels of the square.")
+    box_tolerance_px: float = Field(description="What a float32 engine's corners may differ by, pixels of the input.")
     score_tolerance: float = Field(description="What a float32 engine's scores before the sigmoid may differ by.")

@@ -38,8 +38,8 @@ def select_detections(
     """Keep the rows that were asked for, except boxes turned inside out, and map them back to the picture.
 
     Args:
-        rows: (R, 6) float32: x1, y1, x2, y2 in pixels of the square, confidence, class id.
-        plan: how the picture lies in the square.
+        rows: (R, 6) float32: x1, y1, x2, y2 in pixels of the input, confidence, class id.
+        plan: how the picture lies in the input.
         conf: only rows strictly above this confidence are kept, as Ultralytics does.
         max_det: most detections returned, the most confident first.
         classes: class ids to keep; None keeps all, an empty collection none.

@@ -19,7 +19,7 @@ sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
 import openvino as ov  # noqa: E402
 
 _DEVICE = "CPU"
-#: What is computed in where the graph is not quantized.
+#: What all that is not quantized is computed in.
 _FLOATS: dict[Precision, Literal["fp32", "bf16"]] = {
     "fp32": "fp32",
     "bf16": "bf16",

@@ -38,7 +38,7 @@ class StartupCheck:
         rows: boxes stored.
         matched: of these, found again.
         extra: boxes found besides.
-        difference: largest differences among the matched, boxes in pixels of the square.
+        difference: largest differences among the matched, boxes in pixels of the input.
         tolerance: what was allowed of this engine.
         duration_ms: inference (the first in the process) and comparison.
     """

@@ -24,9 +24,10 @@ _TRACE_BATCH = 2
 def export_onnx(
     network: DeployedNetwork, path: Path, imgsz: int, batch_normalization_nodes: int, rect: RectSpec | None = None
 ) -> GraphSpec:
-    """Write one graph: uint8 (batch, imgsz, imgsz, 3) BGR in, float32 (batch, 300, 6) out, batch dynamic.
+    """Write one graph: uint8 (batch, height, width, 3) BGR in, float32 (batch, 300, 6) out, batch dynamic.
 
     Args:
+        imgsz: height and width, unless ``rect`` leaves them open.
         batch_normalization_nodes: how many BatchNormalization nodes the file must hold, no more and no fewer.
         rect: keep height and width dynamic, too; ``network`` was made for any size.
 

@@ -1,1 +1,1 @@
-"""Pixels of any size to the network's square input and back. A leaf: numpy and OpenCV only."""
+"""Pixels of any size to the network's input and back. A leaf: numpy and OpenCV only."""

@@ -68,7 +68,7 @@ class CandidateResult(Record):
         None, description="Of these, found again: as the tolerance asks in bf16, int8 and TF32, paired in fp32."
     )
     boxes_extra: int | None = Field(None, description="Boxes found besides.")
-    box_px: float | None = Field(None, description="Furthest corner among paired boxes, pixels of the square.")
+    box_px: float | None = Field(None, description="Furthest corner among paired boxes, pixels of the input.")
     confidence: float | None = Field(None, description="Largest difference of confidence among paired boxes.")
 
     @property

@@ -61,7 +61,7 @@ class Agreement:
         boxes: looked for.
         matched: found within tolerance.
         extra: found besides.
-        box_px: furthest corner among paired boxes, pixels of the square.
+        box_px: furthest corner among paired boxes, pixels of the input.
         confidence: largest difference of confidence among them.
         fault: why it does not pass; None if it does.
     """

@@ -229,5 +229,5 @@ class Trial:
 def answer_all(
     engine: InferenceEngine, pictures: Iterable[NDArray[np.uint8]], callers: ThreadPoolExecutor
 ) -> list[NDArray[np.float32]]:
-    """Rows (N, 6) of each picture (S, S, 3), in their order. Raises what the engine raises."""
+    """Rows (N, 6) of each picture (H, W, 3), in their order. Raises what the engine raises."""
     return list(callers.map(lambda picture: engine.run(picture[None])[0], pictures))
