@@ -46,7 +46,7 @@ def test_an_unknown_variable_names_the_nearest() -> None:
         ("PORT", "http"),
         ("DEVICE", "tpu"),
         ("ENGINE", "tensorrt"),
-        ("PRECISION", "int8"),
+        ("PRECISION", "int4"),
         ("HEAD", "both"),
         ("DEFAULT_CONF", "1.01"),
         ("DEFAULT_CONF", "-0.1"),
