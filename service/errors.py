@@ -103,6 +103,10 @@ class BundleDirUnusable(BundleError):
     """The folder that bundles are kept in cannot be made or written to."""
 
 
+class BundleNameRefused(YolofoldError):
+    """A bundle beside the served one may not be called so; it was not written."""
+
+
 class LayerNotFound(YolofoldError):
     """No BatchNorm layer has the name asked for. ``near`` lists the closest names, best first."""
 
@@ -149,6 +153,10 @@ class ImageTooLarge(ImageError):
     def __init__(self, message: str, limit: int) -> None:
         super().__init__(message)
         self.limit = limit
+
+
+class PictureUnusable(YolofoldError):
+    """A file of a folder of pictures cannot be served, or has changed under the command that reads it twice."""
 
 
 class BrokenTensor(ImageError):

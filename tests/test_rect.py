@@ -16,13 +16,13 @@ from service.commands.served_bundle import load_served
 from service.errors import BundleMissing, RecalibrationError, SettingsError
 from service.inference.detector import Detector
 from service.inference.images import decode_image
+from service.inference.known_pictures import Picture, read_fitted
 from service.inference.onnxruntime_engine import OnnxRuntimeEngine
 from service.machine import usable_cores
 from service.measurement.runner import MIN_ROUNDS
 from service.measurement.study import Effort
 from service.prepare.deployed_network import MAX_DET
 from service.prepare.pipeline import prepare_bundle
-from service.quantization.pictures import Picture, read_fitted
 from service.recalibration.recalibrate import Request, recalibrate
 from service.settings import load_settings
 from tests.api.serving import serving, wait_until
@@ -127,7 +127,7 @@ def test_quantization_takes_the_pixels_that_are_served(prepared: Prepared, pictu
     bundle = prepared.bundle
     detector = Detector(bundle, OnnxRuntimeEngine(bundle.deployed_graph, "cpu", 1), 10**7)
     chosen = [Picture(path, hashlib.sha256(path.read_bytes()).hexdigest()) for path in pictures]
-    fitted = read_fitted(chosen, bundle.manifest.model.input, 10**7, lambda done, wanted: None)
+    fitted = read_fitted(chosen, bundle.manifest.model.input, 10**7)
     for path, pixels in zip(pictures, fitted, strict=True):
         np.testing.assert_array_equal(pixels, detector.fit(path.read_bytes())[1])
 

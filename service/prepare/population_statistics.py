@@ -10,12 +10,12 @@ layer depends on those before it alone, so every round makes one more layer fina
 layers.
 
 Mean and variance are the population's over all pictures and positions: the mean of the pictures' means, and the mean of
-their variances plus the variance of their means. That is the biased variance, the one BatchNorm divides by in training;
-torch's running average would hold n / (n - 1) times as much, with n in the ten thousands.
+their variances plus the variance of their means, where each picture weighs as much as it has positions. That is the
+biased variance, the one BatchNorm divides by in training; torch's running average would hold n / (n - 1) times as much,
+with n in the ten thousands.
 """
 
 import copy
-import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -36,11 +36,13 @@ from service.prepare.verify import network_input
 TOLERANCE = 1e-3
 #: When a block has settled: leaves room for the rounding of float32 between here and the proof.
 _SETTLED = 1e-5
-#: Pictures in one forward pass. Even, so that the place in a batch tells the half that a picture belongs to.
+#: Pictures in one forward pass, at most.
 _BATCH = 4
 
-#: Gives the letterboxed pictures, uint8 (S, S, 3) BGR, anew at each call and always the same.
-Squares = Callable[[], Iterable[NDArray[np.uint8]]]
+#: Gives the letterboxed pictures, uint8 (H, W, 3) BGR, anew at each call and always the same. Sizes may differ.
+Fitted = Callable[[], Iterable[NDArray[np.uint8]]]
+#: Runs the network, or a part of it, on every picture, batch by batch, and says of each how many it held.
+_Run = Callable[[], Iterable[int]]
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Recalibrated:
     Attributes:
         network: a copy; only running means and variances differ from the original's.
         halves: what each half of the pictures shows by itself in the copy, by BatchNorm: how far the two lie apart
-            tells what is chance. Layers that never run are missing.
+            tells what is chance. Pictures belong to them in turn, those of one size after those of another. Layers
+            that never run are missing.
         residual: largest difference, in the measure of ``distance``, between what a layer holds and what storing its
             statistics once more would give.
     """
@@ -82,7 +85,7 @@ class _Target:
 
 def recalibrate_network(
     network: nn.Module,
-    squares: Squares,
+    fitted: Fitted,
     *,
     pictures: int,
     prior: float,
@@ -96,9 +99,9 @@ def recalibrate_network(
 
     Args:
         network: an Ultralytics network, float32, eval mode, all its heads, nothing folded. Left as it is.
-        squares: the pictures, letterboxed as they will be when served. Their grey border is part of what the network
+        fitted: the pictures, letterboxed as they will be when served. Their grey border is part of what the network
             will see and hence of the statistics.
-        pictures: how many ``squares`` gives.
+        pictures: how many ``fitted`` gives.
         prior: how many pictures the old statistics count for; see ``blend``.
         scratch: a folder for what the blocks give, of all pictures: some 14 MB each for a scale n network at 640 px.
         advance: told the blocks done, and how many there are.
@@ -111,8 +114,8 @@ def recalibrate_network(
     before = {name: stored(layer) for name, layer in layers.items()}
     target = _Target(before, prior, pictures)
     with torch.inference_mode():
-        _settle_blocks(working, layers, _Values(scratch), squares, target, advance)
-        proof = _measure(layers, lambda: _run_through(working, squares()))
+        _settle_blocks(working, layers, _Values(scratch), fitted, target, advance)
+        proof = _measure(layers, lambda: _run_network(working, fitted()))
     residual = _residual(layers, proof, target)
     if not residual <= TOLERANCE:
         raise RecalibrationError(
@@ -126,10 +129,11 @@ def recalibrate_network(
     return Recalibrated(clean, halves, residual)
 
 
-def _run_through(network: nn.Module, squares: Iterable[NDArray[np.uint8]]) -> None:
+def _run_network(network: nn.Module, fitted: Iterable[NDArray[np.uint8]]) -> Iterator[int]:
     """Run every picture and keep no answer: together they would fill the memory."""
-    for batch in _batches(squares):
+    for batch in _batches(fitted):
         network(batch)
+        yield len(batch)
 
 
 def blend(source: Statistics, target: Statistics, prior: float, pictures: int) -> Statistics:
@@ -200,27 +204,37 @@ def _settle_blocks(
     network: nn.Module,
     layers: Mapping[str, nn.BatchNorm2d],
     values: _Values,
-    squares: Squares,
+    fitted: Fitted,
     target: _Target,
     advance: Callable[[int, int], None],
 ) -> None:
     everything = blocks(network)
-    values.write(-1, _batches(squares()))
+    values.write(-1, _batches(fitted()))
     for block in everything:
         prefix = f"model.{block.i}."
         own = {name: layer for name, layer in layers.items() if name.startswith(prefix)}
-        # Only the statistics are wanted here, so what the block gives is let go of at once.
-        _settle(own, lambda block=block: [None for _ in _run(block, values)], target)  # type: ignore[misc]
+        _settle(own, lambda block=block: _run_block(block, values), target)  # type: ignore[misc]
         if block is not everything[-1]:
-            values.write(block.i, _run(block, values))
+            values.write(block.i, _outputs(block, values))
         values.keep_only({source for later in everything[block.i + 1 :] for source in _sources(later)})
         advance(block.i + 1, len(everything))
 
 
-def _run(block: Any, values: _Values) -> Iterator[Any]:
-    """What a block gives for each batch; Ultralytics hands a block that reads several others a list."""
+def _run_block(block: Any, values: _Values) -> Iterator[int]:
+    """Only the statistics are wanted here, so what the block gives is let go of at once."""
     for inputs in values.read(_sources(block)):
-        yield block(inputs[0] if isinstance(block.f, int) else inputs)
+        _call(block, inputs)
+        yield len(inputs[0])
+
+
+def _outputs(block: Any, values: _Values) -> Iterator[torch.Tensor]:
+    for inputs in values.read(_sources(block)):
+        yield _call(block, inputs)
+
+
+def _call(block: Any, inputs: list[torch.Tensor]) -> Any:
+    """Ultralytics hands a block that reads several others a list."""
+    return block(inputs[0] if isinstance(block.f, int) else inputs)
 
 
 def _sources(block: Any) -> list[int]:
@@ -229,7 +243,7 @@ def _sources(block: Any) -> list[int]:
     return [source if source >= 0 else block.i + source for source in wanted]
 
 
-def _settle(layers: Mapping[str, nn.BatchNorm2d], run: Callable[[], object], target: _Target) -> None:
+def _settle(layers: Mapping[str, nn.BatchNorm2d], run: _Run, target: _Target) -> None:
     """Store the statistics that the layers of one block measure until that changes nothing."""
     for _ in range(len(layers) + 1):
         measured = _measure(layers, run)
@@ -272,40 +286,54 @@ class _Moments:
         return Statistics(mean, (self.squares / self.positions - mean.square()).clamp_min(0))
 
 
+_NOTHING = _Moments(0, torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
 _Halves = tuple[_Moments, _Moments]
 
 
 def _moments(features: torch.Tensor) -> _Moments:
-    """Moments of float32 (B, channels, H, W)."""
+    """Moments of float32 (B, channels, H, W), of which B may be 0."""
+    if not len(features):
+        return _NOTHING
     # Variances about each picture's own mean first: squares of values far from zero would lose the digits that count.
     var, mean = torch.var_mean(features.double(), (2, 3), correction=0)
     positions = features.shape[2] * features.shape[3]
     return _Moments(positions * len(features), positions * mean.sum(0), positions * (var + mean.square()).sum(0))
 
 
-def _measure(layers: Mapping[str, nn.BatchNorm2d], run: Callable[[], object]) -> dict[str, _Halves]:
+def _measure(layers: Mapping[str, nn.BatchNorm2d], run: _Run) -> dict[str, _Halves]:
     """What each layer receives while ``run`` runs, from the pictures at even and from those at odd places."""
-    nothing = _Moments(0, torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
-    found: dict[str, _Halves] = defaultdict(lambda: (nothing, nothing))
+    behind = 0  # pictures of the batches before
+    found: dict[str, _Halves] = defaultdict(lambda: (_NOTHING, _NOTHING))
 
     def watch(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
         def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             even, odd = found[name]
-            found[name] = even + _moments(inputs[0][::2]), odd + _moments(inputs[0][1::2])
+            first = behind % 2
+            found[name] = even + _moments(inputs[0][first::2]), odd + _moments(inputs[0][1 - first :: 2])
 
         return hook
 
     handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
     try:
-        run()
+        for pictures in run():
+            behind += pictures
     finally:
         for handle in handles:
             handle.remove()
     return dict(found)
 
 
-def _batches(squares: Iterable[NDArray[np.uint8]]) -> Iterator[torch.Tensor]:
-    """Pictures as the network takes them, float32 (B, 3, S, S)."""
-    remaining = iter(squares)
-    while batch := list(itertools.islice(remaining, _BATCH)):
-        yield network_input(torch.from_numpy(np.stack(batch)))
+def _batches(fitted: Iterable[NDArray[np.uint8]]) -> Iterator[torch.Tensor]:
+    """Pictures as the network takes them, float32 (B, 3, H, W), those of one size together."""
+    waiting: dict[tuple[int, ...], list[NDArray[np.uint8]]] = defaultdict(list)
+    for pixels in fitted:
+        batch = waiting[pixels.shape]
+        batch.append(pixels)
+        if len(batch) == _BATCH:
+            yield _as_input(waiting.pop(pixels.shape))
+    for batch in waiting.values():
+        yield _as_input(batch)
+
+
+def _as_input(batch: list[NDArray[np.uint8]]) -> torch.Tensor:
+    return network_input(torch.from_numpy(np.stack(batch)))

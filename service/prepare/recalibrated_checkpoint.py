@@ -12,7 +12,7 @@ from torch import nn
 from service.bundle.store import sha256_file
 from service.prepare.bn_stats import read_arrays
 from service.prepare.checkpoint import load_model
-from service.prepare.population_statistics import Squares, Statistics, recalibrate_network
+from service.prepare.population_statistics import Fitted, Statistics, recalibrate_network
 from service.prepare.weights import Checkpoint
 
 Array = NDArray[np.float64]
@@ -46,7 +46,7 @@ class RecalibratedCheckpoint:
 
 def recalibrate_checkpoint(
     source: Checkpoint,
-    squares: Squares,
+    fitted: Fitted,
     *,
     pictures: int,
     prior: float,
@@ -56,7 +56,7 @@ def recalibrate_checkpoint(
     """Estimate new statistics and write them with everything else into ``folder``; the source is only read.
 
     Args:
-        squares, pictures, prior, advance: see ``recalibrate_network``.
+        fitted, pictures, prior, advance: see ``recalibrate_network``.
 
     Raises:
         UnreadableCheckpoint, UnsupportedModel: as ``load_model``.
@@ -64,7 +64,7 @@ def recalibrate_checkpoint(
     """
     loaded = load_model(source.path)
     result = recalibrate_network(
-        loaded.network, squares, pictures=pictures, prior=prior, scratch=folder, advance=advance
+        loaded.network, fitted, pictures=pictures, prior=prior, scratch=folder, advance=advance
     )
     path = folder / f"{source.path.stem}-recalibrated.pt"
     _write(result.network, path, origin=source.path.name)

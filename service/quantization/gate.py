@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from service.bundle.int8 import GateBar, GateVerdict, Int8Precision
 from service.bundle.store import Bundle
 from service.errors import QuantizationError, QuantizationRefused, SelfCheckFailed
+from service.inference.known_pictures import Picture, read_fitted
 from service.inference.onnxruntime_engine import OnnxRuntimeEngine
 from service.inference.self_check import check_engine
-from service.quantization.pictures import Picture, Pixels, read_fitted
 from service.tuning.tolerance import RECURRENCE, Agreement, Reference
 
 #: The bar of a choice by measurement, which asks int8 to be as good as bf16, on enough boxes: where 95 of 100 recur,
@@ -36,7 +36,8 @@ class Gate:
 
         Raises:
             QuantizationRefused: there are too few boxes to judge by.
-            QuantizationError: a picture cannot be used, or OpenVINO is not installed, which serves int8.
+            QuantizationError: OpenVINO is not installed, which serves int8.
+            PictureUnusable: as ``read_fitted``.
             EngineError: the runtime failed.
         """
         self._bundle, self._pictures, self._max_pixels, self._threads = bundle, pictures, max_pixels, threads
@@ -53,7 +54,7 @@ class Gate:
         """Run a quantized graph every way this machine can, fastest first.
 
         Raises:
-            QuantizationError: a picture cannot be used any more.
+            PictureUnusable: as ``read_fitted``.
             EngineError: the runtime failed.
         """
         ways: list[Int8Precision] = ["int8+fp32"]
@@ -76,7 +77,7 @@ class Gate:
             verdicts.append(_verdict(way, engine.runtime, found, fault))
         return verdicts
 
-    def _fitted(self, advance: Advance) -> Iterator[Pixels]:
+    def _fitted(self, advance: Advance) -> Iterator[NDArray[np.uint8]]:
         return read_fitted(self._pictures, self._bundle.manifest.model.input, self._max_pixels, advance)
 
 

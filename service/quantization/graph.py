@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from service.bundle.manifest import GraphSpec
-from service.errors import QuantizationError
+from service.errors import PictureUnusable, QuantizationError
 from service.inference.engine import INPUT
 
 
@@ -35,6 +35,7 @@ def quantize_graph(
         weight_bits: with 7, sums of two products fit 16 bits.
 
     Raises:
+        PictureUnusable: whatever gives ``pictures`` found so.
         QuantizationError: ONNX Runtime cannot quantize the graph, or gives one that does not validate.
     """
     with _quiet():
@@ -60,7 +61,7 @@ def quantize_graph(
             )
             model = onnx.load(target)
             onnx.checker.check_model(model, full_check=True)
-        except QuantizationError:  # a picture that cannot be read
+        except PictureUnusable:
             raise
         except Exception as error:  # of ONNX Runtime, protobuf and the checker
             raise QuantizationError(f"{source} cannot be quantized: {error}") from error

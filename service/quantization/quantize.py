@@ -1,7 +1,6 @@
 """The order of a quantization: pictures, the quantized graph, its gate, and a bundle beside the one given."""
 
 import datetime
-import re
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -13,14 +12,16 @@ import onnx
 import onnxruntime as ort
 
 from service.bundle import store
+from service.bundle.beside import beside_name, require_free
 from service.bundle.int8 import GateVerdict, Int8Gate, Int8Spec
 from service.bundle.store import Bundle
 from service.errors import QuantizationError, QuantizationRefused
+from service.inference.known_pictures import read_fitted
 from service.machine import describe_machine, has_int8_dot_products
 from service.quantization.gate import BAR, RULE, Gate
 from service.quantization.graph import quantize_graph
 from service.quantization.layers import choose_convolutions
-from service.quantization.pictures import PictureSplit, list_pictures, read_fitted, split_pictures
+from service.quantization.pictures import PictureSplit, list_pictures, split_pictures
 
 
 class Progress(Protocol):
@@ -57,13 +58,15 @@ def quantize(bundle: Bundle, request: Request, progress: Progress) -> Bundle:
 
     Raises:
         QuantizationRefused: int8 does not find the same boxes any way, or there are too few to tell.
-        QuantizationError: the pictures, the folder asked for or the network will not do, or OpenVINO is missing.
+        QuantizationError: the pictures or the network will not do, or OpenVINO is missing.
+        PictureUnusable: a picture cannot be served, or has changed on the way.
+        BundleNameRefused: the folder asked for will not do.
         BundleDirUnusable: the bundle cannot be written where it was asked for.
         EngineError: a runtime failed.
     """
     root = bundle.path.parent if request.out is None else request.out.parent
     if request.out is not None:
-        _require_free(request.out)
+        require_free(request.out)
     store.require_writable(root)
     with progress.step("Pictures"):
         split = split_pictures(request.data, request.calibration, request.pictures)
@@ -129,8 +132,8 @@ def _write(bundle: Bundle, graph: Path, spec: Int8Spec, root: Path, out: Path | 
             "cpu": spec.gate.machine.cpu,
         }
     )
-    target = root / _beside_name(manifest.model.name, version) if out is None else out
-    _require_free(target)
+    target = root / beside_name(manifest.model.name, "int8", version) if out is None else out
+    require_free(target)
     with store.bundle_writer(target.parent, target.name) as folder:
         for name in manifest.files:
             shutil.copyfile(bundle.path / name, folder / name)
@@ -143,18 +146,3 @@ def _write(bundle: Bundle, graph: Path, spec: Int8Spec, root: Path, out: Path | 
         }
         store.write_json(folder / store.MANIFEST, manifest.model_copy(update=changes))
     return store.load_bundle(target)
-
-
-def _require_free(out: Path) -> None:
-    if store.is_settings_name(out.name):
-        raise QuantizationError(
-            f"--out {out} is named like a bundle that serving finds by its settings; it could replace the served one. "
-            "Choose another name."
-        )
-    if out.exists():
-        raise QuantizationError(f"{out} exists already; a quantization replaces nothing.")
-
-
-def _beside_name(model: str, version: str) -> str:
-    """Without a hyphen, which every name that serving looks for has."""
-    return f"{re.sub('[^A-Za-z0-9.]+', '_', model)}_int8_{version}"

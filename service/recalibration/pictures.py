@@ -1,29 +1,16 @@
 """The unlabelled pictures of a folder: which can be read, which are fitted and which are held back."""
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from service.errors import RecalibrationError
-from service.inference.images import decode_image
+from service.inference.known_pictures import Picture
 from service.inference.picture_folder import Decoded, Unreadable, picture_files, read_files
-from service.preprocessing.letterbox import letterbox, plan_letterbox
 
 #: Even if all variance lay between pictures and none within them, the mean of so many would be known to a quarter of a
 #: standard deviation.
 LEAST_FITTED = 16
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A readable image file and the SHA-256 of its bytes, hexadecimal."""
-
-    path: Path
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -82,23 +69,3 @@ def _too_few(folder: Path, fitted: int, held_back: int, skipped: Sequence[Unread
     if skipped:
         text += f" {len(skipped)} cannot be read, such as {skipped[0].path}: {skipped[0].reason}"
     return text
-
-
-def digest(pictures: Sequence[Picture]) -> str:
-    """SHA-256 that names a set of pictures by their bytes: of their ascending SHA-256 sums, a line each."""
-    lines = "".join(f"{sha256}\n" for sha256 in sorted(picture.sha256 for picture in pictures))
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def squares(pictures: Sequence[Picture], size: int, max_pixels: int) -> Iterator[NDArray[np.uint8]]:
-    """Each picture decoded and letterboxed as when it is served: uint8 (size, size, 3) BGR.
-
-    Raises:
-        RecalibrationError: a file is not what it was when the folder was read.
-    """
-    for picture in pictures:
-        data = picture.path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != picture.sha256:
-            raise RecalibrationError(f"{picture.path} has changed since the recalibration began.")
-        image = decode_image(data, max_pixels=max_pixels)
-        yield letterbox(image, plan_letterbox(image.shape[1], image.shape[0], size))

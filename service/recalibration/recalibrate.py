@@ -1,18 +1,19 @@
 """The order of a recalibration: pictures, statistics, a bundle beside the served one, and what it changes."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from service.bundle import store
+from service.bundle.beside import beside_name, require_free
 from service.bundle.manifest import LayerShift, Recalibration
 from service.bundle.store import Bundle
-from service.errors import RecalibrationError, SettingsError, WeightsHashMismatch
+from service.errors import SettingsError, WeightsHashMismatch
 from service.heap import map_large_blocks, reuse_large_blocks
 from service.inference.detections import Detections
 from service.inference.detector import Detector, Selection
 from service.inference.engine import InferenceEngine
 from service.inference.engine_choice import open_engine
+from service.inference.known_pictures import digest, read_fitted
 from service.measurement.study import Effort
 from service.observatory.diff import Side, compare_batchnorm, side_of_bundle, symmetric_divergence
 from service.prepare.checkpoint import load_model
@@ -21,7 +22,7 @@ from service.prepare.population_statistics import TOLERANCE
 from service.prepare.recalibrated_checkpoint import RecalibratedCheckpoint, recalibrate_checkpoint
 from service.prepare.weights import Checkpoint, WeightsRequest, resolve_weights
 from service.recalibration.box_changes import count_changes
-from service.recalibration.pictures import PictureSet, digest, open_pictures, squares
+from service.recalibration.pictures import PictureSet, open_pictures
 from service.recalibration.report import Data, Engine, RecalibrationReport, SkippedFile
 from service.settings import Settings
 from service.tuning.start import settle_engine
@@ -59,28 +60,25 @@ class _Boxes:
 def recalibrate(served: Bundle, request: Request, settings: Settings, progress: Progress) -> RecalibrationReport:
     """Make a bundle of the served network with statistics of new pictures. The served bundle is only read.
 
-    Input size, head and default confidence are the served bundle's, so that statistics are all that differs.
+    Input size, padding, head and default confidence are the served bundle's, so that statistics are all that differs.
 
     Args:
         settings: those that the served bundle was found by; they lead to its checkpoint and to the engine that
             finds the boxes compared.
 
     Raises:
-        RecalibrationError: the pictures or the folder asked for will not do, or the network has no finite statistics.
+        RecalibrationError: the pictures will not do, or the network has no finite statistics.
+        PictureUnusable: a picture has changed on the way.
+        BundleNameRefused: the folder asked for will not do.
         WeightsError: the served bundle's checkpoint is not there any more, or cannot be read.
         BundleDirUnusable: the bundle cannot be written where it was asked for.
         PrepareError: the new bundle did not pass its proofs.
         SettingsError: the settings of the engine contradict each other; nothing was done yet.
         EngineError: the engine asked for is not there (nothing was done yet), or the runtime failed.
     """
-    if served.manifest.model.input.rect is not None:
-        raise RecalibrationError(
-            f"{served.path} leaves padding out, and statistics are estimated on padded squares, which it never sees. "
-            "Recalibrate a bundle for squares (YOLOFOLD_RECT=false)."
-        )
     root = served.path.parent if request.out is None else request.out.parent
     if request.out is not None:
-        _require_free(request.out)
+        require_free(request.out)
     store.require_writable(root)
     with progress.step("Engine"):
         settings = settle_engine(served, settings)  # both bundles in the engine that serves the first
@@ -94,10 +92,10 @@ def recalibrate(served: Bundle, request: Request, settings: Settings, progress: 
     del engine  # PyTorch needs the memory
     with store.scratch_folder(root) as scratch:
         with progress.step("Statistics, block by block") as advance:
-            size = served.manifest.model.input.height
+            spec = served.manifest.model.input
             result = recalibrate_checkpoint(
                 source,
-                lambda: squares(pictures.fitted, size, settings.max_pixels),
+                lambda: read_fitted(pictures.fitted, spec, settings.max_pixels),
                 pictures=len(pictures.fitted),
                 prior=request.prior,
                 folder=scratch,
@@ -118,16 +116,6 @@ def _require_float(settings: Settings) -> None:
             "bundle will hold none to compare with. Set YOLOFOLD_PRECISION=fp32 or bf16, and run "
             "`python -m service quantize` on the new bundle afterwards."
         )
-
-
-def _require_free(out: Path) -> None:
-    if store.is_settings_name(out.name):
-        raise RecalibrationError(
-            f"--out {out} is named like a bundle that serving finds by its settings; it could replace the served one. "
-            "Choose another name."
-        )
-    if out.exists():
-        raise RecalibrationError(f"--out {out} exists already; a recalibration replaces nothing.")
 
 
 def _find_checkpoint(served: Bundle, settings: Settings) -> Checkpoint:
@@ -157,10 +145,10 @@ def _build(
     progress: Progress,
 ) -> Path:
     model = served.manifest.model
-    choices = Choices(model.input.height, model.head.kind, model.default_confidence, rect=False)
+    choices = Choices(model.input.height, model.head.kind, model.default_confidence, model.input.rect is not None)
     version = bundle_version(result.checkpoint, choices)
-    target = root / _beside_name(model.name, version) if request.out is None else request.out
-    _require_free(target)
+    target = root / beside_name(model.name, "recalibrated", version) if request.out is None else request.out
+    require_free(target)
     provenance = Recalibration(
         bundle_version=model.version,
         checkpoint_file=source.path.name,
@@ -183,11 +171,6 @@ def _build(
         Study(Effort(), request.threads, request.callers, settings.device),
         provenance,
     )
-
-
-def _beside_name(model: str, version: str) -> str:
-    """Without a hyphen, which every name that serving looks for has."""
-    return f"{re.sub('[^A-Za-z0-9.]+', '_', model)}_recalibrated_{version}"
 
 
 def _shifts(served: Bundle, result: RecalibratedCheckpoint) -> list[LayerShift]:

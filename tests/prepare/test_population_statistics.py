@@ -120,6 +120,34 @@ def test_each_layer_holds_what_its_convolution_gives_in_the_finished_network(
             assert distance(half, of(inputs[name], slice(start, None, 2)), 1e-3) < TOLERANCE
 
 
+def test_pictures_of_different_sizes_weigh_by_their_positions(
+    network: nn.Module, squares: list, tmp_path: Path
+) -> None:
+    """Batches hold pictures of one size, and those left over come last; every second one is of the other half."""
+    tall, wide, small = (
+        [square[:height, :width] for square in squares] for height, width in ((64, 32), (32, 64), (32, 32))
+    )
+    given = [*tall[:6], *wide[6:11], small[11]]
+    batches = [tall[:4], wide[6:10], tall[4:6], wide[10:11], [small[11]]]
+    result, inputs = recalibrate(network, given, 0.0, tmp_path), defaultdict(list)
+    watched = copy.deepcopy(result.network)
+    for name, layer in layers(watched).items():
+        layer.register_forward_pre_hook(lambda _, x, name=name: inputs[name].extend(x[0].numpy().astype(np.float64)))
+    with torch.no_grad():
+        for batch in batches:
+            watched(everything(batch))
+
+    def of(values: list[np.ndarray]) -> Statistics:
+        each = np.concatenate([one.reshape(len(one), -1) for one in values], axis=1)
+        return Statistics(torch.from_numpy(each.mean(1)), torch.from_numpy(each.var(1)))
+
+    assert furthest(result.network, {name: of(values) for name, values in inputs.items()}) < TOLERANCE
+    for name, halves in result.halves.items():
+        assert len(inputs[name]) == len(given)
+        for start, half in enumerate(halves):
+            assert distance(half, of(inputs[name][start::2]), 1e-3) < TOLERANCE
+
+
 class Blended(nn.Module):
     """BatchNorm by the formula of Schneider et al., with the picture set as the batch, in numpy."""
 

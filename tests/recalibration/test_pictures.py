@@ -4,14 +4,13 @@ import hashlib
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from service.errors import RecalibrationError
-from service.preprocessing.letterbox import letterbox, plan_letterbox
-from service.recalibration.pictures import LEAST_FITTED, PictureSet, digest, open_pictures, squares
-from tests.inference.pictures import as_viewed, encode, scene
+from service.inference.known_pictures import digest
+from service.recalibration.pictures import LEAST_FITTED, PictureSet, open_pictures
+from tests.inference.pictures import encode, scene
 
 MAX_PIXELS = 10_000
 
@@ -51,13 +50,6 @@ def test_the_pictures_decide_and_not_their_names(tmp_path: Path) -> None:
     assert digest(a.fitted) == digest(b.fitted) != digest(a.fitted[1:])
 
 
-def test_the_digest_can_be_computed_in_the_shell(tmp_path: Path) -> None:
-    """sha256sum FILES | cut -c-64 | sort | sha256sum"""
-    paths = write(tmp_path, LEAST_FITTED)
-    sums = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
-    assert digest(read(tmp_path).fitted) == hashlib.sha256(("\n".join(sums) + "\n").encode()).hexdigest()
-
-
 def test_what_cannot_be_served_is_skipped_by_name_and_repetitions_are_counted(tmp_path: Path) -> None:
     paths = write(tmp_path, LEAST_FITTED)
     shutil.copy(paths[3], tmp_path / "once_more.png")
@@ -86,24 +78,3 @@ def test_too_few_pictures_are_refused_with_what_is_wrong_with_the_rest(tmp_path:
     for nowhere in (tmp_path / "nowhere", tmp_path / "002.PNG"):
         with pytest.raises(RecalibrationError, match="not a folder"):
             read(nowhere)
-
-
-def test_squares_are_what_the_network_is_served(tmp_path: Path) -> None:
-    """Turned upright, on white, letterboxed with grey, as Pillow sees the file."""
-    write(tmp_path, LEAST_FITTED)
-    turned = tmp_path / "turned.jpg"
-    turned.write_bytes(encode(Image.fromarray(scene(80, 50)), "JPEG", orientation=6, quality=100))
-    fitted = read(tmp_path).fitted
-    for picture, square in zip(fitted, squares(fitted, 64, MAX_PIXELS), strict=True):
-        viewed = as_viewed(picture.path.read_bytes())
-        expected = letterbox(viewed, plan_letterbox(viewed.shape[1], viewed.shape[0], 64))
-        assert np.abs(square.astype(int) - expected).max() <= (3 if picture.path == turned else 0)
-    assert any(picture.path == turned for picture in fitted)
-
-
-def test_a_picture_that_changes_on_the_way_ends_it(tmp_path: Path) -> None:
-    paths = write(tmp_path, LEAST_FITTED)
-    fitted = read(tmp_path).fitted
-    paths[5].write_bytes(paths[6].read_bytes())
-    with pytest.raises(RecalibrationError, match=r"005\.PNG has changed"):
-        list(squares(fitted, 64, MAX_PIXELS))

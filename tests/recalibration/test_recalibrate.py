@@ -19,7 +19,14 @@ from onnxruntime import get_available_providers
 
 from service.api.app import create_app
 from service.bundle.store import Bundle, bundle_names, load_bundle, sha256_file
-from service.errors import BundleDirUnusable, EngineError, RecalibrationError, SettingsError, WeightsHashMismatch
+from service.errors import (
+    BundleDirUnusable,
+    BundleNameRefused,
+    EngineError,
+    RecalibrationError,
+    SettingsError,
+    WeightsHashMismatch,
+)
 from service.inference.detector import Detector, Selection
 from service.inference.onnxruntime_engine import OnnxRuntimeEngine
 from service.prepare.checkpoint import load_model
@@ -231,9 +238,9 @@ def refused(run: Run, request: Request, **settings: Any) -> None:
 
 def test_nothing_that_exists_is_replaced(run: Run, data: Path, tmp_path: Path) -> None:
     request = Request(data, 0.0, 0.2, None, 1, 1)
-    with pytest.raises(RecalibrationError, match="exists already"):
+    with pytest.raises(BundleNameRefused, match="exists already"):
         refused(run, replace(request, out=run.new.path))
-    with pytest.raises(RecalibrationError, match="named like a bundle that serving finds"):
+    with pytest.raises(BundleNameRefused, match="named like a bundle that serving finds"):
         refused(run, replace(request, out=tmp_path / f"{run.served.name[:-12]}0123456789ab"))
     with pytest.raises(BundleDirUnusable, match="is a bundle itself"):
         refused(run, replace(request, out=run.served / "inside"))
