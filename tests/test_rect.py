@@ -2,18 +2,21 @@
 
 import hashlib
 import io
+from collections import defaultdict
 from pathlib import Path
 
 import httpx
 import numpy as np
 import onnxruntime as ort
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 from ultralytics.data.augment import LetterBox
 
 from service.bundle.store import Bundle, load_bundle
 from service.commands.served_bundle import load_served
-from service.errors import BundleMissing, RecalibrationError, SettingsError
+from service.errors import BundleMissing, SettingsError
 from service.inference.detector import Detector
 from service.inference.images import decode_image
 from service.inference.known_pictures import Picture, read_fitted
@@ -21,8 +24,10 @@ from service.inference.onnxruntime_engine import OnnxRuntimeEngine
 from service.machine import usable_cores
 from service.measurement.runner import MIN_ROUNDS
 from service.measurement.study import Effort
+from service.prepare.checkpoint import load_model
 from service.prepare.deployed_network import MAX_DET
 from service.prepare.pipeline import prepare_bundle
+from service.prepare.population_statistics import TOLERANCE
 from service.recalibration.recalibrate import Request, recalibrate
 from service.settings import load_settings
 from tests.api.serving import serving, wait_until
@@ -132,9 +137,38 @@ def test_quantization_takes_the_pixels_that_are_served(prepared: Prepared, pictu
         np.testing.assert_array_equal(pixels, detector.fit(path.read_bytes())[1])
 
 
-def test_recalibration_of_it_is_refused(prepared: Prepared, tmp_path: Path) -> None:
-    with pytest.raises(RecalibrationError, match="leaves padding out"):
-        recalibrate(prepared.bundle, Request(tmp_path, 0.0, 0.2, None, 1, 1), prepared.settings, Silent())
+@pytest.mark.parametrize("prepared", CASES[:1], indirect=True, ids=lambda case: case.architecture)
+def test_recalibration_estimates_on_the_rectangles_that_ultralytics_makes(prepared: Prepared, tmp_path: Path) -> None:
+    rect, data, out = prepared.bundle.manifest.model.input.rect, tmp_path / "data", tmp_path / "anew"
+    assert rect is not None
+    data.mkdir()
+    whole = Image.open(ASSETS / "bus.jpg")
+    for number in range(16):
+        width, height = np.random.default_rng(number).integers(160, 640, 2)
+        left, top = number * 8, number * 20
+        whole.crop((left, top, left + width, top + height)).save(data / f"{number}.png")
+    report = recalibrate(prepared.bundle, Request(data, 0.0, 0.0, out, 2, 1), prepared.settings, Silent())
+    new = load_bundle(out)
+    assert new.manifest.model.input == prepared.bundle.manifest.model.input
+    assert report.boxes.pictures == report.data.fitted == 16
+
+    network = load_model(out / new.manifest.weights.file).network
+    seen: dict[str, list[np.ndarray]] = defaultdict(list)
+    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, nn.BatchNorm2d)}
+    for name, layer in layers.items():
+        layer.register_forward_pre_hook(lambda _, x, name=name: seen[name].append(x[0][0].double().flatten(1).numpy()))
+    shapes = set()
+    for path in data.iterdir():
+        fitted = LetterBox((SIDE, SIDE), auto=True, stride=rect.multiple)(image=np.array(Image.open(path))[..., ::-1])
+        shapes.add(fitted.shape)
+        with torch.no_grad():
+            network(torch.from_numpy(fitted[..., ::-1].transpose(2, 0, 1).copy())[None].float() / 255)
+    assert len(shapes) >= 4
+    for name, layer in layers.items():
+        values = np.concatenate(seen[name], axis=1)
+        deviation = np.sqrt(values.var(1) + layer.eps)
+        assert (np.abs(layer.running_mean.numpy() - values.mean(1)) <= TOLERANCE * deviation).all()
+        np.testing.assert_allclose(layer.running_var.numpy() + layer.eps, deviation**2, rtol=TOLERANCE)
 
 
 def test_it_is_found_by_the_same_settings_alone(prepared: Prepared) -> None:
