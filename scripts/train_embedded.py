@@ -52,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--average-start", action="store_true", help="ship the mean of what the run ends with and --start-from"
     )
+    parser.add_argument(
+        "--one2one-alone", action="store_true", help="train the one-to-one head and leave the rest of --start-from"
+    )
     parser.add_argument("--pictures", type=int, default=10_000, help="generated training pictures")
     parser.add_argument(
         "--first-picture",
@@ -142,7 +145,7 @@ def _measure_confidence(weights: Path, work: Path, options: argparse.Namespace) 
 def _build(options: argparse.Namespace) -> None:
     from scripts.embedded_model.dataset import write_dataset
     from scripts.embedded_model.run_files import put_in_place
-    from scripts.embedded_model.run_state import HISTORY, METRICS, RELEASE, WEIGHTS, adopt_run, open_run
+    from scripts.embedded_model.run_state import HISTORY, METRICS, RELEASE, WEIGHTS, RunRefused, adopt_run, open_run
     from scripts.embedded_model.training import RUN_NAME, train
 
     work = options.work.resolve()
@@ -151,12 +154,15 @@ def _build(options: argparse.Namespace) -> None:
         adopt_run(run, options.start_from, options.hours)
     begun = open_run(run, options.start_from)  # before the pictures, which take their time
     _averaged_with(begun.sha256, options)
+    if options.one2one_alone and begun.sha256 is None:
+        raise RunRefused("--one2one-alone: a network of random weights has nothing to leave; give --start-from.")
     data = write_dataset(
         work / "data", DATA_SEED, _counts(options), options.threads, options.adopt, options.first_picture
     )
-    train(data, work, options.hours, options.threads, options.start_from)
+    train(data, work, options.hours, options.threads, options.start_from, options.one2one_alone)
     _measure(run, data, options)
-    places = {run / RELEASE / name: SHIPPED / name for name in (WEIGHTS, METRICS, CARD, HISTORY)}
+    names = (WEIGHTS, METRICS, CARD) + (() if options.one2one_alone else (HISTORY,))
+    places = {run / RELEASE / name: SHIPPED / name for name in names}
     put_in_place(places | {run / RELEASE / FAILURES: REPOSITORY / "docs" / FAILURES})
 
 
@@ -223,9 +229,10 @@ def _provenance(run: Path, options: argparse.Namespace) -> Provenance:
         notes=tuple(options.note),
         earlier=start.earlier,
         start_sha256=start.sha256,
-        epoch_map50=epoch_map50(run),
+        epoch_map50=() if options.one2one_alone else epoch_map50(run),
         base_size=BASE_SIZE,
         averaged=options.average_start,
+        one2one_alone=options.one2one_alone,
     )
 
 
@@ -238,8 +245,9 @@ def recorded_command(options: argparse.Namespace) -> str:
     if options.start_from is not None:
         given = options.start_from.resolve()
         words.append(f"--start-from {given.relative_to(REPOSITORY) if given.is_relative_to(REPOSITORY) else given}")
-    if options.average_start:
-        words.append("--average-start")
+    for name in ("average_start", "one2one_alone"):
+        if getattr(options, name):
+            words.append(f"--{name.replace('_', '-')}")
     return " ".join(words)
 
 

@@ -74,7 +74,8 @@ Runs: {len(runs)}, {minutes:.0f} minutes in all; a later one starts from the wei
 - The weights at the end of a run are an exponential moving average, stored as float16.
 - BatchNorm: running mean and variance are those of training (momentum 0.03, eps 0.001), averaged where weights were.
   Nothing was folded or re-estimated afterwards. `bn-history.jsonl` beside this file shows how they
-  settled in the last run: per stage the mean |running mean|, running variance, |gamma| and the norm of the gradient.
+  settled in the last run that trained the whole network: per stage the mean |running mean|, running variance, |gamma|
+  and the norm of the gradient.
 """
 
 
@@ -96,6 +97,8 @@ def _run_lines(number: int, run: Provenance) -> str:
         said.append(f"Validation mAP50 after its epochs (one2many head, {run.base_size} px): {values}.")
     if run.start_sha256:
         said.append(f"It started from weights with SHA-256 {run.start_sha256}.")
+    if run.one2one_alone:
+        said.append("It trained the one-to-one head alone; the rest is that of the weights it started from.")
     if run.averaged:
         said.append(
             "Shipped is the mean of these weights and those at the end of the run, BatchNorm's running statistics "

@@ -28,6 +28,7 @@ class Provenance:
         epoch_map50: mAP50 of the one2many head on the val split after each epoch, as Ultralytics measured it.
         base_size: pixels of the longer side at which pictures were loaded and `epoch_map50` was measured.
         averaged: the weights are the mean of those at the end of this run and those that it started from.
+        one2one_alone: only the one-to-one head was trained.
     """
 
     command: str
@@ -42,6 +43,7 @@ class Provenance:
     epoch_map50: tuple[float, ...] = ()
     base_size: int = 512
     averaged: bool = False
+    one2one_alone: bool = False
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,12 @@ FRESH = Schedule(0.01, _SMALL, 0.65, _MEDIUM, HeadWeights(0.8, 0.2), HeadWeights
 # A warm start knows the small sizes, keeps more of what it learnt when the rate does not go back to its height,
 # and need not lead the one-to-one head by the other any more.
 WARM = Schedule(0.004, _MEDIUM, 0.25, _LARGE, HeadWeights(0.6, 0.8), HeadWeights(0.5, 0.8))
+# A network whose last weights are a mean, or whose one-to-one head still trails the other: only that head moves, at a
+# third of the price of a step, on the sizes that are served.
+ALONE = Schedule(0.004, _LARGE, 0.0, _LARGE, HeadWeights(0.0, 0.8), HeadWeights(0.0, 0.8))
+# Index of the heads' layer in `yolo26n.yaml`, and what Ultralytics calls all that is not the one-to-one head.
+_HEAD = 23
+_ALL_BUT_ONE2ONE = [*range(_HEAD), f"{_HEAD}.cv2", f"{_HEAD}.cv3"]
 # A label whose box keeps less than this share of its area within the window is dropped with its code.
 _VISIBLE_SHARE = 0.3
 
@@ -236,11 +242,16 @@ def _behind(run: Path, hours: float) -> tuple[Progress, bool]:
     return behind, behind.seconds >= hours * 3600
 
 
-def train(data: Path, work: Path, hours: float, threads: int, start_from: Path | None = None) -> Path:
+def train(
+    data: Path, work: Path, hours: float, threads: int, start_from: Path | None = None, one2one_alone: bool = False
+) -> Path:
     """Train `yolo26n.yaml` for about `hours`, or go on from `last.pt`; returns the last checkpoint.
 
     The first weights are random, or those of the checkpoint `start_from`. Returns at once if the run has used
     its time already.
+
+    Args:
+        one2one_alone: train the one-to-one head and leave everything else as it is, BatchNorm's statistics included.
 
     Raises:
         RunRefused: a run in `work` began with something else, or cannot be resumed.
@@ -252,7 +263,7 @@ def train(data: Path, work: Path, hours: float, threads: int, start_from: Path |
     if is_over:
         print(f"The run in {run} has had its {hours:g} hours: it is not trained any further.")
         return last
-    schedule = FRESH if start_from is None else WARM
+    schedule = ALONE if one2one_alone else FRESH if start_from is None else WARM
     overrides: dict[str, Any] = {
         "model": "yolo26n.yaml",
         "data": str(data),
@@ -286,6 +297,9 @@ def train(data: Path, work: Path, hours: float, threads: int, start_from: Path |
         "pretrained": str(start_from) if start_from else False,
         "plots": False,
     }
+    if one2one_alone:
+        # Ultralytics validates the other head, which stays as it is.
+        overrides |= {"freeze": _ALL_BUT_ONE2ONE, "val": False}
     if last.exists():
         overrides |= {"model": str(last), "resume": str(last)}
     trainer = CodesTrainer(overrides, schedule, hours, run, behind)
