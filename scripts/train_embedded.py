@@ -95,6 +95,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from scripts.embedded_model.run_state import RunRefused
+
+    if options.one2one_alone and options.start_from is None:
+        raise RunRefused("--one2one-alone: a network of random weights has nothing to leave; give --start-from.")
     if options.card:
         _rewrite_card(options.note)
     elif options.confidence:
@@ -145,7 +149,7 @@ def _measure_confidence(weights: Path, work: Path, options: argparse.Namespace) 
 def _build(options: argparse.Namespace) -> None:
     from scripts.embedded_model.dataset import write_dataset
     from scripts.embedded_model.run_files import put_in_place
-    from scripts.embedded_model.run_state import HISTORY, METRICS, RELEASE, WEIGHTS, RunRefused, adopt_run, open_run
+    from scripts.embedded_model.run_state import HISTORY, METRICS, RELEASE, WEIGHTS, adopt_run, open_run
     from scripts.embedded_model.training import RUN_NAME, train
 
     work = options.work.resolve()
@@ -154,8 +158,6 @@ def _build(options: argparse.Namespace) -> None:
         adopt_run(run, options.start_from, options.hours)
     begun = open_run(run, options.start_from)  # before the pictures, which take their time
     _averaged_with(begun.sha256, options)
-    if options.one2one_alone and begun.sha256 is None:
-        raise RunRefused("--one2one-alone: a network of random weights has nothing to leave; give --start-from.")
     data = write_dataset(
         work / "data", DATA_SEED, _counts(options), options.threads, options.adopt, options.first_picture
     )

@@ -189,5 +189,6 @@ def test_the_shipped_figures_give_the_embedded_model_its_default(monkeypatch, tm
 def test_the_best_confidence_is_that_of_the_evaluation(bundle_path, tmp_path):
     data = write_dataset(tmp_path, 78, {"train": 0, "val": 12, "test": 0}, 1)
     best = best_confidence(bundle_path, data, tmp_path)
-    assert 0 < best.value < 1
+    points = json.loads((tmp_path / "confidence.json").read_text())["figures"]["points"]
+    assert best.value == points["lenient"]["confidence"] <= points["best_f1"]["confidence"]
     assert "12 generated val pictures" in best.chosen and "one2one head, 640 px" in best.chosen

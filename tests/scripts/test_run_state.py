@@ -11,8 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from scripts import train_embedded
+from scripts.embedded_model.checkpoint import export_checkpoint
 from scripts.embedded_model.confidence import DefaultConfidence
 from scripts.embedded_model.dataset import write_dataset
 from scripts.embedded_model.evaluation import Alarms, ClassScore, Recall, Report
@@ -33,6 +35,7 @@ from scripts.embedded_model.run_state import (
     open_run,
     read_progress,
 )
+from service.prepare.checkpoint import load_model
 from tests.conftest import ROOT
 
 EARLIER = Provenance("python earlier", 1, 2, {"train": 3}, 4, 5.0, ("What was odd about it.",))
@@ -182,11 +185,15 @@ def test_the_recorded_command_is_what_decides_the_weights() -> None:
         "/tmp/x",
     ]
     shipped = str(ROOT / "service/weights/yolo26n-codes.pt")
-    options = train_embedded._parser().parse_args([*given, "--adopt", "--start-from", shipped])
-    assert train_embedded.recorded_command(options) == (
-        "python -m scripts.train_embedded --hours 1.86 --pictures 16000 --first-picture 32000 "
-        "--start-from service/weights/yolo26n-codes.pt"
-    )
+    for flags in ([], ["--average-start"], ["--average-start", "--one2one-alone"]):
+        options = train_embedded._parser().parse_args([*given, "--adopt", *reversed(flags), "--start-from", shipped])
+        assert train_embedded.recorded_command(options) == " ".join(
+            [
+                "python -m scripts.train_embedded --hours 1.86 --pictures 16000 --first-picture 32000",
+                "--start-from service/weights/yolo26n-codes.pt",
+                *flags,
+            ]
+        )
 
 
 def test_a_note_can_be_added_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,13 +213,17 @@ import sys
 from pathlib import Path
 from scripts.embedded_model.training import train
 if __name__ == "__main__":
-    train(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]), 1)
+    start = [Path(name) for name in sys.argv[4:]]
+    train(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]), 1, *start, one2one_alone=bool(start))
 """
 
 
-def training(work: Path, hours: float) -> list[str]:
-    """Training in a process of its own, as the tests' may load checkpoints of known classes only."""
-    return [sys.executable, "-c", PROGRAM, str(work / "data" / "data.yaml"), str(work), str(hours)]
+def training(work: Path, hours: float, *start: Path) -> list[str]:
+    """Training in a process of its own, as the tests' may load checkpoints of known classes only.
+
+    With a `start` the one-to-one head alone is trained.
+    """
+    return [sys.executable, "-c", PROGRAM, str(work / "data" / "data.yaml"), str(work), str(hours), *map(str, start)]
 
 
 def training_environ() -> dict[str, str]:
@@ -232,9 +243,9 @@ def kill_within_second_epoch(work: Path) -> None:
         process.kill()
 
 
-def ends(work: Path, hours: float) -> subprocess.CompletedProcess[str]:
+def ends(work: Path, hours: float, *start: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        training(work, hours), cwd=ROOT, env=training_environ(), capture_output=True, text=True, timeout=900
+        training(work, hours, *start), cwd=ROOT, env=training_environ(), capture_output=True, text=True, timeout=900
     )
 
 
@@ -269,3 +280,26 @@ def test_a_killed_run_goes_on_where_its_checkpoint_was_and_ends(tmp_path: Path) 
     assert "not trained any further" in ends(tmp_path, HOURS / 2).stdout
     assert read_progress(run, None).epoch == len(lines)
     assert (run / LAST).read_bytes() == kept
+
+
+def test_the_one2one_head_can_be_trained_alone(tmp_path: Path) -> None:
+    """Everything else, BatchNorm's statistics included, stays what it was to the last bit."""
+    start = ROOT / "service/weights" / WEIGHTS
+    write_dataset(tmp_path / "data", 5, {"train": 16, "val": 2, "test": 0}, 1)
+    done = ends(tmp_path, 5 / 3600, start)
+    assert done.returncode == 0, done.stderr
+    before = load_model(start).network.state_dict()
+    export_checkpoint(tmp_path / "yolo26n-codes" / LAST, tmp_path / "after.pt")
+    after = load_model(tmp_path / "after.pt").network.state_dict()
+    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    heads = {name for name in before if ".one2one_" in name}
+    assert moved <= heads
+    for branch in ("one2one_cv2", "one2one_cv3"):
+        for kind in ("conv.weight", "bn.running_mean"):
+            assert any(branch in name and name.endswith(kind) for name in moved), (branch, kind)
+
+
+def test_a_network_of_random_weights_has_no_head_to_train_alone(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert train_embedded.main(["--one2one-alone", "--work", str(tmp_path), "--pictures", "1"]) == 1
+    assert "--one2one-alone: a network of random weights" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
