@@ -20,7 +20,7 @@ from scripts.bench.closed_loop import LoadFailed
 from scripts.bench.process_tree import adopt_orphans
 from scripts.bench.running import ServerFailed
 from scripts.bench.servers import ROOT
-from scripts.cost.drawing import draw_curve, draw_memory
+from scripts.cost.drawing import draw_curve, draw_memory, draw_sheet
 from scripts.cost.measuring import measure_curve, measure_memory
 from scripts.cost.spots import Spot, plan_curves
 from service.errors import YolofoldError
@@ -79,9 +79,11 @@ def _run(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     cores = sorted(os.sched_getaffinity(0))
     curves = plan_curves(options.bundle.resolve(), dict(options.scale), len(cores))
     document: dict[str, Any] = {"machine": describe_machine().model_dump(), "curves": {}}
+    drawn, memory = [], None
     for curve in curves:
         points = measure_curve(curve, cores, options.rounds, options.seconds, scratch, _say)
         draw_curve(curve, points, options.out / f"{curve.name}.svg")
+        drawn.append((curve, points))
         document["curves"][curve.name] = [asdict(point) for point in points]
         for point in points:
             _say(
@@ -93,6 +95,7 @@ def _run(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         memory = measure_memory(spot, cores, options.minutes, scratch, _say)
         draw_memory(memory, options.out / "memory.svg")
         document["memory"] = asdict(memory)
+    draw_sheet(drawn, memory, options.out / "all.svg")
     return document
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scripts.cost.measuring import Memory, Point
@@ -12,12 +13,39 @@ from scripts.cost.spots import Curve
 mpl.rcParams["svg.hashsalt"] = "yolofold"  # the same figures give the same file
 _RATE, _LATENCY = "#0969da", "#bc4c00"
 _SIZE_IN = (6.4, 3.4)
+_COLUMNS = 2
 
 
 def draw_curve(curve: Curve, points: Sequence[Point], target: Path) -> None:
     """Images per second with their range (left axis), p50 and p99 in milliseconds (right axis)."""
     figure = Figure(figsize=_SIZE_IN, layout="constrained")
-    left = figure.subplots()
+    _plot_curve(figure.subplots(), curve, points)
+    _save(figure, target)
+
+
+def draw_memory(memory: Memory, target: Path) -> None:
+    """Megabytes against minutes."""
+    figure = Figure(figsize=_SIZE_IN, layout="constrained")
+    _plot_memory(figure.subplots(), memory)
+    _save(figure, target)
+
+
+def draw_sheet(curves: Sequence[tuple[Curve, Sequence[Point]]], memory: Memory | None, target: Path) -> None:
+    """All charts on one sheet, two in a row."""
+    charts = len(curves) + (memory is not None)
+    rows = -(-charts // _COLUMNS)
+    figure = Figure(figsize=(_COLUMNS * _SIZE_IN[0], rows * _SIZE_IN[1]), layout="constrained")
+    axes = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
+    for place, (curve, points) in zip(axes, curves, strict=False):
+        _plot_curve(place, curve, points)
+    if memory is not None:
+        _plot_memory(axes[len(curves)], memory)
+    for place in axes[charts:]:
+        place.remove()
+    _save(figure, target)
+
+
+def _plot_curve(left: Axes, curve: Curve, points: Sequence[Point]) -> None:
     places = range(len(points))
     rates = [point.images_per_s for point in points]
     spread = [
@@ -34,16 +62,11 @@ def draw_curve(curve: Curve, points: Sequence[Point], target: Path) -> None:
     right.set_ylabel("ms from request to answer", color=_LATENCY)
     right.set_ylim(0, None)
     right.legend(loc="best", frameon=False)
-    _save(figure, target)
 
 
-def draw_memory(memory: Memory, target: Path) -> None:
-    """Megabytes against minutes."""
-    figure = Figure(figsize=_SIZE_IN, layout="constrained")
-    axes = figure.subplots()
+def _plot_memory(axes: Axes, memory: Memory) -> None:
     axes.plot([second / 60 for second in memory.seconds], memory.megabytes, color=_RATE)
     axes.set(title="Memory under load", xlabel="minutes", ylabel="resident MB", ylim=(0, None))
-    _save(figure, target)
 
 
 def _save(figure: Figure, target: Path) -> None:

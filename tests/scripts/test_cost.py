@@ -10,7 +10,7 @@ import pytest
 
 from scripts.bench.upload import CONTENT_TYPE
 from scripts.cost.__main__ import parse_arguments
-from scripts.cost.drawing import draw_curve, draw_memory
+from scripts.cost.drawing import draw_curve, draw_memory, draw_sheet
 from scripts.cost.measuring import Memory, Point, measure_curve
 from scripts.cost.spots import OBJECTS, Curve, plan_curves
 from tests.conftest import RunningServer
@@ -71,6 +71,20 @@ def test_charts_are_whole_svg_and_the_same_for_the_same_figures(curves: dict[str
     assert ElementTree.parse(tmp_path / "one.svg").getroot().tag.endswith("svg")
     draw_memory(Memory([0.0, 1.0], [200.0, 210.0]), tmp_path / "memory.svg")
     assert ElementTree.parse(tmp_path / "memory.svg").getroot().tag.endswith("svg")
+
+
+@pytest.mark.parametrize("memory", [None, Memory([0.0, 1.0], [200.0, 210.0])])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_the_sheet_holds_every_chart(
+    curves: dict[str, Curve], tmp_path: Path, count: int, memory: Memory | None
+) -> None:
+    drawn = []
+    for curve in list(curves.values())[:count]:
+        drawn.append((curve, [Point(spot.label, 20.0, 19.0, 21.0, 100.0, 150.0) for spot in curve.spots]))
+    draw_sheet(drawn, memory, tmp_path / "all.svg")
+    groups = {group.get("id", "") for group in ElementTree.parse(tmp_path / "all.svg").getroot().iter()}
+    # Every curve has a second axis for latency.
+    assert sum(name.startswith("axes_") for name in groups) == 2 * count + (memory is not None)
 
 
 @pytest.mark.parametrize("wrong", [["--rounds", "0"], ["--minutes", "-1"], ["--scale", "n="]])
