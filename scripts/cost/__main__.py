@@ -2,8 +2,9 @@
 
     .venv/bin/python -m scripts.cost --bundle bundles/NAME --scale n=bundles/NAME --scale s=bundles/OTHER
 
-Images per second and latency against concurrency, picture size, objects, cores and, where bundles of other scales are
-named, the scale of the network; memory against time. Linux only; wrk has to be installed.
+Images per second and latency against concurrency, picture size, objects, cores, the share of the capacity that is asked
+for and, where bundles of other scales are named, the scale of the network; memory against time. Linux only; wrk has to
+be installed.
 """
 
 import argparse
@@ -21,8 +22,9 @@ from scripts.bench.process_tree import adopt_orphans
 from scripts.bench.running import ServerFailed
 from scripts.bench.servers import ROOT
 from scripts.cost.drawing import draw_curve, draw_memory, draw_sheet
-from scripts.cost.measuring import measure_curve, measure_memory
-from scripts.cost.spots import Spot, plan_curves
+from scripts.cost.load import CURVE, measure_load
+from scripts.cost.measuring import Point, measure_curve, measure_memory
+from scripts.cost.spots import Curve, Spot, plan_curves
 from service.errors import YolofoldError
 from service.machine import describe_machine
 
@@ -79,9 +81,14 @@ def _run(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     cores = sorted(os.sched_getaffinity(0))
     curves = plan_curves(options.bundle.resolve(), dict(options.scale), len(cores))
     document: dict[str, Any] = {"machine": describe_machine().model_dump(), "curves": {}}
-    drawn, memory = [], None
-    for curve in curves:
-        points = measure_curve(curve, cores, options.rounds, options.seconds, scratch, _say)
+    drawn: list[tuple[Curve, list[Point]]] = []
+    memory = None
+    usual = curves[0].spots[0]
+    for curve in [*curves, CURVE]:
+        if curve is CURVE:
+            points = measure_load(usual, cores, options.rounds, options.seconds, scratch, _say)
+        else:
+            points = measure_curve(curve, cores, options.rounds, options.seconds, scratch, _say)
         draw_curve(curve, points, options.out / f"{curve.name}.svg")
         drawn.append((curve, points))
         document["curves"][curve.name] = [asdict(point) for point in points]
@@ -90,7 +97,6 @@ def _run(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
                 f"  {point.label}: {point.images_per_s:.1f} images/s, p50 {point.p50_ms:.0f}, p99 {point.p99_ms:.0f} ms"
             )
     if options.minutes:
-        usual = curves[0].spots[0]
         spot = Spot("memory", usual.bundle, usual.cores, usual.body, connections=MEMORY_CONNECTIONS)
         memory = measure_memory(spot, cores, options.minutes, scratch, _say)
         draw_memory(memory, options.out / "memory.svg")

@@ -11,6 +11,7 @@ import pytest
 from scripts.bench.upload import CONTENT_TYPE
 from scripts.cost.__main__ import parse_arguments
 from scripts.cost.drawing import draw_curve, draw_memory, draw_sheet
+from scripts.cost.load import measure_load
 from scripts.cost.measuring import Memory, Point, measure_curve
 from scripts.cost.spots import OBJECTS, Curve, plan_curves
 from tests.conftest import RunningServer
@@ -61,6 +62,22 @@ def test_spots_of_one_server_are_loaded_by_turns_after_a_warm_up(
     assert len({call.port for call in calls}) == 1 and all("-d7s" in call.options for call in calls)
     queries = [call.url.partition("/detect")[2] for call in calls]
     assert len(queries) == len(said) * 2 == 4 and set(queries[:2]) == set(queries[2:]) == {few.query, many.query}
+
+
+def test_paced_loads_are_shares_of_what_the_server_can_answer(
+    curves: dict[str, Curve], bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = stand_in_wrk.install(tmp_path, monkeypatch, answers=8)
+    cores = sorted(os.sched_getaffinity(0))
+    spot = replace(curves["concurrency"].spots[0], bundle=bundle_path, cores=len(cores))
+    points = measure_load(spot, cores, 2, 1, tmp_path, lambda line: None, shares=(25, 50))
+    calls = stand_in_wrk.read_calls(notes)
+    assert len(calls) == 3 and all("-c16" in call.options and "-d1s" in call.options for call in calls)
+    assert [point.label for point in points] == ["25", "50"]
+    quarter, half = points
+    assert 0 < quarter.least <= quarter.images_per_s <= quarter.greatest
+    assert half.images_per_s == pytest.approx(2 * quarter.images_per_s)
+    assert all(0 < point.p50_ms <= point.p99_ms < float("inf") for point in points)
 
 
 def test_charts_are_whole_svg_and_the_same_for_the_same_figures(curves: dict[str, Curve], tmp_path: Path) -> None:

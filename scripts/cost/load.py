@@ -1,0 +1,59 @@
+"""Latency against load: requests that come at their own pace, as a share of what the server can answer."""
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from scripts.bench.closed_loop import run_closed_loop
+from scripts.bench.open_loop import OpenLoop, run_open_loop
+from scripts.bench.turns import PAUSE_S, SEED, start_ours
+from scripts.cost.measuring import Point, Say
+from scripts.cost.spots import Curve, Spot
+
+#: Of the capacity, in percent. At all of it a queue only grows.
+SHARES = (20, 40, 60, 80, 90)
+#: A paced load lasts so many times as long as one of the other curves: it has fewer requests, and p99 takes many.
+LONGER = 3
+CURVE = Curve("load", "Load at an even pace", "% of what the server answers to 16 connections", ())
+_CONNECTIONS = 16
+
+
+def measure_load(
+    spot: Spot, cores: Sequence[int], rounds: int, seconds: int, scratch: Path, say: Say, shares: Sequence[int] = SHARES
+) -> list[Point]:
+    """In each round measure the capacity, for ``seconds``, and then ask for each share of it, in a random order.
+
+    The first round warms up and does not count. Latencies are those of all rounds together, from the time at which
+    each request was due; the images per second are the median of the rounds.
+
+    Args:
+        spot: what is served and sent.
+        cores: numbers of those that the server may use.
+
+    Raises:
+        ServerFailed, LoadFailed: the server does not start, or refuses a request.
+    """
+    found: dict[int, list[OpenLoop]] = {share: [] for share in shares}
+    order = random.Random(SEED)
+    with start_ours(spot.bundle, cores[: spot.cores], scratch / "load.log", spot.body) as up:
+        address = replace(up.address, query=spot.query)
+        for number in range(rounds + 1):
+            say(f"{CURVE.title}: round {number} of {rounds}")
+            capacity = run_closed_loop(address, spot.body, _CONNECTIONS, seconds).images_per_s
+            for share in order.sample(list(shares), len(shares)):
+                time.sleep(PAUSE_S)
+                paced = run_open_loop(up.address, spot.body, capacity * share / 100, LONGER * seconds)
+                if number:
+                    found[share].append(paced)
+    return [_point(share, loads) for share, loads in found.items()]
+
+
+def _point(share: int, loads: Sequence[OpenLoop]) -> Point:
+    rates = [load.rate_per_s for load in loads]
+    latencies = np.concatenate([load.latencies_ms for load in loads])
+    p50, p99 = (float(np.percentile(latencies, percent, method="inverted_cdf")) for percent in (50, 99))
+    return Point(f"{share}", float(np.median(rates)), min(rates), max(rates), p50, p99)
