@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import SettingsError
@@ -83,6 +83,13 @@ class Settings(BaseSettings):
         le=256,
         description="Threads of one run of the network; 0 shares the cores out by load.",
     )
+    max_batch_size: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Most pictures in one run of the network, of those that wait for it anyway; 0 runs one by one, "
+        "unless YOLOFOLD_ENGINE=auto finds batches faster.",
+    )
     queue_size: int = Field(64, ge=1, le=100_000, description="Requests that may wait; more are answered 503.")
     request_timeout_s: float = Field(30.0, gt=0, le=3600, description="Longest life of one request in seconds.")
     max_upload_bytes: int = Field(20_000_000, ge=1, description="Largest image file accepted, in bytes.")
@@ -118,13 +125,26 @@ class Settings(BaseSettings):
             raise ValueError(f"must be a multiple of {STRIDE}")
         return value
 
+    @field_validator("max_batch_size")
+    @classmethod
+    def _callers_enough(cls, value: int, info: ValidationInfo) -> int:
+        workers = info.data.get("workers", 0)
+        if 0 < workers < value:
+            raise ValueError(f"with {ENV_PREFIX}WORKERS={workers} there are never so many pictures at once")
+        return value
+
     def workers_on(self, cores: int) -> int:
         """Requests worked on at once by a process that may use ``cores``."""
-        return self.workers or min(cores, MOST_DEFAULT_WORKERS)
+        return self.workers or max(min(cores, MOST_DEFAULT_WORKERS), workers_for_batches(self.max_batch_size))
 
     def threads_on(self, cores: int) -> int:
         """Threads of one run of the network in a process that may use ``cores``."""
         return self.threads or cores
+
+
+def workers_for_batches(size: int) -> int:
+    """Requests worked on at once that keep batches full: while one is run the pictures of the next are decoded."""
+    return 2 * size if size > 1 else 1
 
 
 def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:

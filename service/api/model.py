@@ -10,6 +10,7 @@ from service.api.state import Service, ServiceDep
 from service.bundle.batchnorm import LayerTree
 from service.bundle.manifest import ModelSpec
 from service.bundle.store import INT8_GRAPH, Bundle
+from service.inference.batching_engine import BatchingEngine
 from service.tuning.start import Choice
 
 router = APIRouter(prefix="/model", tags=["model"], dependencies=[Depends(KnownQuery())])
@@ -62,6 +63,7 @@ def _model_answer(service: Service) -> ModelAnswer:
             precision=service.engine.precision,
             threads=service.engine.threads,
             threads_under_load=service.engine.layouts[-1].threads,
+            max_batch_size=service.engine.max_batch_size if isinstance(service.engine, BatchingEngine) else 1,
             workers=service.pool.workers,
         ),
         engine_choice=_engine_choice(service.choice),

@@ -106,6 +106,9 @@ class EngineInfo(BaseModel):
     threads_under_load: int = Field(
         description="Threads one inference may use while as many run at once as fill the cores.", examples=[1]
     )
+    max_batch_size: int = Field(
+        description="Most pictures in one inference; 1 where they run one by one.", examples=[1]
+    )
     workers: int = Field(description="Requests worked on at once.")
 
 

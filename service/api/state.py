@@ -10,6 +10,7 @@ from service.api.drifting import DriftWatch
 from service.api.measuring import LatencyStation
 from service.api.problems import NOT_READY, RequestRefused
 from service.bundle.store import Bundle
+from service.inference.batching_engine import BatchingEngine
 from service.inference.bulk import BulkTurns
 from service.inference.detector import Detector
 from service.inference.engine import InferenceEngine
@@ -52,6 +53,8 @@ class Service:
             f"{engine.runtime} ({engine.provider}) in {engine.precision}, threads per run: {threads}, "
             f"workers: {self.pool.workers}"
         )
+        if isinstance(engine, BatchingEngine):
+            line += f", batches of up to {engine.max_batch_size}"
         why = self.engine_warning if self.choice is None else self.choice.line
         return line if why is None else f"{line}\n  {why}"
 

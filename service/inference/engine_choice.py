@@ -6,6 +6,7 @@ from typing import Literal
 from service.bundle.int8 import Int8Precision, Int8Spec
 from service.bundle.store import Bundle
 from service.errors import EngineError, SettingsError
+from service.inference.batching_engine import BatchingEngine
 from service.inference.by_load_engine import ByLoadEngine
 from service.inference.engine import InferenceEngine
 from service.inference.onnxruntime_engine import PROCESSOR, OnnxRuntimeEngine
@@ -19,7 +20,7 @@ def open_engine(bundle: Bundle, settings: Settings, *, cores: int, workers: int)
     ``auto`` is no engine: ``service.tuning`` turns it into one of the others.
 
     Without a precision that is fp32: bf16 and int8 do not find the same boxes. Without a number of threads the
-    processor's cores are shared out by load.
+    processor's cores are shared out by load; with batches one run at a time takes them all.
 
     Args:
         bundle: a verified one; for int8 one that was quantized.
@@ -33,9 +34,12 @@ def open_engine(bundle: Bundle, settings: Settings, *, cores: int, workers: int)
     """
     if settings.engine == "auto":
         raise ValueError("the engine has not been chosen yet")
-    threads, fill = settings.threads_on(cores), min(workers, cores)
+    threads, fill, batch = settings.threads_on(cores), min(workers, cores), settings.max_batch_size
     if settings.engine == "openvino":
-        alone = _open_openvino(bundle, settings, threads, streams=max(1, min(workers, cores // threads)))
+        streams = 1 if batch > 1 else max(1, min(workers, cores // threads))
+        alone = _open_openvino(bundle, settings, threads, streams)
+        if batch > 1:
+            return BatchingEngine(alone, batch)
         if settings.threads or fill == 1:
             return alone
         shared = _open_openvino(bundle, settings, threads_under_load(cores, fill), streams=fill)
@@ -49,6 +53,8 @@ def open_engine(bundle: Bundle, settings: Settings, *, cores: int, workers: int)
     graph = bundle.deployed_graph
     engine = OnnxRuntimeEngine(graph, settings.device, threads)
     require_precision(engine, settings)
+    if batch > 1:
+        return BatchingEngine(engine, batch)
     if settings.threads or fill == 1 or engine.provider != PROCESSOR:
         return engine
     return ByLoadEngine(engine, OnnxRuntimeEngine(graph, "cpu", threads_under_load(cores, fill)), fill)

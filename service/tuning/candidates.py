@@ -7,11 +7,13 @@ from typing import Literal
 from service.bundle.int8 import Int8Precision
 from service.inference.engine import FLOAT32, Precision, precision_setting
 from service.inference.engine_choice import threads_under_load
-from service.settings import MOST_DEFAULT_WORKERS, Settings
+from service.settings import MOST_DEFAULT_WORKERS, Settings, workers_for_batches
 from service.tuning.records import Candidate
 
 #: Each run at once keeps its own activations, some 30 MB for a YOLO26n at 640 px.
 _MOST_RUNS_AT_ONCE = 16
+#: Sizes of batches tried in ONNX Runtime. On a processor, whose cores one picture fills, they rarely gain anything.
+_BATCH_SIZES: dict[str, tuple[int, ...]] = {"cpu": (4,), "cuda": (4, 16)}
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,16 @@ def list_candidates(settings: Settings, installed: Installed, cores: int) -> Lis
         if obstacle := _obstacle(kind, settings, installed):
             not_tried.append(f"{kind.name}: {obstacle}")
             continue
-        layouts = list(_layouts(settings, cores))
-        # On a GPU the processor's threads decide nothing.
-        layouts = layouts[:1] if kind.device == "cuda" else _with_by_load(layouts, settings, cores)
         candidates += [
             Candidate(
-                engine=kind.engine, device=kind.device, precision=kind.precision, threads=threads, workers=workers
+                engine=kind.engine,
+                device=kind.device,
+                precision=kind.precision,
+                threads=threads,
+                workers=workers,
+                max_batch_size=size,
             )
-            for threads, workers in layouts
+            for threads, workers, size in [*_one_by_one(kind, settings, cores), *_in_batches(kind, settings, cores)]
         ]
     return Listing(candidates, not_tried)
 
@@ -97,6 +101,7 @@ def allowed(candidate: Candidate, settings: Settings) -> bool:
         and _forbidden(kind, settings) is None
         and settings.threads in (0, candidate.threads)
         and settings.workers in (0, candidate.workers)
+        and settings.max_batch_size in (0, candidate.max_batch_size)
     )
 
 
@@ -129,6 +134,26 @@ def _forbidden(kind: _Kind, settings: Settings) -> str | None:
         return None if kind.precision in FLOAT32 else "YOLOFOLD_PRECISION=auto would try it"
     named = precision_setting(kind.precision) or kind.precision
     return None if settings.precision in ("auto", named) else f"YOLOFOLD_PRECISION={settings.precision}"
+
+
+def _one_by_one(kind: _Kind, settings: Settings, cores: int) -> list[tuple[int, int, int]]:
+    """Threads, workers and batch size where each picture has a run of its own."""
+    if settings.max_batch_size > 1:
+        return []
+    layouts = list(_layouts(settings, cores))
+    # On a GPU the processor's threads decide nothing.
+    layouts = layouts[:1] if kind.device == "cuda" else _with_by_load(layouts, settings, cores)
+    return [(threads, workers, 1) for threads, workers in layouts]
+
+
+def _in_batches(kind: _Kind, settings: Settings, cores: int) -> list[tuple[int, int, int]]:
+    """The same where pictures share runs, of which there is one at a time, on every core."""
+    if settings.max_batch_size:
+        sizes: tuple[int, ...] = (settings.max_batch_size,) if settings.max_batch_size > 1 else ()
+    else:
+        sizes = _BATCH_SIZES[kind.device] if kind.engine == "onnxruntime" else ()
+    workers = {size: settings.workers or workers_for_batches(size) for size in sizes}
+    return [(settings.threads_on(cores), workers[size], size) for size in sizes if workers[size] >= size]
 
 
 def _with_by_load(layouts: list[tuple[int, int]], settings: Settings, cores: int) -> list[tuple[int, int]]:

@@ -35,6 +35,7 @@ def take_fingerprint(bundle: Bundle, settings: Settings, cores: int) -> Fingerpr
         precision=settings.precision,
         threads=settings.threads,
         workers=settings.workers,
+        max_batch_size=settings.max_batch_size,
     )
 
 

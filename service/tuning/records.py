@@ -24,6 +24,7 @@ class Candidate(Record):
         "for each of several."
     )
     workers: int = Field(description="Requests worked on at once.")
+    max_batch_size: int = Field(1, description="Most pictures in one run; 1 runs them one by one.")
 
     @property
     def kind(self) -> tuple[str, str, str]:
@@ -35,8 +36,10 @@ class Candidate(Record):
         """For people."""
         name = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}[self.engine]
         where = " on CUDA" if self.device == "cuda" else ""
+        batches = f", batches of up to {self.max_batch_size}" if self.max_batch_size > 1 else ""
         return (
             f"{name}{where} in {self.precision}, threads per run: {self.threads or 'by load'}, workers: {self.workers}"
+            f"{batches}"
         )
 
     def settle(self, settings: Settings) -> Settings:
@@ -47,6 +50,7 @@ class Candidate(Record):
             "precision": precision_setting(self.precision),
             "threads": self.threads,
             "workers": self.workers,
+            "max_batch_size": self.max_batch_size,
         }
         return settings.model_copy(update=chosen)
 
@@ -95,6 +99,7 @@ class Fingerprint(Record):
     precision: str | None = Field(description="YOLOFOLD_PRECISION as set; null where it is not.")
     threads: int = Field(description="YOLOFOLD_THREADS as set; 0 leaves it to the choice.")
     workers: int = Field(description="YOLOFOLD_WORKERS as set; 0 leaves it to the choice.")
+    max_batch_size: int = Field(0, description="YOLOFOLD_MAX_BATCH_SIZE as set; 0 leaves it to the choice.")
 
 
 class EngineChoice(Record):

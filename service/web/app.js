@@ -17,12 +17,13 @@ const SOURCES = { official: "official weights", local: "local weights", embedded
 function showModel(answer) {
   const { model, engine, engine_warning: warning, source, note } = answer;
   const underLoad = engine.threads_under_load === engine.threads ? "" : `, ${engine.threads_under_load} under load`;
+  const batches = engine.max_batch_size === 1 ? "" : `, batches of up to ${engine.max_batch_size}`;
   $("model-line").replaceChildren(
     element("strong", {}, model.name), " ", element("span", { class: "badge" }, SOURCES[source] ?? source),
     ` ${count(model.classes.length, "class", "classes")}, `
       + `${model.input.rect ? "up to " : ""}${model.input.width} × ${model.input.height} px, `,
     `${model.head.kind} head, ${engine.runtime} (${engine.provider.replace("ExecutionProvider", "")}, ${engine.precision}) `
-      + `with ${count(engine.threads, "thread")}${underLoad}, `,
+      + `with ${count(engine.threads, "thread")}${underLoad}${batches}, `,
     `version ${model.version}`,
   );
   if (warning) {

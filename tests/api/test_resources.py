@@ -66,6 +66,7 @@ def test_model(server: Serving, bundle: Bundle) -> None:
         "precision": "fp32",
         "threads": 1,
         "threads_under_load": 1,
+        "max_batch_size": 1,
         "workers": 1,
     }
     fold, totals = answer["fold"], bundle.batchnorm.totals

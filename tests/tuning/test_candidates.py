@@ -27,7 +27,14 @@ def kinds(listing: Listing) -> list[tuple[str, str, str]]:
 
 
 def layouts(listing: Listing, kind: tuple[str, str, str]) -> list[tuple[int, int]]:
-    return [(candidate.threads, candidate.workers) for candidate in listing.candidates if candidate.kind == kind]
+    """Threads and workers where pictures run one by one."""
+    return [(threads, workers) for threads, workers, size in all_layouts(listing, kind) if size == 1]
+
+
+def all_layouts(listing: Listing, kind: tuple[str, str, str]) -> list[tuple[int, int, int]]:
+    """Threads, workers and the most pictures in a run."""
+    mine = [candidate for candidate in listing.candidates if candidate.kind == kind]
+    return [(candidate.threads, candidate.workers, candidate.max_batch_size) for candidate in mine]
 
 
 @pytest.mark.parametrize(
@@ -98,8 +105,30 @@ def test_cores_are_shared_out(
     assert layouts(listed(cores=cores, precision="auto", **settings), kind) == expected
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings", "expected"),
+    [
+        (ORT, {}, [(0, 4, 1), (4, 4, 1), (1, 8, 1), (8, 8, 4)]),
+        (CUDA, {}, [(8, 4, 1), (8, 8, 4), (8, 32, 16)]),
+        (OPENVINO, {}, [(0, 4, 1), (4, 4, 1), (1, 8, 1)]),
+        (ORT, {"max_batch_size": 1}, [(0, 4, 1), (4, 4, 1), (1, 8, 1)]),
+        (ORT, {"max_batch_size": 6}, [(8, 12, 6)]),
+        (OPENVINO, {"max_batch_size": 6, "threads": 3}, [(3, 12, 6)]),
+        (CUDA, {"max_batch_size": 6, "workers": 7}, [(8, 7, 6)]),
+        # Too few callers to fill a batch.
+        (ORT, {"workers": 3}, [(0, 3, 1), (2, 3, 1)]),
+        (CUDA, {"workers": 5}, [(8, 5, 1), (8, 5, 4)]),
+    ],
+)
+def test_pictures_share_runs(
+    kind: tuple[str, str, str], settings: dict[str, int], expected: list[tuple[int, int, int]]
+) -> None:
+    assert all_layouts(listed(EVERYTHING, 8, precision="auto", **settings), kind) == expected
+
+
 def test_there_are_never_many_candidates() -> None:
-    assert max(len(listed(EVERYTHING, cores, precision="auto").candidates) for cores in range(1, 129)) <= 13
+    """Three layouts of the four kinds on the processor, one of the GPU's, and three with batches."""
+    assert max(len(listed(EVERYTHING, cores, precision="auto").candidates) for cores in range(1, 129)) <= 16
 
 
 @pytest.mark.parametrize(
@@ -112,15 +141,16 @@ def test_there_are_never_many_candidates() -> None:
         {"device": "cpu"},
         {"threads": 1},
         {"workers": 1, "threads": 2},
+        {"max_batch_size": 1},
+        {"max_batch_size": 4},
     ],
 )
 def test_a_candidate_is_allowed_exactly_where_it_could_be_listed(settings: dict[str, Any]) -> None:
     everything = listed(EVERYTHING, precision="auto").candidates + listed(EVERYTHING, workers=1).candidates
     mine = load_settings({}, engine="auto", **settings)
     for candidate in everything:
-        fits = settings.get("threads") in (None, candidate.threads) and settings.get("workers") in (
-            None,
-            candidate.workers,
+        fits = all(
+            settings.get(name) in (None, getattr(candidate, name)) for name in ("threads", "workers", "max_batch_size")
         )
         assert allowed(candidate, mine) == (fits and candidate.kind in kinds(listed(EVERYTHING, **settings)))
 
@@ -132,5 +162,6 @@ def test_a_candidate_becomes_settings(listing: Listing) -> None:
         after = candidate.settle(before)
         assert (after.engine, after.device, after.queue_size) == (candidate.engine, candidate.device, 7)
         assert (after.threads, after.workers) == (candidate.threads, candidate.workers)
+        assert after.max_batch_size == candidate.max_batch_size
         named = {"tf32": None, "int8+bf16": "int8"}
         assert after.precision == named.get(candidate.precision, candidate.precision)

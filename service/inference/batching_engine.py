@@ -1,0 +1,148 @@
+"""One engine's runs shared by callers that would wait for each other anyway."""
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import EngineError, fault_in_words
+from service.inference.engine import InferenceEngine, Precision
+
+
+@dataclass(eq=False)
+class _Call:
+    """A caller's picture, and what became of it."""
+
+    images: NDArray[np.uint8]
+    rows: NDArray[np.float32] | None = None
+    error: Exception | None = None
+
+    @property
+    def is_over(self) -> bool:
+        return self.rows is not None or self.error is not None
+
+
+class BatchingEngine:
+    """Runs one batch at a time, of the pictures that came while the one before it ran.
+
+    Nobody waits for a batch to fill: a picture that finds the engine idle is run at once and alone, so whoever is
+    alone is answered as soon as without batches. Sizes are powers of two, and the largest: for each other one a runtime
+    would choose its kernels anew in the middle of service.
+    """
+
+    def __init__(self, engine: InferenceEngine, most: int) -> None:
+        """Share the runs of ``engine``.
+
+        Args:
+            most: pictures in one run, at least 2. It takes as many callers at once to come to it.
+        """
+        self._engine, self._most = engine, most
+        self._sizes = [*(1 << power for power in range(most.bit_length()) if 1 << power < most), most]
+        self._changed = threading.Condition()
+        self._waiting: deque[_Call] = deque()
+        self._running = False
+
+    @property
+    def provider(self) -> str:
+        """See ``InferenceEngine.provider``."""
+        return self._engine.provider
+
+    @property
+    def runtime(self) -> str:
+        """See ``InferenceEngine.runtime``."""
+        return self._engine.runtime
+
+    @property
+    def precision(self) -> Precision:
+        """See ``InferenceEngine.precision``."""
+        return self._engine.precision
+
+    @property
+    def threads(self) -> int:
+        """See ``InferenceEngine.threads``."""
+        return self._engine.threads
+
+    @property
+    def max_batch_size(self) -> int:
+        """Most pictures in one run."""
+        return self._most
+
+    @property
+    def layouts(self) -> Sequence[InferenceEngine]:
+        """The engine with one picture, then with batches of each size."""
+        return [self._engine, *(_Repeating(self._engine, size) for size in self._sizes[1:])]
+
+    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See ``InferenceEngine.run``. Only pictures that come one by one, and of one size, share a run."""
+        call = _Call(images)
+        with self._changed:
+            self._waiting.append(call)
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: call.is_over or not self._running)
+                if call.is_over:
+                    break
+                self._running = True
+                batch = self._take()
+            # Its own picture may come later: it does for the oldest what somebody has to do.
+            self._answer(batch)
+        if call.error is not None:
+            # One object raised in several threads would collect the traces of all.
+            raise EngineError(fault_in_words(call.error)) from call.error
+        assert call.rows is not None
+        return call.rows
+
+    def release_memory(self) -> None:
+        """See ``InferenceEngine.release_memory``."""
+        self._engine.release_memory()
+
+    def _take(self) -> list[_Call]:
+        """The oldest and those after it that fit beside it, as many as a size has."""
+        shape = self._waiting[0].images.shape
+        alike = [call for call in self._waiting if call.images.shape == shape]
+        most = max(size for size in self._sizes if size <= len(alike)) if shape[0] == 1 else 1
+        batch = alike[:most]
+        for call in batch:
+            self._waiting.remove(call)
+        return batch
+
+    def _answer(self, batch: list[_Call]) -> None:
+        try:
+            if len(batch) == 1:
+                batch[0].rows = self._engine.run(batch[0].images)
+            else:
+                rows = self._engine.run(np.concatenate([call.images for call in batch]))
+                for place, call in enumerate(batch):
+                    call.rows = rows[place : place + 1]
+        except Exception as error:
+            for call in batch:
+                call.error = error
+        finally:
+            with self._changed:
+                self._running = False
+                self._changed.notify_all()
+
+
+class _Repeating:
+    """An engine in batches of one size, each the same picture again and again."""
+
+    def __init__(self, engine: InferenceEngine, size: int) -> None:
+        self._engine, self._size = engine, size
+        self.provider, self.runtime = engine.provider, engine.runtime
+        self.precision, self.threads = engine.precision, engine.threads
+
+    @property
+    def layouts(self) -> Sequence[InferenceEngine]:
+        """This engine."""
+        return (self,)
+
+    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Rows (1, N, 6) of one picture (1, H, W, 3) at the end of a batch."""
+        return self._engine.run(np.repeat(images, self._size, axis=0))[-1:]
+
+    def release_memory(self) -> None:
+        """See ``InferenceEngine.release_memory``."""
+        self._engine.release_memory()
