@@ -159,7 +159,8 @@ def settle_engine(bundle: Bundle, settings: Settings) -> Settings:
     if settings.engine != "auto":
         return settings
     settled = make_choice(bundle, settings, usable_cores()).made.chosen.candidate.settle(settings)
-    return settled.model_copy(update={"threads": settings.threads, "workers": settings.workers})
+    kept = {name: getattr(settings, name) for name in ("threads", "workers", "max_batch_size")}
+    return settled.model_copy(update=kept)
 
 
 def make_choice(
