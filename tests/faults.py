@@ -8,6 +8,7 @@ EXACT, BORDER, RESIDUAL = "model.2.cv1.bn", "model.0.bn", "model.2.m.0.cv2.bn"
 DROPPED = "model.23.cv2.0.0.bn"
 COLLAPSED, TINY, HUGE = "model.4.m.0.cv1.bn", "model.6.cv2.bn", "model.8.cv1.bn"
 FROZEN, UNCALIBRATED, WIDE = "model.7.bn", "model.5.bn", "model.13.cv2.bn"
+STILL = "model.3.bn"
 
 
 def plant_faults(network: nn.Module) -> None:
@@ -31,3 +32,4 @@ def plant_faults(network: nn.Module) -> None:
     batchnorm(FROZEN).weight.data.fill_(1.0)
     batchnorm(FROZEN).bias.data.zero_()
     batchnorm(WIDE).weight.data[0] = 100.0
+    batchnorm(STILL).momentum = 0.0

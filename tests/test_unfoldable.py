@@ -15,12 +15,18 @@ from tests.networks import calibrated_network, save_checkpoint
 from tests.ultralytics_reference import SHARE, answered, compare, predict
 
 SIZE = 256
-#: One block with a BatchNorm behind a concatenation, and one BatchNorm behind a convolution's activation.
+#: A convolution that two BatchNorms read, a block with a BatchNorm behind a concatenation, and a BatchNorm behind a
+#: convolution's activation. In another block two convolutions are made to share one.
 NETWORK = """
 nc: 3
 backbone:
   - [-1, 1, Conv, [16, 3, 2]]
   - [-1, 1, Conv, [32, 3, 2]]
+  - [-1, 1, nn.Conv2d, [32, 32, 3, 1, 1]]
+  - [-1, 1, nn.BatchNorm2d, []]
+  - [-2, 1, nn.BatchNorm2d, []]
+  - [[-1, -2], 1, Concat, [1]]
+  - [-1, 1, Conv, [32, 1, 1]]
   - [-1, 1, BottleneckCSP, [32, 32]]
   - [-1, 1, Conv, [64, 3, 2]]
   - [-1, 1, nn.BatchNorm2d, []]
@@ -31,22 +37,35 @@ backbone:
   - [-1, 1, SPPF, [128, 5]]
 head:
   - [-1, 1, nn.Upsample, [None, 2, "nearest"]]
-  - [[-1, 7], 1, Concat, [1]]
+  - [[-1, 12], 1, Concat, [1]]
   - [-1, 1, C2f, [64]]
   - [-1, 1, Conv, [64, 3, 2]]
-  - [[-1, 9], 1, Concat, [1]]
+  - [[-1, 14], 1, Concat, [1]]
   - [-1, 1, C2f, [128]]
-  - [[5, 12, 15], 1, Detect, [nc]]
+  - [[10, 17, 20], 1, Detect, [nc]]
 """
-KEPT = {"model.2.bn", "model.4"}
-REASON = "its input is not the output of a convolution"
+NO_CONV = "its input is not the output of a convolution"
+SHARED_CONV = "the output of the convolution model.2 before it is read in 2 places"
+#: What stays, and why.
+KEPT = {
+    "model.3": SHARED_CONV,
+    "model.4": SHARED_CONV,
+    "model.7.bn": NO_CONV,
+    "model.9": NO_CONV,
+    "model.10.m.0.cv1.bn": "it is executed 2 times in one pass",
+}
+#: BatchNorm nodes that stay: one of these layers runs twice.
+NODES = len(KEPT) + 1
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unfoldable")
     (folder / "network.yaml").write_text(NETWORK)
-    return save_checkpoint(calibrated_network(str(folder / "network.yaml")), folder / "best.pt")
+    network = calibrated_network(str(folder / "network.yaml"))
+    bottleneck = network.get_submodule("model.10.m.0")
+    bottleneck.cv2.bn = bottleneck.cv1.bn
+    return save_checkpoint(network, folder / "best.pt")
 
 
 @pytest.fixture(scope="module")
@@ -75,22 +94,23 @@ def batchnorm_nodes(graph: Path) -> int:
 def test_they_stay_in_the_served_graph(server: Serving, kept_bundle: Bundle) -> None:
     model = get(server, "/model")
     assert model["fold"]["unfoldable"] == len(KEPT) and model["fold"]["passed"]
-    assert batchnorm_nodes(kept_bundle.deployed_graph) == len(KEPT)
-    assert batchnorm_nodes(kept_bundle.reference_graph) == len(KEPT) + model["fold"]["folded"]
-    assert model["graphs"]["deployed"]["batch_normalization_nodes"] == len(KEPT)
+    assert batchnorm_nodes(kept_bundle.deployed_graph) == NODES
+    assert batchnorm_nodes(kept_bundle.reference_graph) == NODES + model["fold"]["folded"]
+    assert model["graphs"]["deployed"]["batch_normalization_nodes"] == NODES
 
 
 def test_they_are_named_with_the_reason(server: Serving) -> None:
     stats = get(server, "/model/bn-stats", status="unfoldable")["layers"]
-    assert {layer["name"] for layer in stats} == KEPT
+    assert {layer["name"]: layer["reason"] for layer in stats} == KEPT
     for layer in stats:
-        assert (layer["conv"], layer["kind"], layer["fold"]) == (None, None, None)
-        assert layer["reason"] == REASON
+        assert layer["fold"] is None
+        if layer["reason"] == NO_CONV:
+            assert (layer["conv"], layer["kind"]) == (None, None)
     left = get(server, "/model/fold")["not_folded"]
-    assert {(entry["name"], entry["status"]) for entry in left} == {(name, "unfoldable") for name in KEPT}
-    assert all(entry["reason"] == REASON for entry in left)
+    assert {entry["name"]: entry["reason"] for entry in left} == KEPT
+    assert {entry["status"] for entry in left} == {"unfoldable"}
     warned = get(server, "/model/bn-stats", warning="unfoldable")["warnings"]
-    assert {warning["layer"] for warning in warned} == KEPT
+    assert {warning["layer"] for warning in warned} == KEPT.keys()
 
 
 def test_its_boxes_are_those_of_ultralytics(server: Serving, checkpoint: Path) -> None:
@@ -108,4 +128,4 @@ def test_a_picture_goes_through_both_graphs_alike(server: Serving) -> None:
     picture = (ASSETS / "bus.jpg").read_bytes()
     answer = server.client.post("/model/fold/check", files={"file": picture}).raise_for_status().json()
     assert answer["agrees"] and answer["matched"] >= 5
-    assert answer["deployed"]["batch_normalization_nodes"] == len(KEPT)
+    assert answer["deployed"]["batch_normalization_nodes"] == NODES

@@ -1,10 +1,30 @@
 """``fold.json``: the proof that folding changed nothing, layer by layer and end to end."""
 
+import math
 from typing import Literal
 
 from pydantic import Field
 
 from service.bundle.manifest import Record
+
+#: Two float32 results are compared, each with its own rounding and summation order; this leaves room for both.
+_SAFETY = 4.0
+_FLOAT32_UNIT = 2.0**-24
+#: Raw head outputs, relative to their largest value: the layers' rounding, grown through about a hundred layers.
+END_TO_END_TOLERANCE = 1e-3
+
+
+def layer_tolerance(terms: int) -> float:
+    """Bound on a layer's error, relative to the sum of the magnitudes of the terms of each output.
+
+    A float32 sum of n products errs by at most about sqrt(n) units in the last place of that sum with high
+    probability (Higham and Mary 2019, "A New Approach to Probabilistic Rounding Error Analysis"); the BatchNorm adds
+    three roundings.
+
+    Args:
+        terms: products in one output of the convolution, at least 1.
+    """
+    return _SAFETY * (math.sqrt(terms) + 3) * _FLOAT32_UNIT
 
 
 class LayerProof(Record):

@@ -33,6 +33,7 @@ SEVERITIES: tuple[Severity, ...] = ("critical", "warning", "info")
 WarningCode = Literal[
     "collapsed-layer",
     "frozen-batchnorm",
+    "frozen-statistics",
     "uncalibrated-batchnorm",
     "fp16-variance-overflow",
     "fp16-weight-overflow",
@@ -96,6 +97,11 @@ WARNING_KINDS: dict[WarningCode, WarningKind] = {
         f"running_var is below {TINY_VARIANCE_OF_EPS:g} eps: the channel's input hardly varied in training, and its "
         "scale is gamma / sqrt(eps), which amplifies whatever differs in deployment.",
         "Check what feeds these channels: dead channels before them, or training images that are all alike.",
+    ),
+    "frozen-statistics": WarningKind(
+        "warning",
+        "momentum is 0: no training batch changes running_mean and running_var, however long it goes on.",
+        "Set the momentum (0.03 in Ultralytics) before training on, unless they were frozen on purpose.",
     ),
     "unfoldable": WarningKind(
         "warning",
@@ -175,7 +181,10 @@ class RemovalCounts(Record):
 
     exact: int = Field(description="Nothing, but for rounding.")
     border: int = Field(description="Changes it near borders of the picture only.")
-    approximate: int = Field(description="Changes it a little everywhere: the channel still varies.")
+    approximate: int = Field(
+        description="Changes it a little everywhere: the channel still varies. More near borders, where the ledger "
+        "says so."
+    )
     unknown: int = Field(description="Not judged; the ledger says why.")
 
 
@@ -206,7 +215,8 @@ class LayerHealth(Record):
     initial_statistics: bool = Field(description="running_mean is exactly 0 and running_var exactly 1 everywhere.")
     initial_affine: bool = Field(description="gamma is exactly 1 and beta exactly 0 everywhere.")
     memory_batches: float | None = Field(
-        description="Batches that running statistics remember, (2 - momentum) / momentum; null for a plain average."
+        description="Batches that running statistics remember, (2 - momentum) / momentum; null for a plain average "
+        "and where momentum is 0, so that no batch changes them."
     )
     weights: FoldedWeights | None = Field(description="Its convolution's weights; null when it was not folded.")
 
@@ -228,7 +238,8 @@ class DeadChannel(Record):
     std: float = Field(description="Standard deviation of its output; 0 when its folded weights are all zero.")
     removal: Removal = Field(
         description="What removing it does to the output. exact: nothing. border: changes near borders of the "
-        "picture. approximate: small changes everywhere. unknown: not judged."
+        "picture. approximate: small changes everywhere, and larger ones near borders if the reason says so. unknown: "
+        "not judged."
     )
     reason: str = Field(description="Why, in words.")
     readers: list[ChannelReader] = Field(description="Empty when unknown.")

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from service.bundle.batchnorm import BatchNormReport, LayerTree
 from service.bundle.certificate import FoldCertificate
+from service.bundle.certificate_check import find_flaw
 from service.bundle.health import BatchNormHealth
 from service.bundle.int8 import Int8Spec
 from service.bundle.latency import LatencyReport
@@ -347,30 +348,9 @@ def load_bundle(path: Path) -> Bundle:
         )
     if stranger := _stranger_among_probed(bundle):
         raise BundleSchemaError(f"{path / PROBE} does not fit {BN_STATS} at {stranger}. Prepare it again.")
-    if flaw := _flaw_of_certificate(bundle):
+    if flaw := find_flaw(bundle.certificate, manifest.weights.sha256, bundle.batchnorm, bundle.layers):
         raise BundleUncertified(f"{path / CERTIFICATE} does not certify this bundle: {flaw}. Prepare it again.")
     return bundle
-
-
-def _flaw_of_certificate(bundle: Bundle) -> str | None:
-    """Why the certificate does not cover what is served; its verdict is not taken on trust."""
-    certificate, manifest = bundle.certificate, bundle.manifest
-    if certificate.checkpoint_sha256 != manifest.weights.sha256:
-        return "it belongs to other weights"
-    failed = [proof.name for proof in certificate.layers if not proof.passed or proof.relative_error > proof.tolerance]
-    failed += [
-        proof.input
-        for proof in certificate.end_to_end
-        if not proof.passed or proof.raw_relative_error > certificate.end_to_end_tolerance
-    ]
-    if failed or not certificate.passed:
-        return f"it failed on {failed[0]}" if failed else "it did not pass"
-    folded = {layer.name for layer in bundle.batchnorm.layers if layer.status == "folded"}
-    if folded != {proof.name for proof in certificate.layers}:
-        return "the layers it proves are not the layers that were folded"
-    if not certificate.end_to_end:
-        return "it holds no end-to-end proof"
-    return None
 
 
 def _stranger_among_probed(bundle: Bundle) -> str | None:

@@ -12,7 +12,7 @@ from service.bundle.health import Severity, WarningCode
 from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, Rect, Weights, missing_folder
 from service.commands.served_bundle import load_served
 from service.errors import ReportUnwritable
-from service.observatory.document import bn_stats_document
+from service.observatory.document import Detail, bn_stats_document
 from service.observatory.pruning import PruneRule
 from service.observatory.selection import Selection, SortKey, SortOrder
 from service.observatory.spreadsheet import bn_stats_csv
@@ -36,7 +36,13 @@ def bn_stats(
     prune_percentile: Annotated[
         float | None, typer.Option(min=0, max=100, help="Count channels up to this percentile of |gamma|.")
     ] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write a row per layer to this file.")] = None,
+    prune_threshold: Annotated[
+        float | None, typer.Option(min=0, help="Instead: count channels with |gamma| up to this.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write a table to this file.")] = None,
+    detail: Annotated[Detail, typer.Option(help="What a row of that table is: summary, a layer; full, a channel.")] = (
+        "summary"
+    ),
     json: Annotated[bool, typer.Option("--json", help="Print what GET /model/bn-stats?detail=full answers.")] = False,
     codes: Annotated[bool, typer.Option("--codes", help="Print every warning there is, and end.")] = False,
 ) -> None:
@@ -46,6 +52,8 @@ def bn_stats(
     if codes:
         terminal.print_warning_kinds(Console())
         return
+    if prune_threshold is not None and prune_percentile is not None:
+        raise typer.BadParameter("give one of --prune-threshold and --prune-percentile, which set the same threshold")
     if reason := missing_folder(csv):
         raise ReportUnwritable(reason)
     bundle = load_served(
@@ -54,11 +62,17 @@ def bn_stats(
         )
     )
     selection = Selection(layer, stage, status, warning, severity, sort, order)
-    rule = PruneRule() if prune_percentile is None else PruneRule("percentile", prune_percentile)
+    rule = _rule(prune_threshold, prune_percentile)
     if csv is not None:
-        csv.write_text(bn_stats_csv(bundle, selection, rule, "summary"), encoding="utf-8", newline="")
+        csv.write_text(bn_stats_csv(bundle, selection, rule, detail), encoding="utf-8", newline="")
     if json:
         document = bn_stats_document(bundle, selection, rule, "full")
         print(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_INDENT_2).decode())
     elif csv is None:
         terminal.print_bn_stats(Console(), bundle, selection, rule)
+
+
+def _rule(threshold: float | None, percentile: float | None) -> PruneRule:
+    if percentile is not None:
+        return PruneRule("percentile", percentile)
+    return PruneRule() if threshold is None else PruneRule("threshold", threshold)

@@ -40,6 +40,7 @@ class LayerDiff(Record):
     movement: Movement = Field(
         description="statistics-frozen: running_mean and running_var are the same. affine-frozen: gamma and beta are."
     )
+    eps_changed: bool = Field(description="eps is another one, so that the same arrays scale differently.")
     divergence_mean: float = Field(
         description="Symmetric Kullback-Leibler divergence of the running laws, mean over the channels, in nats."
     )
@@ -61,9 +62,9 @@ class Incomparable(Record):
 class Verdict(Record):
     """One conclusion in words."""
 
-    code: Literal["identical", "frozen", "partly-frozen", "affine-frozen", "diverged", "furthest", "incomparable"] = (
-        Field(description="Stable name of the kind of conclusion.")
-    )
+    code: Literal[
+        "identical", "frozen", "partly-frozen", "affine-frozen", "diverged", "furthest", "eps", "incomparable"
+    ] = Field(description="Stable name of the kind of conclusion.")
     message: str = Field(description="The conclusion, with its figures.")
 
 
@@ -74,7 +75,8 @@ class BatchNormDiff(Record):
     first: str = Field(description="Name and version of the model that is the point of departure.")
     second: str = Field(description="Name and version of the model that it is compared with.")
     verdicts: list[Verdict] = Field(
-        description="What follows: first what cannot be compared, then what was frozen, then how far the rest moved."
+        description="What follows: first what cannot be compared, then whether eps is another one, then what was "
+        "frozen, then how far the rest moved."
     )
     layers: list[LayerDiff] = Field(description="In the order of the first checkpoint.")
     incomparable: list[Incomparable] = Field(
@@ -145,6 +147,7 @@ def _compare(layer: BatchNormLayer, other: BatchNormLayer, first: Side, second: 
         dropped="dropped" in (layer.status, other.status),
         channels=layer.channels,
         movement=_movement(before, after),
+        eps_changed=layer.eps != other.eps,
         divergence_mean=float(divergence.mean()),
         divergence_max=float(divergence.max()),
         furthest_channel=int(divergence.argmax()),
@@ -181,8 +184,14 @@ def _verdicts(layers: Sequence[LayerDiff], incomparable: Sequence[Incomparable])
     deployed = [layer for layer in layers if not layer.dropped]
     if not deployed:
         return
+    if other_eps := [layer for layer in deployed if layer.eps_changed]:
+        message = (
+            f"eps is another one in {_layers(len(other_eps))}, such as {other_eps[0].name}, which changes the scale."
+        )
+        yield Verdict(code="eps", message=message)
     if all(layer.movement == "identical" for layer in deployed):
-        yield Verdict(code="identical", message=f"BatchNorm is the same in all {_layers(len(deployed))}.")
+        same = "BatchNorm is" if not other_eps else "gamma, beta and the running statistics are"
+        yield Verdict(code="identical", message=f"{same} the same in all {_layers(len(deployed))}.")
         return
     yield from _frozen(deployed)
     yield from _divergence(deployed)
@@ -221,12 +230,10 @@ def _divergence(layers: Sequence[LayerDiff]) -> Iterator[Verdict]:
     )
     diverged = [layer for layer in layers if layer.divergence_mean >= DIVERGED]
     if diverged:
-        parts = ", ".join(f"{_count(diverged, stage)} in the {stage}" for stage in _STAGES if _count(diverged, stage))
-        yield Verdict(
-            code="diverged",
-            message=f"{_layers(len(diverged))} diverged (mean divergence of at least {DIVERGED:g}): {parts}. The first "
-            f"in the network is {diverged[0].name}.",
-        )
+        own = {stage: [layer for layer in diverged if layer.stage == stage] for stage in _STAGES}
+        parts = [f"{len(found)} in the {stage}, first {found[0].name}" for stage, found in own.items() if found]
+        message = f"{_layers(len(diverged))} diverged (mean divergence of at least {DIVERGED:g}): {'; '.join(parts)}."
+        yield Verdict(code="diverged", message=message)
 
 
 def _count(layers: Sequence[LayerDiff], stage: Stage) -> int:

@@ -25,6 +25,7 @@ _WEIGHTS = (
     "fp16_infinite",
     "fp16_subnormal",
     "fp16_zero",
+    "small_share",
 )
 
 #: Columns of the table of layers and where each comes from; an empty cell stands for what does not exist.
@@ -40,6 +41,7 @@ _COLUMNS: dict[str, Callable[[LayerView], Any]] = {
     "eps": lambda v: v.layer.eps,
     "momentum": lambda v: v.layer.momentum,
     "status": lambda v: v.layer.status,
+    "reason": lambda v: v.layer.reason,
     "dead_channels": lambda v: len(v.layer.dead_channels),
     "removable_exactly": lambda v: v.health.removal and v.health.removal.exact,
     "eps_dominated_channels": lambda v: len(v.layer.eps_dominated_channels),
@@ -47,11 +49,18 @@ _COLUMNS: dict[str, Callable[[LayerView], Any]] = {
     "weak_share": lambda v: v.health.weak_share,
     "prunable_share": lambda v: v.prunable_share,
     "collapsed": lambda v: v.health.collapsed,
+    "abs_gamma_p05": lambda v: v.health.abs_gamma.p05,
+    "abs_gamma_p25": lambda v: v.health.abs_gamma.p25,
     "abs_gamma_median": lambda v: v.health.abs_gamma.p50,
+    "abs_gamma_p75": lambda v: v.health.abs_gamma.p75,
+    "abs_gamma_p95": lambda v: v.health.abs_gamma.p95,
     "law_std_median": lambda v: v.health.law_std.p50,
     "expected_low": lambda v: v.health.expected_low,
     "expected_high": lambda v: v.health.expected_high,
     "fp16_infinite_variances": lambda v: len(v.health.fp16_infinite_variances),
+    "half_precision": lambda v: v.health.half_precision,
+    "initial_statistics": lambda v: v.health.initial_statistics,
+    "initial_affine": lambda v: v.health.initial_affine,
     "warnings": lambda v: " ".join(warning.code for warning in v.warnings),
 }
 

@@ -40,12 +40,14 @@ class BatchNormSite:
         conv: module path of the convolution whose output it normalises, None when there is none.
         activation: function its output goes through first; "Identity" when that is not an activation.
         obstacle: why it cannot be folded into ``conv``, None when it can.
+        calls: how often it runs in one pass; what runs several times has an obstacle.
     """
 
     name: str
     conv: str | None
     activation: str
     obstacle: str | None
+    calls: int = 1
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,8 @@ def _batchnorm_hook(name: str, trace: _Trace) -> Any:
 
 def _site(name: str, batchnorm: nn.Module, trace: _Trace) -> BatchNormSite:
     conv = trace.conv_of_output.get(trace.inputs[name])
-    return BatchNormSite(name, conv, _activation(trace, trace.outputs[name]), _obstacle(name, conv, batchnorm, trace))
+    activation = _activation(trace, trace.outputs[name])
+    return BatchNormSite(name, conv, activation, _obstacle(name, conv, batchnorm, trace), trace.calls[name])
 
 
 def _obstacle(name: str, conv: str | None, batchnorm: nn.Module, trace: _Trace) -> str | None:

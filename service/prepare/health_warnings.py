@@ -55,6 +55,8 @@ def _is_new(figures: LayerHealth) -> bool:
 def _findings(layer: BatchNormLayer, figures: LayerHealth) -> Iterator[Finding]:
     if layer.reason is not None:
         yield "unfoldable", f"It cannot be folded: {layer.reason}."
+    if layer.momentum == 0:
+        yield "frozen-statistics", f"All {layer.channels} channels."
     yield from _channel_findings(layer, figures)
     yield from _initial_findings(layer, figures)
     if figures.weights is not None:

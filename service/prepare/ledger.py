@@ -246,8 +246,12 @@ def _activated(function: str, constant: float) -> float:
 
 
 def _reason(walk: _Walk, constant: bool) -> str:
+    padded = f"{', '.join(walk.borders)} pads its input with zeros"
     if not constant:
-        return "It is not quite constant: its folded weights are small but not all zero."
+        varies = "It hardly varied in training, but its folded weights are not all zero: another input may move it."
+        return (
+            f"{varies} It is not zero either, and {padded}, so more changes near borders." if walk.borders else varies
+        )
     if walk.borders:
-        return f"It is constant but not zero, and {', '.join(walk.borders)} pads its input with zeros."
+        return f"It is constant but not zero, and {padded}."
     return "It is constant, and every convolution that reads it can take it into its bias."

@@ -272,12 +272,13 @@ def _export(
 ) -> tuple[GraphSpec, GraphSpec]:
     specs = []
     for file, network, kept in (
-        (store.DEPLOYED, subject.result.network, len(subject.result.unfoldable)),
-        (store.REFERENCE, subject.reference, len(subject.dataflow.sites)),
+        (store.DEPLOYED, subject.result.network, subject.result.unfoldable),
+        (store.REFERENCE, subject.reference, subject.dataflow.sites.values()),
     ):
         with progress.step(f"Export {file}"):
             deployed = DeployedNetwork(network, subject.head, any_size=spec.rect is not None).eval()
-            specs.append(export_onnx(deployed, folder / file, spec.height, kept, spec.rect))
+            nodes = sum(site.calls for site in kept)  # a layer that runs twice stands there twice
+            specs.append(export_onnx(deployed, folder / file, spec.height, nodes, spec.rect))
             check_graph_outputs(folder / file, deployed, inputs)
     return specs[0], specs[1]
 

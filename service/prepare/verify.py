@@ -1,7 +1,6 @@
 """Judges a fold: each layer on the input it really receives, then the whole network. ``fold`` never judges itself."""
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from service.bundle.certificate import EndToEndProof, FoldCertificate, LayerProof, Unfoldable
+from service.bundle.certificate import (
+    END_TO_END_TOLERANCE,
+    EndToEndProof,
+    FoldCertificate,
+    LayerProof,
+    Unfoldable,
+    layer_tolerance,
+)
 from service.errors import FoldRejected, UnsupportedModel
 from service.prepare.checkpoint import HeadKind, blocks
 from service.prepare.dataflow import BatchNormSite
@@ -17,12 +23,6 @@ from service.prepare.deployed_network import DeployedNetwork, match_rows
 from service.prepare.detection_match import COMPARISON_THRESHOLD, DetectionMatch
 from service.prepare.fold import FoldResult, scale_and_shift
 from service.prepare.proof_inputs import ProofInput
-
-#: Two float32 results are compared, each with its own rounding and summation order; this leaves room for both.
-_SAFETY = 4.0
-_FLOAT32_UNIT = 2.0**-24
-#: Raw head outputs, relative to their largest value: the layers' rounding, grown through about a hundred layers.
-END_TO_END_TOLERANCE = 1e-3
 
 
 @dataclass
@@ -104,20 +104,14 @@ def prove_layers(reference: nn.Module, result: FoldResult, inputs: Sequence[Proo
     return [_layer_proof(reference, site, errors[site.name]) for site in result.folded]
 
 
-def layer_tolerance(conv: nn.Module) -> float:
-    """Bound on a layer's error, relative to the sum of the magnitudes of the terms of each output.
-
-    A float32 sum of n products errs by at most about sqrt(n) units in the last place of that sum with high
-    probability (Higham and Mary 2019, "A New Approach to Probabilistic Rounding Error Analysis"); the BatchNorm adds
-    three roundings.
-    """
+def _terms(conv: nn.Module) -> int:
+    """Products in one output of a convolution; of a transposed one the most there can be."""
     weight = conv.get_parameter("weight")
-    terms = weight[:, 0].numel() if isinstance(conv, nn.ConvTranspose2d) else weight[0].numel()
-    return _SAFETY * (math.sqrt(terms) + 3) * _FLOAT32_UNIT
+    return weight[:, 0].numel() if isinstance(conv, nn.ConvTranspose2d) else weight[0].numel()
 
 
 def _layer_proof(reference: nn.Module, site: BatchNormSite, error: _LayerError) -> LayerProof:
-    tolerance = layer_tolerance(reference.get_submodule(str(site.conv)))
+    tolerance = layer_tolerance(_terms(reference.get_submodule(str(site.conv))))
     return LayerProof(
         name=site.name,
         conv=str(site.conv),

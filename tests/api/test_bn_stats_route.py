@@ -177,11 +177,14 @@ def test_csv_has_a_row_per_layer(server: Serving) -> None:
         assert int(row["channels"]) == layer["channels"]
         assert float(row["weights_sqnr_per_channel_db"]) == layer["health"]["weights"]["sqnr_per_channel_db"]
         assert row["collapsed"] == str(layer["health"]["collapsed"])
+        found = [float(row[f"abs_gamma_{at}"]) for at in ("p05", "p25", "median", "p75", "p95")]
+        assert found == [layer["health"]["abs_gamma"][at] for at in ("p05", "p25", "p50", "p75", "p95")]
 
 
 def test_csv_leaves_empty_what_does_not_exist(server: Serving) -> None:
     (row,) = table(server.client.get(PATH, params={"layer": DROPPED}, headers={"Accept": "text/csv"}))
     assert (row["status"], row["execution_index"], row["weights_after_min"], row["warnings"]) == ("dropped", "", "", "")
+    assert "one2one head is kept" in row["reason"]
 
 
 def test_csv_in_full_has_a_row_per_channel(server: Serving, faulty_bundle: Bundle) -> None:

@@ -156,7 +156,14 @@ def overshoot(part: str) -> Callable[[dict], None]:
         (overshoot("layers"), "it failed on model."),
         (overshoot("end_to_end"), "it failed on bus.jpg"),
         (lambda c: c["layers"].pop(3), "not the layers that were folded"),
+        (lambda c: c["layers"][3].update(conv="model.0.conv"), "not the layers that were folded"),
         (lambda c: c.update(end_to_end=[]), "no end-to-end proof"),
+        (lambda c: c["layers"][3].update(relative_error=float("nan")), "it failed on model."),
+        (lambda c: c["end_to_end"][0].update(raw_relative_error=float("nan")), "it failed on bus.jpg"),
+        (lambda c: c["end_to_end"][0].update(matched=c["end_to_end"][0]["detections"] - 1), "it failed on bus.jpg"),
+        (lambda c: c["end_to_end"][0].update(extra=1), "it failed on bus.jpg"),
+        (lambda c: c["layers"][3].update(relative_error=0.1, tolerance=0.2), "not the one that float32 allows"),
+        (lambda c: c.update(end_to_end_tolerance=0.5), "the whole network is not the one that float32 allows"),
     ],
 )
 def test_a_certificate_is_read_not_believed(copy: Path, change: Callable[[dict], None], says: str) -> None:

@@ -117,18 +117,32 @@ def test_recalibrated_statistics_are_told_from_training(side: Side) -> None:
 
 
 def test_where_the_head_diverged_is_named(side: Side) -> None:
-    stages, far = stage_of(side), "model.23.one2one_cv3.1.0.1.bn"
+    stages, far, early = stage_of(side), "model.23.one2one_cv3.1.0.1.bn", "model.6.cv1.bn"
 
     def train(name: str, key: str, values: np.ndarray) -> np.ndarray:
         if key != "running_mean":
             return values * 1.01
         deviation = np.sqrt(side.arrays[f"{name}/running_var"])
-        step = 5.0 if name == far else 0.5 if stages[name] == "head" else 0.01
+        step = 5.0 if name == far else 3.0 if name == early else 0.5 if stages[name] == "head" else 0.01
         return values + step * deviation
 
     found = verdicts(compare_batchnorm(side, changed(side, train)))
     assert found["furthest"].startswith("The head moved most.") and far in found["furthest"]
-    assert "1 layer diverged" in found["diverged"] and found["diverged"].endswith(f"is {far}.")
+    assert found["diverged"].startswith("2 layers diverged")
+    assert found["diverged"].endswith(f"1 in the backbone, first {early}; 1 in the head, first {far}.")
+
+
+def test_another_eps_is_not_the_same_batchnorm(side: Side) -> None:
+    changed_layer = side.layers[3].model_copy(update={"eps": 1e-5})
+    other = replace(
+        side, layers=[changed_layer if layer.name == changed_layer.name else layer for layer in side.layers]
+    )
+    diff = compare_batchnorm(side, other)
+    assert [layer.name for layer in diff.layers if layer.eps_changed] == [changed_layer.name]
+    found = verdicts(diff)
+    assert list(found) == ["eps", "identical"]
+    assert f"1 layer, such as {changed_layer.name}" in found["eps"]
+    assert found["identical"].startswith("gamma, beta and the running statistics are the same in all")
 
 
 def test_the_head_that_is_not_deployed_decides_nothing(side: Side) -> None:

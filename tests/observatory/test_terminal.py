@@ -69,6 +69,23 @@ def test_csv_is_written_to_the_file_named(environ: dict[str, str], tmp_path: Pat
     assert header.startswith("name,conv,") and row.startswith(f"{EXACT},")
 
 
+def test_csv_in_full_has_a_row_per_channel(environ: dict[str, str], faulty_bundle: Bundle, tmp_path: Path) -> None:
+    assert run(environ, "--csv", str(tmp_path / "channels.csv"), "--detail", "full", "--layer", EXACT).returncode == 0
+    (layer,) = (layer for layer in faulty_bundle.batchnorm.layers if layer.name == EXACT)
+    header, *rows = (tmp_path / "channels.csv").read_text().splitlines()
+    assert header.startswith("layer,channel,gamma,") and len(rows) == layer.channels
+
+
+def test_prunable_channels_are_counted_by_either_rule(environ: dict[str, str]) -> None:
+    by_threshold = json.loads(run(environ, "--json", "--prune-threshold", "0.9").stdout)["prunable"]
+    assert (by_threshold["threshold"], by_threshold["percentile"]) == (0.9, None)
+    percentile = 100 * by_threshold["share"]
+    by_percentile = json.loads(run(environ, "--json", "--prune-percentile", str(percentile)).stdout)["prunable"]
+    assert by_percentile["threshold"] == pytest.approx(0.9, abs=0.01)
+    done = run(environ, "--prune-threshold", "0.9", "--prune-percentile", "5")
+    assert done.returncode == 2 and "--prune-percentile" in done.stderr
+
+
 def test_every_warning_is_explained_without_a_bundle(tmp_path: Path) -> None:
     done = run(clean_environ(bundle_dir=str(tmp_path)) | {"COLUMNS": "250"}, "--codes")
     assert done.returncode == 0

@@ -215,6 +215,14 @@ def test_a_channel_that_still_varies_is_removed_approximately() -> None:
     assert 1e-5 < change.max() < 0.01
 
 
+def test_a_channel_that_still_varies_says_where_more_than_a_little_changes() -> None:
+    network = build(lambda n, x: n.padded(n.hidden(x)), gamma=1e-6)
+    entry, folded, _ = judge(network, std=1e-6)
+    assert entry.removal == "approximate" and "padded pads its input with zeros, so more changes" in entry.reason
+    change = difference(folded, entry)
+    assert change[1:-1, 1:-1].max() < 1e-4 < 1e-3 < torch.cat((change[0], change[-1])).min()
+
+
 def test_a_variance_of_zero_does_not_make_a_channel_constant() -> None:
     network = build(lambda n, x: n.pointwise(n.hidden(x)), gamma=1.0)
     network.bn.running_var[DEAD] = 0.0

@@ -1,0 +1,58 @@
+"""Reads a certificate without believing it: its figures decide, held against bounds that are reckoned anew."""
+
+import math
+from collections.abc import Iterator
+
+from service.bundle.batchnorm import BatchNormReport, ConvRecord, LayerTree
+from service.bundle.certificate import END_TO_END_TOLERANCE, FoldCertificate, layer_tolerance
+
+
+def find_flaw(
+    certificate: FoldCertificate, checkpoint_sha256: str, batchnorm: BatchNormReport, tree: LayerTree
+) -> str | None:
+    """Why a certificate does not cover a bundle, or None if it does.
+
+    Args:
+        checkpoint_sha256: of the bundle's weights.
+        batchnorm, tree: what the bundle says about its layers.
+    """
+    if certificate.checkpoint_sha256 != checkpoint_sha256:
+        return "it belongs to other weights"
+    if failed := next(_failed(certificate), None):
+        return f"it failed on {failed}"
+    if not certificate.passed:
+        return "it did not pass"
+    folded = {layer.name: layer.conv for layer in batchnorm.layers if layer.status == "folded"}
+    if folded != {proof.name: proof.conv for proof in certificate.layers}:
+        return "the layers it proves are not the layers that were folded"
+    if not certificate.end_to_end:
+        return "it holds no end-to-end proof"
+    if wide := next(_wide_bounds(certificate, tree), None):
+        return f"its bound for {wide} is not the one that float32 allows"
+    return None
+
+
+def _failed(certificate: FoldCertificate) -> Iterator[str]:
+    # Asked the way round in which a figure that is no number fails.
+    for layer in certificate.layers:
+        if not (layer.passed and layer.relative_error <= layer.tolerance):
+            yield layer.name
+    for proof in certificate.end_to_end:
+        complete = proof.matched == proof.detections and proof.extra == 0
+        if not (proof.passed and complete and proof.raw_relative_error <= certificate.end_to_end_tolerance):
+            yield proof.input
+
+
+def _wide_bounds(certificate: FoldCertificate, tree: LayerTree) -> Iterator[str]:
+    """What is proved within more than preparation allows."""
+    terms = {conv.name: _terms(conv) for block in tree.blocks for conv in block.convs}
+    for layer in certificate.layers:
+        if layer.conv not in terms or not layer.tolerance <= layer_tolerance(terms[layer.conv]):
+            yield layer.name
+    if not certificate.end_to_end_tolerance <= END_TO_END_TOLERANCE:
+        yield "the whole network"
+
+
+def _terms(conv: ConvRecord) -> int:
+    inputs = conv.in_channels if conv.kind == "transposed" else conv.in_channels // conv.groups
+    return inputs * math.prod(conv.kernel)
