@@ -23,8 +23,9 @@ from service.drift.features import Samples
 from service.drift.layers import watch_layers
 from service.drift.taught import TaughtFaults
 from service.heap import map_large_blocks
-from service.inference.fault_pictures import measure_versions, teach_faults
+from service.inference.fault_pictures import measure_versions
 from service.inference.images import decode_image
+from service.inference.learn import teach_faults
 from service.inference.picture_folder import picture_files
 from service.inference.probe import Probe, Reading
 from service.preprocessing.corruptions import CORRUPTIONS

@@ -13,3 +13,5 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # OpenVINO counts each import with Google Analytics through this package, unasked, and has no switch but its absence.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+# The converter of other frameworks' models, 8 MB, which OpenVINO loads along with itself where it can.
+sys.modules["openvino.tools.ovc"] = None  # type: ignore[assignment]

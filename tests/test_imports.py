@@ -26,8 +26,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "drift": {"bundle", "errors"},
     "lint": {"bundle", "preprocessing", "errors"},
     "onnxruntime_folding": set(),
+    "openvino_properties": set(),
     "observatory": {"bundle", "nearest", "errors"},
-    "measurement": {"bundle", "machine", "child", "onnxruntime_folding", "errors"},
+    "measurement": {"bundle", "machine", "child", "onnxruntime_folding", "openvino_properties", "errors"},
     "prepare": {"bundle", "preprocessing", "comparison", "pictures", "settings", "machine", "measurement", "errors"},
     "inference": {
         "bundle",
@@ -38,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "settings",
         "machine",
         "onnxruntime_folding",
+        "openvino_properties",
         "errors",
     },
     "tuning": {

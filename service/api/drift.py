@@ -29,7 +29,8 @@ from service.bundle.probe import FIGURES
 from service.drift.baseline import WINDOW
 from service.drift.distances import LayerDistances, Normal, channel_distances, counting_channels
 from service.drift.features import Samples
-from service.drift.monitor import FIRST_PICTURES, LayerReport, Report, compare_layers, compare_with_training
+from service.drift.lesson import FIRST_PICTURES
+from service.drift.monitor import LayerReport, Report, compare_layers, compare_with_training
 from service.inference.probe import Reading
 from service.preprocessing.letterbox import Letterbox, content_tensor
 
@@ -50,8 +51,10 @@ def get_drift(service: ServiceDep) -> Response:
     """A share of the pictures sent to `/detect` goes through the network's first layers once more, off the hot path.
 
     Each probed convolution's output is held against the law it had in training, which folding preserves: mean beta,
-    variance gamma² var / (var + eps). Windows of 32 pictures are also held against clean pictures: those given to
-    `python -m service calibrate`, else the first 256 sampled. Only the latter comparison raises an alarm.
+    variance gamma² var / (var + eps). It is measured over the picture as the network gets it but without padding, each
+    side cut about the middle to a multiple of 32 pixels. Windows of 32 pictures are also held against clean pictures:
+    those given to `python -m service calibrate`, else the first 256 sampled, of which every second is measured with
+    known faults, too. Only the latter comparison raises an alarm.
     """
     return json_answer(_drift_answer(service))
 
@@ -73,7 +76,8 @@ async def measure_image(
     """Send the image as to `/detect`. Answers the layers and channels furthest from their training law.
 
     One picture is no sample of the training data: a plain one lies far from the law without being wrong. Compare it
-    with pictures known to be good. It does not count among the sampled ones.
+    with pictures known to be good. It does not count among the sampled ones. Measured is the picture without padding,
+    as for `GET /model/drift`.
     """
     deadline = time.monotonic() + service.settings.request_timeout_s
     service.pool.require_room()
@@ -133,6 +137,7 @@ def _baseline(report: Report) -> DriftBaseline:
         threshold=None if found is None else found.baseline.threshold,
         false_alarm_rate=None if found is None else found.baseline.rate,
         measured_rate=None if found is None else found.baseline.measured_rate,
+        faults=[] if found is None else list(found.baseline.faults),
     )
 
 

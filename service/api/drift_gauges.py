@@ -6,6 +6,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from service.drift.monitor import Report
 
+#: Attributes of ``LayerDistances``.
+_FIGURES = {
+    "z_rms": "shift of the means, in standard deviations of the reference, root mean square.",
+    "log_variance_ratio": "median over the channels of |ln(variance / that of the reference)|.",
+    "symmetric_kl": "mean symmetric divergence of the channels, nats.",
+    "wasserstein2": "2-Wasserstein distance, root mean square, in units of the output.",
+}
+
 
 def drift_metrics(report: Report) -> Iterator[Metric]:
     """Gauges and counters of `GET /model/drift`. What is not known yet has no sample."""
@@ -21,21 +29,24 @@ def drift_metrics(report: Report) -> Iterator[Metric]:
     if report.windows and report.windows[-1].score is not None:
         text = "Score of the last full window against the calibration."
         yield GaugeMetricFamily("yolofold_drift_score", text, report.windows[-1].score)
+    yield from _overall_metrics(report)
     yield from _layer_metrics(report)
 
 
-def _layer_metrics(report: Report) -> Iterator[Metric]:
-    labels = ["layer", "reference"]
-    shifts = GaugeMetricFamily(
-        "yolofold_drift_layer_z_rms", "Shift of the means, in standard deviations of the reference.", labels=labels
-    )
-    divergences = GaugeMetricFamily(
-        "yolofold_drift_layer_symmetric_kl", "Mean symmetric divergence of the channels, nats.", labels=labels
-    )
-    for layer in report.layers:
-        for reference, found in (("training", layer.training), ("baseline", layer.baseline)):
+def _overall_metrics(report: Report) -> Iterator[Metric]:
+    for name, text in _FIGURES.items():
+        gauge = GaugeMetricFamily(f"yolofold_drift_{name}", f"All probed layers: {text}", labels=["reference"])
+        for reference, found in (("training", report.training), ("baseline", report.baseline)):
             if found is not None:
-                shifts.add_metric([layer.name, reference], found.z_rms)
-                divergences.add_metric([layer.name, reference], found.symmetric_kl)
-    yield shifts
-    yield divergences
+                gauge.add_metric([reference], getattr(found, name))
+        yield gauge
+
+
+def _layer_metrics(report: Report) -> Iterator[Metric]:
+    for name, text in _FIGURES.items():
+        gauge = GaugeMetricFamily(f"yolofold_drift_layer_{name}", f"One layer: {text}", labels=["layer", "reference"])
+        for layer in report.layers:
+            for reference, found in (("training", layer.training), ("baseline", layer.baseline)):
+                if found is not None:
+                    gauge.add_metric([layer.name, reference], getattr(found, name))
+        yield gauge

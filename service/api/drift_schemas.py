@@ -53,6 +53,10 @@ class DriftBaseline(BaseModel):
         description="Share of windows left out of the fit that exceeded it; a check, no independent measurement. "
         "null while gathering."
     )
+    faults: list[str] = Field(
+        description="Known faults that windows are looked over for, each in its own direction; empty while gathering.",
+        examples=[["red and blue swapped", "darker than before"]],
+    )
 
 
 class DriftWindow(BaseModel):

@@ -6,10 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.store import Bundle
+from service.drift.calibration import DEFAULT_RATE, Calibration
 from service.drift.layers import WatchedLayers, watch_layers
+from service.drift.lesson import Lesson
 from service.drift.monitor import DriftMonitor
 from service.heap import give_back_freed
-from service.inference.calibration_file import load_calibration
+from service.inference.calibration_file import Learnt, load_calibration
+from service.inference.fault_pictures import measure_fitted_versions
+from service.inference.learn import learn
 from service.inference.probe import Probe
 from service.inference.sampling import CpuBudget, PictureSampler
 from service.lint.report import FaultWords
@@ -17,17 +21,37 @@ from service.lint.signatures import Signatures
 from service.preprocessing.letterbox import Letterbox, content_tensor
 
 
+class Knowledge:
+    """What was learnt from clean pictures: from the file's, or, once there are enough, from the first ones served."""
+
+    def __init__(self, channels: NDArray[np.intp], learnt: Learnt | None) -> None:
+        """``channels`` are those that count, as positions among the probed ones."""
+        self._channels, self._learnt = channels, learnt
+
+    @property
+    def for_drift(self) -> tuple[Calibration, FaultWords] | None:
+        """What windows are held against and what names their faults; None while there is neither."""
+        return None if self._learnt is None else (self._learnt.drift, FaultWords(self._learnt.faults))
+
+    @property
+    def signatures(self) -> Signatures | None:
+        """What faults look like; None while that has not been learnt."""
+        return None if self._learnt is None else self._learnt.faults
+
+    def learn(self, lesson: Lesson, created_at: str) -> tuple[Calibration, FaultWords]:
+        """See ``service.drift.monitor.Learns``."""
+        learnt = self._learnt = learn(lesson, self._channels, DEFAULT_RATE, created_at)
+        return learnt.drift, FaultWords(learnt.faults)
+
+
 @dataclass(frozen=True)
 class DriftWatch:
-    """The probe and what it is held against.
-
-    ``signatures`` is None where faults were never learnt, ``sampler`` where live pictures are not sampled.
-    """
+    """The probe and what it is held against; ``sampler`` is None where live pictures are not sampled."""
 
     probe: Probe
     watched: WatchedLayers
     monitor: DriftMonitor
-    signatures: Signatures | None
+    knowledge: Knowledge
     sampler: PictureSampler | None
     cpu_share: float
 
@@ -45,15 +69,15 @@ def start_drift_watch(bundle: Bundle, cpu_share: float, cores: int) -> DriftWatc
         CalibrationUnusable: what was learnt beside the bundle is damaged or another bundle's.
     """
     probe, watched = Probe(bundle.probe_graph), watch_layers(bundle)
-    learnt = load_calibration(bundle)
-    if learnt is None:
-        signatures, monitor = None, DriftMonitor(watched, None)
-    else:
-        signatures, monitor = learnt.faults, DriftMonitor(watched, learnt.drift, FaultWords(learnt.faults))
+    knowledge, size = Knowledge(watched.channels, load_calibration(bundle)), bundle.manifest.model.input.height
+    monitor = DriftMonitor(watched, knowledge.for_drift, knowledge.learn)
 
-    def look(plan: Letterbox, square: NDArray[np.uint8], when: float) -> None:
-        monitor.add(probe.measure(content_tensor(square, plan)), when)
+    def look(plan: Letterbox, fitted: NDArray[np.uint8], when: float) -> None:
+        reading, faults = probe.measure(content_tensor(fitted, plan)), None
+        if monitor.wants_faults:
+            faults = measure_fitted_versions(fitted, plan, probe, watched, size)
+        monitor.add(reading, when, faults)
         give_back_freed()
 
     sampler = PictureSampler(look, CpuBudget(cpu_share, cores)) if cpu_share > 0 else None
-    return DriftWatch(probe, watched, monitor, signatures, sampler, cpu_share)
+    return DriftWatch(probe, watched, monitor, knowledge, sampler, cpu_share)

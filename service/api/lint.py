@@ -62,7 +62,7 @@ async def lint(request: Request, service: ServiceDep) -> Response:
 async def _look(service: Service, place: Place, data: bytes, deadline: float) -> LintAnswer:
     drift = service.drift
     linter = Linter(drift.probe, drift.watched, service.bundle.manifest.model.input, service.detector.budget)
-    signatures = drift.signatures
+    signatures = drift.knowledge.signatures
     if not data.startswith(MAGIC):
         plan, fitted = (await place.submit(lambda: service.detector.fit(data), deadline)).value
         look = (await place.submit(lambda: linter.look_at_picture(fitted, plan), deadline)).value

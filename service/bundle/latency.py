@@ -7,9 +7,9 @@ from pydantic import Field
 from service.bundle.manifest import Record
 
 Verdict = Literal["gain", "loss", "indistinguishable"]
-Engine = Literal["torch", "onnxruntime"]
+Engine = Literal["torch", "onnxruntime", "openvino"]
 Device = Literal["cpu", "cuda"]
-Precision = Literal["fp32", "tf32"]
+Precision = Literal["fp32", "tf32", "bf16"]
 SeriesKind = Literal["latency", "throughput"]
 
 

@@ -30,25 +30,21 @@ def calibrate(
     bundle = load_served(settings)
     from datetime import UTC, datetime
 
-    from service.drift.calibration import calibrate as learn
     from service.drift.layers import watch_layers
-    from service.inference.calibration_file import Learnt, require_writable, save_calibration
+    from service.inference.calibration_file import require_writable, save_calibration
     from service.inference.calibration_pictures import measure_folder
-    from service.inference.fault_pictures import learn_faults, teach_faults
+    from service.inference.learn import learn
     from service.lint.signatures import describe_signatures
 
     require_writable(bundle)  # before minutes of measuring
     progress = StepProgress()
     with progress.step("Measure") as advance:
-        measured = measure_folder(bundle, data, settings.max_pixels, advance)
+        lesson = measure_folder(bundle, data, settings.max_pixels, advance)
     with progress.step("Calibrate"):
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        taught = teach_faults(measured.faults, measured.rows)
-        found = learn(measured.samples, watch_layers(bundle).channels, rate, now, taught)
-    with progress.step("Faults"):
-        signatures = learn_faults(measured.faults)
-    path, baseline = save_calibration(Learnt(found, signatures), bundle), found.baseline
-    print(*describe_signatures(signatures), sep="\n")
+        learnt = learn(lesson, watch_layers(bundle).channels, rate, now)
+    path, baseline = save_calibration(learnt, bundle), learnt.drift.baseline
+    print(*describe_signatures(learnt.faults), sep="\n")
     print(
         f"{baseline.pictures} pictures; the alarm is raised above a score of {baseline.threshold:.3f}, set for "
         f"{baseline.rate:.2%} false alarms and exceeded by {baseline.measured_rate:.2%} of the windows left out"

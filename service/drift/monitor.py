@@ -10,16 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.drift.baseline import WINDOW
-from service.drift.calibration import DEFAULT_RATE, Calibration, calibrate
+from service.drift.calibration import Calibration
 from service.drift.distances import LayerDistances, Normal, channel_distances, layer_distances, pool
 from service.drift.features import Measured, Samples
 from service.drift.layers import WatchedLayer, WatchedLayers
+from service.drift.lesson import FIRST_PICTURES, FirstPictures, Lesson
 from service.drift.onset import Onset
 from service.drift.words import describe_fault, describe_pictures
 from service.errors import CalibrationUnusable
 
-FIRST_PICTURES = 256
-"""Sampled pictures that make the calibration where no file holds one."""
 _KEPT_WINDOWS = 256
 
 State = Literal["calibrating", "watching", "drifting"]
@@ -30,6 +29,16 @@ class NamesFaults(Protocol):
     """Says in words what the features (W, F) of a window's pictures show to be wrong with how they were made."""
 
     def __call__(self, features: NDArray[np.float64]) -> list[str]: ...
+
+
+class Learns(Protocol):
+    """Learns from the first pictures what a calibration file would hold.
+
+    Raises:
+        CalibrationUnusable: they do not do.
+    """
+
+    def __call__(self, lesson: Lesson, created_at: str) -> tuple[Calibration, NamesFaults]: ...
 
 
 @dataclass(frozen=True)
@@ -98,20 +107,21 @@ class _Comparison(NamedTuple):
 class DriftMonitor:
     """Watches one model's pictures. One thread adds them; any may read."""
 
-    def __init__(
-        self, watched: WatchedLayers, calibration: Calibration | None, faults: NamesFaults | None = None
-    ) -> None:
+    def __init__(self, watched: WatchedLayers, known: tuple[Calibration, NamesFaults] | None, learn: Learns) -> None:
         """Start without pictures.
 
         Args:
-            calibration: from its file; None makes the first ``FIRST_PICTURES`` pictures the calibration.
-            faults: names what was done to pictures; None where that was never learnt.
+            known: the calibration from its file, and what names faults by it; None lets ``learn`` make both out of the
+                first ``FIRST_PICTURES`` pictures.
         """
-        self._faults = faults
-        self._watched, self._calibration = watched, calibration
-        self._source: Source = "first_pictures" if calibration is None else "file"
+        self._watched, self._learn = watched, learn
+        self._calibration: Calibration | None = None
+        self._faults: NamesFaults | None = None
+        if known is not None:
+            self._calibration, self._faults = known
+        self._source: Source = "first_pictures" if known is None else "file"
         self._lock = threading.Lock()
-        self._first: list[Measured] = []
+        self._first = FirstPictures()
         self._window: list[tuple[float, Measured]] = []
         self._windows: deque[WindowScore] = deque(maxlen=_KEPT_WINDOWS)
         self._last: Samples | None = None
@@ -120,9 +130,19 @@ class DriftMonitor:
         self._version = 0
         self._compared: tuple[int, _Comparison] | None = None
 
-    def add(self, reading: Measured, when: float) -> None:
-        """Take in one picture; ``when`` is seconds since 1970."""
-        calibration = self._gather(reading, when)
+    @property
+    def wants_faults(self) -> bool:
+        """Whether the next picture is to come with its features with every known fault."""
+        return self._calibration is None and self._first.wants_faults
+
+    def add(self, reading: Measured, when: float, faults: NDArray[np.float64] | None = None) -> None:
+        """Take in one picture.
+
+        Args:
+            when: seconds since 1970.
+            faults: (C, F) its features with each known fault, the first of which is none, where they are wanted.
+        """
+        calibration = self._gather(reading, when, faults)
         self._window.append((when, reading))
         # Computed before the lock is taken: this thread has the least priority, and readers wait for the lock.
         closed = self._close_window(calibration) if len(self._window) == WINDOW else None
@@ -138,16 +158,16 @@ class DriftMonitor:
                 if calibration is not None and window.score is not None:
                     self._onset.update(window.score, calibration.baseline.threshold, window.begun)
 
-    def _gather(self, reading: Measured, when: float) -> Calibration | None:
+    def _gather(self, reading: Measured, when: float, faults: NDArray[np.float64] | None) -> Calibration | None:
         """The calibration after this picture. Only the sampling thread gets here, and readers need not wait for it."""
         if self._calibration is not None:
             return self._calibration
-        self._first.append(reading)
+        self._first.add(reading, faults)
         if len(self._first) < FIRST_PICTURES:
             return None
-        first, self._first = self._first, []
+        first, self._first = self._first, FirstPictures()
         try:
-            found = calibrate(Samples.of(first), self._watched.channels, DEFAULT_RATE, _utc(when))
+            found, self._faults = self._learn(first.lesson(), _utc(when))
         except CalibrationUnusable as error:
             self._failure = f"{error} The next {FIRST_PICTURES} are tried."
             return None

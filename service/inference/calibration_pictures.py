@@ -1,7 +1,6 @@
 """Measures a folder of clean pictures, as `python -m service calibrate` does: each is read and decoded once."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,26 +10,15 @@ from service.bundle.store import Bundle
 from service.drift.calibration import LEAST_PICTURES
 from service.drift.features import Samples
 from service.drift.layers import watch_layers
+from service.drift.lesson import Lesson
 from service.errors import CalibrationUnusable
-from service.inference.fault_pictures import MOST_PICTURES, measure_versions
+from service.inference.fault_pictures import measure_versions
 from service.inference.picture_folder import Decoded, Unreadable, different_files, picture_files, read_files
 from service.inference.probe import Probe, Reading
 from service.preprocessing.letterbox import content_tensor, letterbox, plan_letterbox
 
-
-@dataclass(frozen=True)
-class Measured:
-    """What the probe says of a folder's pictures.
-
-    Attributes:
-        samples: of all of them as they are.
-        faults: (N, C, F) features of N of them with each of C faults, in the order of their names.
-        rows: (N,) which of them these are, ascending.
-    """
-
-    samples: Samples
-    faults: NDArray[np.float64]
-    rows: NDArray[np.intp]
+#: More pictures hardly sharpen the signatures; of a larger folder an even selection is taken.
+MOST_PICTURES = 400
 
 
 def measure_folder(
@@ -39,7 +27,7 @@ def measure_folder(
     max_pixels: int,
     progress: Callable[[int, int], None],
     most_with_faults: int = MOST_PICTURES,
-) -> Measured:
+) -> Lesson:
     """Measure every picture in a folder and the folders in it. Files with the same bytes count once.
 
     Args:
@@ -60,7 +48,7 @@ def measure_folder(
         readings.append(probe.measure(content_tensor(letterbox(image, plan), plan)))
         if index in chosen:
             faults.append(measure_versions(image, probe, watched, size))
-    return Measured(Samples.of(readings), np.stack(faults), np.array(sorted(chosen), np.intp))
+    return Lesson(Samples.of(readings), np.stack(faults), np.array(sorted(chosen), np.intp))
 
 
 def calibration_files(folder: Path) -> list[Path]:

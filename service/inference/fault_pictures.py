@@ -1,36 +1,14 @@
-"""Teaches linter and drift: pictures measured as they are and with every fault they are to know."""
+"""Measures pictures with every fault that linter and drift are to know."""
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from service.drift.layers import WatchedLayers
-from service.drift.shrinkage import shrunk_covariance
-from service.drift.taught import TaughtFaults
 from service.inference.linter import features_of
 from service.inference.probe import Probe
-from service.lint.faults import PICTURE_FAULTS, spoil_picture
-from service.lint.signatures import Signatures, fit_signatures
-from service.preprocessing.letterbox import content_of, letterbox, picture_tensor, plan_letterbox
-
-#: More pictures hardly sharpen the signatures; of a larger folder an even selection is taken.
-MOST_PICTURES = 400
-_SEED = 0
-
-
-def learn_faults(features: NDArray[np.float64]) -> Signatures:
-    """Learn to tell the faults apart from features (N, C, F) of N pictures with each of ``PICTURE_FAULTS``."""
-    names = [fault.name for fault in PICTURE_FAULTS]
-    return fit_signatures(features, names, shrunk_covariance, np.random.default_rng(_SEED))
-
-
-def teach_faults(features: NDArray[np.float64], rows: NDArray[np.intp]) -> TaughtFaults:
-    """What the faults change in features (N, C, F) of N pictures, for drift to look for.
-
-    Args:
-        rows: (N,) which of the calibration pictures these are.
-    """
-    return TaughtFaults(tuple(fault.title for fault in PICTURE_FAULTS[1:]), rows, features[:, 1:] - features[:, :1])
+from service.lint.faults import spoil_picture
+from service.preprocessing.letterbox import Letterbox, content_of, letterbox, picture_tensor, plan_letterbox
 
 
 def measure_versions(image: NDArray[np.uint8], probe: Probe, watched: WatchedLayers, size: int) -> NDArray[np.float64]:
@@ -39,15 +17,32 @@ def measure_versions(image: NDArray[np.uint8], probe: Probe, watched: WatchedLay
     Raises:
         EngineError: the probe cannot be run.
     """
-    versions = _versions(image, size)
-    readings = [probe.measure(picture_tensor(versions[fault.name])) for fault in PICTURE_FAULTS]
-    return np.stack([features_of(reading, watched) for reading in readings])
-
-
-def _versions(image: NDArray[np.uint8], size: int) -> dict[str, NDArray[np.uint8]]:
-    """The picture at the network's size with every fault, by name."""
     height, width = image.shape[:2]
     plan = plan_letterbox(width, height, size)
-    content = np.ascontiguousarray(content_of(letterbox(image, plan), plan))
-    stretched = np.asarray(cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR), np.uint8)
-    return spoil_picture(content, stretched)
+    return _measure(letterbox(image, plan), plan, _stretch(image, size), probe, watched)
+
+
+def measure_fitted_versions(
+    fitted: NDArray[np.uint8], plan: Letterbox, probe: Probe, watched: WatchedLayers, size: int
+) -> NDArray[np.float64]:
+    """The same of a picture of which no more is left than the network's input that ``letterbox`` drew by ``plan``.
+
+    It is stretched from there, so that its shorter side is blurrier than that of the picture itself would be.
+
+    Raises:
+        EngineError: the probe cannot be run.
+    """
+    return _measure(fitted, plan, _stretch(content_of(fitted, plan, multiple=1), size), probe, watched)
+
+
+def _stretch(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """To the square (S, S, 3), without regard to proportions."""
+    return np.asarray(cv2.resize(np.ascontiguousarray(picture), (size, size), interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def _measure(
+    fitted: NDArray[np.uint8], plan: Letterbox, stretched: NDArray[np.uint8], probe: Probe, watched: WatchedLayers
+) -> NDArray[np.float64]:
+    content = np.ascontiguousarray(content_of(fitted, plan))
+    readings = (probe.measure(picture_tensor(version)) for version in spoil_picture(content, stretched))
+    return np.stack([features_of(reading, watched) for reading in readings])

@@ -1,6 +1,5 @@
 """The deployed graph in OpenVINO, on the processor. Imported only when chosen: the package is optional."""
 
-import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -8,17 +7,14 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import openvino as ov
 from numpy.typing import NDArray
 
 from service.bundle.int8 import Int8Precision
 from service.errors import EngineError
 from service.inference.engine import INPUT, OUTPUT, InferenceEngine, Precision, require_rows
+from service.openvino_properties import DEVICE, openvino_properties, openvino_reason
 
-# The converter of other frameworks' models, 8 MB, which OpenVINO loads along with itself where it can.
-sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
-import openvino as ov  # noqa: E402
-
-_DEVICE = "CPU"
 #: What all that is not quantized is computed in.
 _FLOATS: dict[Precision, Literal["fp32", "bf16"]] = {
     "fp32": "fp32",
@@ -26,7 +22,6 @@ _FLOATS: dict[Precision, Literal["fp32", "bf16"]] = {
     "int8+fp32": "fp32",
     "int8+bf16": "bf16",
 }
-_ELEMENT_TYPES = {"fp32": ov.Type.f32, "bf16": ov.Type.bf16}
 
 
 class OpenVinoEngine:
@@ -54,7 +49,7 @@ class OpenVinoEngine:
         floats = _FLOATS[precision]
         require_bf16(processor_capabilities(), floats)
         self._model_path, self._precision = model_path, precision
-        self._properties = _properties(floats, threads, streams)
+        self._properties = openvino_properties(floats, threads, streams)
         self._single = _LoadedGraph(model_path, self._properties, batch=1)
         self._any: _LoadedGraph | None = None
         self._loading = threading.Lock()
@@ -62,7 +57,7 @@ class OpenVinoEngine:
     @property
     def provider(self) -> str:
         """OpenVINO's name of the device."""
-        return _DEVICE
+        return DEVICE
 
     @property
     def runtime(self) -> str:
@@ -126,9 +121,9 @@ class _LoadedGraph:
                 # What is prepared for each size would be kept for the next of it: hundreds of MB for those of a
                 # network that leaves padding out. Without, pictures of two sizes in turn take some 10 % longer.
                 properties = properties | {"CPU_RUNTIME_CACHE_CAPACITY": 0}
-            self._compiled = core.compile_model(model, _DEVICE, properties)
+            self._compiled = core.compile_model(model, DEVICE, properties)
         except RuntimeError as error:  # OpenVINO has no narrower class
-            raise EngineError(f"OpenVINO cannot load {path}: {_reason(error)}") from error
+            raise EngineError(f"OpenVINO cannot load {path}: {openvino_reason(error)}") from error
         wanted, taken = properties["INFERENCE_PRECISION_HINT"], self._compiled.get_property("INFERENCE_PRECISION_HINT")
         if taken != wanted:
             raise EngineError(f"OpenVINO was told to compute in {wanted} and took {taken}.")
@@ -169,7 +164,7 @@ class _LoadedGraph:
             request.wait()
             rows: NDArray[np.float32] = request.get_tensor(OUTPUT).data.copy()  # the next run overwrites the original
         except Exception as error:
-            raise EngineError(f"OpenVINO failed: {_reason(error)}") from error  # and the request is dropped
+            raise EngineError(f"OpenVINO failed: {openvino_reason(error)}") from error  # and the request is dropped
         self._idle.append(request)
         return rows
 
@@ -185,9 +180,9 @@ def processor_capabilities() -> list[str]:
         EngineError: OpenVINO cannot use the processor.
     """
     try:
-        return list(ov.Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"))
+        return list(ov.Core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"))
     except RuntimeError as error:
-        raise EngineError(f"OpenVINO cannot use the processor: {_reason(error)}") from error
+        raise EngineError(f"OpenVINO cannot use the processor: {openvino_reason(error)}") from error
 
 
 def require_bf16(capabilities: list[str], precision: Literal["fp32", "bf16"]) -> None:
@@ -206,17 +201,6 @@ def require_bf16(capabilities: list[str], precision: Literal["fp32", "bf16"]) ->
         )
 
 
-def _properties(precision: Literal["fp32", "bf16"], threads: int, streams: int) -> dict[str, object]:
-    return {
-        "INFERENCE_PRECISION_HINT": _ELEMENT_TYPES[precision],
-        "EXECUTION_MODE_HINT": "ACCURACY" if precision == "fp32" else "PERFORMANCE",
-        "INFERENCE_NUM_THREADS": threads * streams,
-        "NUM_STREAMS": streams,
-        # Other processes and the threads that decode pictures want these cores as well.
-        "ENABLE_CPU_PINNING": False,
-    }
-
-
 def _check_signature(model: ov.Model, path: Path) -> None:
     ports = (*model.inputs, *model.outputs)
     found = [(*p.get_names(), p.get_element_type().get_type_name(), len(p.get_partial_shape())) for p in ports]
@@ -225,10 +209,3 @@ def _check_signature(model: ov.Model, path: Path) -> None:
     shape = model.inputs[0].get_partial_shape()
     if shape[3] != 3:
         raise EngineError(f"{path} takes {shape}, not (B, H, W, 3).")
-
-
-def _reason(error: Exception) -> str:
-    """OpenVINO's reason without the source lines it passed through."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    said = [line for line in lines if line and not line.startswith("Exception from ")]
-    return " ".join(said) or str(error)

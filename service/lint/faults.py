@@ -4,7 +4,7 @@ A right tensor is RGB, float32, scaled to 0..1, channels first, its picture lett
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -176,22 +176,27 @@ PICTURE_FAULTS = (
 )
 
 
-def spoil_picture(content: Picture, stretched: Picture) -> dict[str, Picture]:
-    """One picture with each of `PICTURE_FAULTS`, by the fault's name; all (H, W, 3) uint8 BGR.
+def spoil_picture(content: Picture, stretched: Picture) -> Iterator[Picture]:
+    """One picture with each of `PICTURE_FAULTS` in their order; all (H, W, 3) uint8 BGR, made one after the other.
 
     Args:
         content: the picture as it lies inside the letterbox, without the padding.
         stretched: (S, S, 3) the same picture resized to the square without regard to its proportions.
     """
-    grey = cv2.cvtColor(cv2.cvtColor(content, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
-    return {
-        RIGHT_PICTURE.name: content,
-        CHANNELS_SWAPPED.name: corruptions.swap_channels(content),
-        INVERTED.name: np.asarray(255 - content, np.uint8),
-        GREY.name: np.asarray(grey, np.uint8),
-        STRETCHED.name: stretched,
-        BLURRED.name: corruptions.blur(content),
-        DARK.name: corruptions.darken(content),
-        NOISY.name: corruptions.add_noise(content),
-        COMPRESSED.name: corruptions.compress(content),
+    spoil: dict[Fault, Callable[[Picture], Picture]] = {
+        RIGHT_PICTURE: lambda picture: picture,
+        CHANNELS_SWAPPED: corruptions.swap_channels,
+        INVERTED: lambda picture: np.asarray(255 - picture, np.uint8),
+        GREY: _take_colour,
+        STRETCHED: lambda _: stretched,
+        BLURRED: corruptions.blur,
+        DARK: corruptions.darken,
+        NOISY: corruptions.add_noise,
+        COMPRESSED: corruptions.compress,
     }
+    for fault in PICTURE_FAULTS:
+        yield spoil[fault](content)
+
+
+def _take_colour(picture: Picture) -> Picture:
+    return np.asarray(cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR), np.uint8)

@@ -1,9 +1,12 @@
 """The measurement that a server or the command line takes of a prepared bundle's two graphs."""
 
+from importlib.util import find_spec
+
 from service.bundle.latency import LatencyReport, Machine, NotMeasured
 from service.bundle.store import Bundle
+from service.errors import MeasurementRefused
 from service.measurement.runtime_arms import AllowedDevice
-from service.measurement.study import Effort, NoMoreArms, Place, Progress, run_study
+from service.measurement.study import Effort, MoreArms, NoMoreArms, Place, Progress, run_study
 from service.measurement.traffic import Traffic
 
 #: What only a preparation can measure, since it alone has PyTorch.
@@ -39,7 +42,23 @@ def bench_bundle(
     """
     imgsz = bundle.manifest.model.input.height
     place = Place(bundle.reference_graph, bundle.deployed_graph, imgsz, threads, callers, device)
-    return run_study(place, effort, more=NoMoreArms(NEEDS_TORCH), progress=progress, traffic=traffic)
+    return run_study(place, effort, more=_openvino(place), progress=progress, traffic=traffic)
+
+
+def _openvino(place: Place) -> MoreArms:
+    """The arms in OpenVINO; none, with the reason, where it is not installed or cannot load the graphs."""
+    if find_spec("openvino") is None:
+        return NoMoreArms((*NEEDS_TORCH, _not_in_openvino("OpenVINO is not installed.")))
+    from service.measurement.openvino_arms import OpenVinoArms  # optional
+
+    try:
+        return OpenVinoArms(place, NEEDS_TORCH)
+    except MeasurementRefused as error:
+        return NoMoreArms((*NEEDS_TORCH, _not_in_openvino(str(error))))
+
+
+def _not_in_openvino(reason: str) -> NotMeasured:
+    return NotMeasured(name="openvino", question="What does folding save in OpenVINO?", reason=reason)
 
 
 def staleness(report: LatencyReport, here: Machine) -> list[str]:

@@ -112,6 +112,10 @@ class MoreArms(Protocol):
         """The arms on images (B, S, S, 3)."""
         ...
 
+    def bursts(self, images: NDArray[np.uint8], callers: int) -> list[TimedArm]:
+        """The same for ``callers`` threads at once, or none; see ``in_bursts``."""
+        ...
+
     def programs(self, imgsz: int, batch: int, folder: Path) -> dict[str, list[str]]:
         """By arm, what ``measure_peak`` is to run; ``folder`` may be written to."""
         ...
@@ -125,6 +129,10 @@ class NoMoreArms:
     questions: Sequence[Question] = ()
 
     def timed(self, images: NDArray[np.uint8]) -> list[TimedArm]:
+        """None."""
+        return []
+
+    def bursts(self, images: NDArray[np.uint8], callers: int) -> list[TimedArm]:
         """None."""
         return []
 
@@ -236,7 +244,9 @@ class _Study:
     def _measure_throughput(self, device: Device, batch: int, graph_arms: list[GraphArm]) -> None:
         images, callers = random_images(self._place.imgsz, batch), self._place.callers
         arms = [burst_arm(arm, images, callers) for arm in graph_arms if arm.name in THROUGHPUT_ARMS]
-        self._measure(arms, THROUGHPUT_QUESTIONS, Workload("throughput", device, batch, callers, RUNS_PER_CALLER))
+        more = self._more.bursts(images, callers) if device == "cpu" else []
+        asked = [*(self._more.questions if more else ()), *THROUGHPUT_QUESTIONS]
+        self._measure([*more, *arms], asked, Workload("throughput", device, batch, callers, RUNS_PER_CALLER))
 
     def _measure(self, arms: Sequence[TimedArm], questions: Sequence[Question], workload: Workload) -> None:
         stage, before = f"{workload.kind} on {workload.device}, batch {workload.batch}", self._rounds_done

@@ -17,9 +17,14 @@ THROUGHPUT_QUESTIONS = (FOLDING_AT_DEFAULTS,)
 
 def burst_arm(arm: GraphArm, images: NDArray[np.uint8], callers: int) -> TimedArm:
     """One burst: ``callers`` threads share a session, and each runs ``images`` (B, S, S, 3) RUNS_PER_CALLER times."""
+    return in_bursts(TimedArm(arm.name, arm.title, arm.facts, lambda: session_run(arm.plan, images)), callers)
+
+
+def in_bursts(arm: TimedArm, callers: int) -> TimedArm:
+    """The same arm, each of ``callers`` threads running it RUNS_PER_CALLER times; its runs may overlap."""
 
     def open_burst() -> Run:
-        run = session_run(arm.plan, images)
+        run = arm.open()
         # Its threads end when it is collected, that is with the arm.
         pool = ThreadPoolExecutor(callers, thread_name_prefix="yolofold-burst")
 

@@ -129,6 +129,10 @@ class TorchArms:
         """See ``MoreArms.timed``."""
         return [arm.timed(images) for arm in self._arms]
 
+    def bursts(self, images: NDArray[np.uint8], callers: int) -> list[TimedArm]:
+        """None: nobody who has many callers serves them with eager PyTorch."""
+        return []
+
     def programs(self, imgsz: int, batch: int, folder: Path) -> dict[str, list[str]]:
         """See ``MoreArms.programs``."""
         return {

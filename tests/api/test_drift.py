@@ -1,5 +1,6 @@
 """Drift over a real socket: calibrated by the real command, fed with clean and then with dark pictures."""
 
+import io
 import json
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from service.bundle.store import MANIFEST, PROBE, Bundle, load_bundle, sha256_fi
 from service.drift.baseline import WINDOW
 from service.drift.calibration import LEAST_PICTURES
 from service.drift.layers import watch_layers
+from service.drift.lesson import FIRST_PICTURES
 from service.drift.shrinkage import shrunk_covariance
 from service.errors import CalibrationUnusable
 from service.inference.calibration_file import Learnt, calibration_path, save_calibration
@@ -138,10 +140,12 @@ def test_dark_pictures_raise_the_alarm_and_clean_ones_do_not(server: Serving, sa
     assert found["yolofold_drift_score"] == pytest.approx(dark["windows"][1]["score"])
     assert found["yolofold_drift_threshold"] == pytest.approx(baseline["threshold"])
     assert found["yolofold_jobs_begun_total"] == 2 * WINDOW
-    for layer in dark["layers"]:
-        for reference in ("training", "baseline"):
-            name = f"yolofold_drift_layer_z_rms,{layer['name']},{reference}"
-            assert found[name] == pytest.approx(layer[reference]["z_rms"])
+    for figure in ("z_rms", "log_variance_ratio", "symmetric_kl", "wasserstein2"):
+        for reference, whole in (("training", "training"), ("baseline", "against_baseline")):
+            assert found[f"yolofold_drift_{figure},{reference}"] == pytest.approx(dark[whole][figure])
+            for layer in dark["layers"]:
+                name = f"yolofold_drift_layer_{figure},{layer['name']},{reference}"
+                assert found[name] == pytest.approx(layer[reference][figure])
 
 
 def test_one_image_against_numpy(server: Serving, samples: list[Path]) -> None:
@@ -215,6 +219,41 @@ def test_without_a_file_it_calibrates_itself(bundle: Bundle, samples: list[Path]
         answer = get_drift(running)
         assert (answer["state"], answer["baseline"]["source"]) == ("calibrating", "first_pictures")
         assert (answer["baseline"]["pictures"], answer["baseline"]["wanted"]) == (2, 256)
+
+
+def offer(server: Serving, pictures: list[np.ndarray]) -> None:
+    """As ``feed``, past the network."""
+    drift, size = server.service.drift, server.service.bundle.manifest.model.input.height
+    for picture in pictures:
+        wait_until(lambda: drift.sampler.open)
+        wanted = drift.monitor.report().sampled + 1
+        plan = plan_letterbox(picture.shape[1], picture.shape[0], size)
+        drift.sampler.offer(plan, letterbox(picture, plan))
+        wait_until(lambda wanted=wanted: drift.monitor.report().sampled == wanted)
+
+
+def test_the_first_pictures_served_teach_faults_as_a_folder_does(bundle: Bundle, samples: list[Path]) -> None:
+    flat = [picture[::3] for picture in cut_pictures(samples, FIRST_PICTURES + WINDOW, seed=4, side=SIDE)]
+    dark = [darken(picture) for picture in flat[FIRST_PICTURES:]]
+    sent = io.BytesIO()
+    size = bundle.manifest.model.input.height
+    np.save(sent, [letterbox(picture, plan_letterbox(*picture.shape[1::-1], size)) for picture in dark[:8]])
+    with serving(bundle, drift_cpu=1.0, workers=1, threads=1) as running:
+        offer(running, flat[: FIRST_PICTURES - 1])
+        gathering = get_drift(running)
+        assert (gathering["state"], gathering["baseline"]["faults"]) == ("calibrating", [])
+        assert not running.client.post("/model/lint", content=sent.getvalue()).json()["calibrated"]
+        offer(running, flat[FIRST_PICTURES - 1 : FIRST_PICTURES])
+        watching = get_drift(running)
+        assert (watching["state"], watching["baseline"]["pictures"]) == ("watching", FIRST_PICTURES)
+        assert watching["baseline"]["faults"] == [fault.title for fault in PICTURE_FAULTS[1:]]
+        offer(running, dark)
+        drifting = get_drift(running)
+        assert drifting["state"] == "drifting" and drifting["windows"][-1]["alarm"]
+        assert any("look darker than before" in problem for problem in drifting["problems"])
+        assert any("direction of a known fault, darker than before" in problem for problem in drifting["problems"])
+        lint = running.client.post("/model/lint", content=sent.getvalue()).json()
+        assert lint["calibrated"] and lint["probabilities"]["dark"] == max(lint["probabilities"].values())
 
 
 def test_a_damaged_calibration_stops_the_start(bundle_path: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from service.bundle.store import Bundle
 from service.errors import Overloaded
 from service.inference.calibration_file import Learnt, save_calibration
 from service.inference.calibration_pictures import measure_folder
-from service.inference.fault_pictures import learn_faults
+from service.inference.learn import learn_faults
 from service.lint.faults import PICTURE_FAULTS, SCALINGS
 from service.preprocessing.letterbox import letterbox, picture_tensor, plan_letterbox
 from tests.api.serving import Serving, assert_problem, serving, wait_until

@@ -9,7 +9,8 @@ from service.drift.baseline import WINDOW
 from service.drift.calibration import Calibration, calibrate
 from service.drift.features import Samples
 from service.drift.layers import WatchedLayers
-from service.drift.monitor import FIRST_PICTURES, DriftMonitor
+from service.drift.lesson import FAULTS_EVERY, FIRST_PICTURES, Lesson
+from service.drift.monitor import DriftMonitor, NamesFaults
 from service.drift.taught import TaughtFaults
 from tests.drift.readings import CHANNELS, DEAD, MEAN, STD, Invented, readings, watched
 
@@ -18,20 +19,44 @@ def stack(rows: list[Invented]) -> Samples:
     return Samples(*(np.stack([getattr(row, name) for row in rows]) for name in ("means", "variances", "figures")))
 
 
+def name_nothing(features: np.ndarray) -> list[str]:
+    return []
+
+
+def refuse(lesson: Lesson, created_at: str) -> tuple[Calibration, NamesFaults]:
+    raise AssertionError("The calibration is known already.")
+
+
+def learn(lesson: Lesson, created_at: str) -> tuple[Calibration, NamesFaults]:
+    changes = lesson.faults[:, 1:] - lesson.faults[:, :1]
+    taught = TaughtFaults(("red and blue swapped",), lesson.rows, changes)
+    return calibrate(lesson.samples, watched().channels, 0.01, created_at, taught), lambda _: ["Learnt."]
+
+
+def monitor_of(calibration: Calibration, name_faults: NamesFaults = name_nothing) -> DriftMonitor:
+    return DriftMonitor(watched(), (calibration, name_faults), refuse)
+
+
 @pytest.fixture(scope="module")
 def calibration() -> Calibration:
     return calibrate(stack(readings(256, seed=0)), watched().channels, 0.01, "2026-01-01T00:00:00+00:00")
 
 
+def with_fault(row: Invented) -> np.ndarray:
+    """Features (2, F) without and with the one known fault: the mean of b.bn's channel 1 moves by a deviation."""
+    moved = Invented(row.means + STD * (np.arange(CHANNELS) == 4), row.variances, row.figures)
+    return stack([row, moved]).features(watched().channels)
+
+
 def feed(monitor: DriftMonitor, rows: list[Invented], start: float = 0.0) -> float:
     """One picture a second; gives the time after the last."""
     for second, row in enumerate(rows):
-        monitor.add(row, start + second)
+        monitor.add(row, start + second, with_fault(row) if monitor.wants_faults else None)
     return start + len(rows)
 
 
 def test_nothing_is_known_before_the_first_full_window(calibration: Calibration) -> None:
-    monitor = DriftMonitor(watched(), calibration)
+    monitor = monitor_of(calibration)
     feed(monitor, readings(WINDOW - 1, seed=1))
     report = monitor.report()
     assert (report.state, report.sampled, report.windows, report.layers) == ("watching", WINDOW - 1, (), ())
@@ -39,21 +64,21 @@ def test_nothing_is_known_before_the_first_full_window(calibration: Calibration)
 
 
 def test_windows_share_no_picture(calibration: Calibration) -> None:
-    monitor = DriftMonitor(watched(), calibration)
+    monitor = monitor_of(calibration)
     feed(monitor, readings(3 * WINDOW + 5, seed=1), start=1000.0)
     spans = [(window.begun, window.ended) for window in monitor.report().windows]
     assert spans == [(1000.0 + WINDOW * i, 1000.0 + WINDOW * (i + 1) - 1) for i in range(3)]
 
 
 def test_the_score_is_the_baselines(calibration: Calibration) -> None:
-    monitor, rows = DriftMonitor(watched(), calibration), readings(WINDOW, seed=2)
+    monitor, rows = monitor_of(calibration), readings(WINDOW, seed=2)
     feed(monitor, rows)
     (window,) = monitor.report().windows
     assert window.score == calibration.baseline.score(stack(rows).features(watched().channels))
 
 
 def test_the_figures_of_the_last_window_against_numpy(calibration: Calibration) -> None:
-    monitor, rows = DriftMonitor(watched(), calibration), readings(WINDOW, seed=3, shift=0.2)
+    monitor, rows = monitor_of(calibration), readings(WINDOW, seed=3, shift=0.2)
     feed(monitor, readings(WINDOW, seed=2))
     feed(monitor, rows)
     report = monitor.report()
@@ -80,7 +105,7 @@ def test_the_figures_of_the_last_window_against_numpy(calibration: Calibration) 
 
 
 def test_a_drift_is_dated_from_its_first_window_and_ends_after_three_clear_ones(calibration: Calibration) -> None:
-    monitor = DriftMonitor(watched(), calibration)
+    monitor = monitor_of(calibration)
     onset = feed(monitor, readings(2 * WINDOW, seed=4), start=500.0)
     assert monitor.report().state == "watching"
     now = feed(monitor, readings(2 * WINDOW, seed=5, shift=1.0), start=onset)
@@ -99,14 +124,14 @@ def test_a_drift_is_dated_from_its_first_window_and_ends_after_three_clear_ones(
 def test_problems_name_the_layer_channel_and_direction(calibration: Calibration) -> None:
     rows = readings(WINDOW, seed=6)
     low = [Invented(row.means - 3 * STD * (np.arange(CHANNELS) == 4), row.variances, row.figures) for row in rows]
-    monitor = DriftMonitor(watched(), calibration)
+    monitor = monitor_of(calibration)
     feed(monitor, low)
     (problem,) = monitor.report().problems
     assert problem.startswith("b.bn moved furthest") and "channel 1 most" in problem and "below" in problem
 
 
 def test_dark_pictures_are_called_dark(calibration: Calibration) -> None:
-    monitor = DriftMonitor(watched(), calibration)
+    monitor = monitor_of(calibration)
     feed(monitor, readings(WINDOW, seed=7, shift=1.0, darkness=0.4))
     assert any("darker" in problem for problem in monitor.report().problems)
 
@@ -121,7 +146,7 @@ def test_a_known_fault_is_named_and_how_far_the_window_went_its_way() -> None:
     features = stack(moved).features(watched().channels)
     fault = calibration.baseline.foremost_fault(features)
     assert fault is not None and fault[0] == "red and blue swapped" and fault[1] > fault[2]
-    monitor = DriftMonitor(watched(), calibration)
+    monitor = monitor_of(calibration)
     feed(monitor, moved)
     assert (
         f"The features moved {fault[1]:.1f} standard errors in the direction of a known fault, red and blue swapped; "
@@ -130,7 +155,7 @@ def test_a_known_fault_is_named_and_how_far_the_window_went_its_way() -> None:
 
 
 def test_without_a_file_the_first_pictures_are_the_calibration() -> None:
-    monitor = DriftMonitor(watched(), None)
+    monitor = DriftMonitor(watched(), None, learn)
     first = readings(FIRST_PICTURES, seed=8)
     now = feed(monitor, first[:-1])
     report = monitor.report()
@@ -139,15 +164,38 @@ def test_without_a_file_the_first_pictures_are_the_calibration() -> None:
     assert report.training is not None, "the training law needs no calibration"
     now = feed(monitor, first[-1:], start=now)
     report = monitor.report()
-    expected = calibrate(stack(first), watched().channels, 0.01, "")
+    taken = np.arange(0, FIRST_PICTURES, FAULTS_EVERY)
+    expected, _ = learn(Lesson(stack(first), np.stack([with_fault(first[row]) for row in taken]), taken), "")
     assert report.state == "watching" and report.calibrated is not None
     assert report.calibrated.baseline.threshold == expected.baseline.threshold
+    np.testing.assert_array_equal(report.calibrated.baseline.directions, expected.baseline.directions)
     feed(monitor, readings(WINDOW, seed=9, shift=1.0), start=now)
-    assert monitor.report().state == "drifting"
+    report = monitor.report()
+    assert report.state == "drifting" and report.problems[0] == "Learnt."
+
+
+def test_only_the_first_pictures_are_wanted_with_faults_and_of_these_every_so_many() -> None:
+    monitor, wanted = DriftMonitor(watched(), None, learn), []
+    for number, row in enumerate(readings(FIRST_PICTURES + WINDOW, seed=8)):
+        wanted += [number] if monitor.wants_faults else []
+        feed(monitor, [row], start=float(number))
+    assert wanted == list(range(0, FIRST_PICTURES, FAULTS_EVERY))
+
+
+def test_a_known_fault_too_small_to_be_seen_otherwise_is_seen_by_what_the_first_pictures_taught() -> None:
+    first, rows = readings(FIRST_PICTURES, seed=8), readings(WINDOW, seed=14)
+    moved = [Invented(row.means + 0.2 * STD * (np.arange(CHANNELS) == 4), row.variances, row.figures) for row in rows]
+    monitor = DriftMonitor(watched(), None, learn)
+    feed(monitor, first + rows + moved)
+    report = monitor.report()
+    assert [window.alarm for window in report.windows[-2:]] == [False, True]
+    assert any("in the direction of a known fault, red and blue swapped" in problem for problem in report.problems)
+    untaught = calibrate(stack(first), watched().channels, 0.01, "").baseline
+    assert untaught.score(stack(moved).features(watched().channels)) < untaught.threshold
 
 
 def test_a_few_pictures_over_and_over_are_no_calibration_but_the_next_ones_may_be() -> None:
-    monitor = DriftMonitor(watched(), None)
+    monitor = DriftMonitor(watched(), None, learn)
     feed(monitor, readings(4, seed=0) * (FIRST_PICTURES // 4) + readings(WINDOW, seed=1))
     report = monitor.report()
     assert (report.state, report.calibrated, report.gathered) == ("calibrating", None, WINDOW)
@@ -158,7 +206,7 @@ def test_a_few_pictures_over_and_over_are_no_calibration_but_the_next_ones_may_b
 
 
 def test_the_history_is_bounded(calibration: Calibration) -> None:
-    monitor, rows = DriftMonitor(watched(), calibration), readings(WINDOW, seed=10)
+    monitor, rows = monitor_of(calibration), readings(WINDOW, seed=10)
     for _ in range(258):
         feed(monitor, rows)
     report = monitor.report()
@@ -172,7 +220,7 @@ def test_a_window_is_compared_once_however_often_it_is_asked_for(calibration: Ca
         named.append(len(features))
         return ["A fault."]
 
-    monitor = DriftMonitor(watched(), calibration, name_faults)
+    monitor = monitor_of(calibration, name_faults)
     now = feed(monitor, readings(WINDOW, seed=11, shift=1.0))
     first = monitor.report()
     now = feed(monitor, readings(3, seed=12), start=now)  # no full window
@@ -188,7 +236,7 @@ def test_a_window_is_compared_once_however_often_it_is_asked_for(calibration: Ca
 
 
 def test_no_report_counts_the_last_picture_of_a_window_without_the_window(calibration: Calibration) -> None:
-    monitor = DriftMonitor(watched(), calibration)
+    monitor = monitor_of(calibration)
     seen: list[tuple[int, int]] = []
 
     class Curious(Invented):
@@ -207,7 +255,7 @@ def test_no_report_counts_the_last_picture_of_a_window_without_the_window(calibr
 
 def test_without_any_batchnorm_there_is_no_law_but_the_calibration_holds(calibration: Calibration) -> None:
     layers = tuple(replace(layer, law=None) for layer in watched().layers)
-    monitor = DriftMonitor(WatchedLayers(layers, watched().channels), calibration)
+    monitor = DriftMonitor(WatchedLayers(layers, watched().channels), (calibration, name_nothing), refuse)
     now = feed(monitor, readings(WINDOW, seed=1))
     quiet = monitor.report()
     feed(monitor, readings(WINDOW, seed=5, shift=1.0), start=now)

@@ -10,7 +10,7 @@ from service.bundle.store import Bundle
 from service.drift.layers import watch_layers
 from service.errors import CalibrationUnusable
 from service.inference.calibration_pictures import even_choice, measure_folder
-from service.inference.fault_pictures import learn_faults, teach_faults
+from service.inference.learn import learn_faults, teach_faults
 from service.inference.linter import features_of
 from service.inference.probe import Probe
 from service.lint.faults import PICTURE_FAULTS, spoil_picture
@@ -39,7 +39,7 @@ def spoilt(bundle_copy: Bundle) -> np.ndarray:
         plan = plan_letterbox(image.shape[1], image.shape[0], side)
         content = np.ascontiguousarray(content_of(letterbox(image, plan), plan))
         versions = spoil_picture(content, cv2.resize(image, (side, side)))
-        readings = [probe.measure(picture_tensor(versions[fault.name])) for fault in PICTURE_FAULTS]
+        readings = [probe.measure(picture_tensor(version)) for version in versions]
         rows.append([features_of(reading, watched) for reading in readings])
     return np.array(rows)
 

@@ -1,0 +1,106 @@
+"""Both graphs in OpenVINO, in each precision that it has. Imported only where OpenVINO is installed.
+
+OpenVINO folds BatchNorm by itself and cannot be told not to. So one question is what folding beforehand saves there,
+the other what OpenVINO saves against ONNX Runtime, with the folded graph in both.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle.latency import NotMeasured
+from service.measurement import openvino_peak
+from service.measurement.economy import Question
+from service.measurement.openvino_session import (
+    FloatPrecision,
+    OpenVinoPlan,
+    float_precisions,
+    inspect_openvino,
+    openvino_run,
+)
+from service.measurement.runtime_arms import NULL_CONTROL
+from service.measurement.study import Place
+from service.measurement.throughput import in_bursts
+from service.measurement.timed_arm import ArmFacts, TimedArm
+
+NO_BF16 = NotMeasured(
+    name="openvino_bf16",
+    question="What does folding save in OpenVINO in bf16?",
+    reason="This processor has no instructions for bf16.",
+)
+
+
+@dataclass(frozen=True)
+class OpenVinoArm:
+    """An arm in OpenVINO before it is given pictures."""
+
+    name: str
+    title: str
+    plan: OpenVinoPlan
+    facts: ArmFacts
+
+    def timed(self, images: NDArray[np.uint8], streams: int = 1) -> TimedArm:
+        """This arm on ``images`` (B, S, S, 3), loaded for ``streams`` runs at once each time it is opened."""
+        plan = replace(self.plan, streams=streams)
+        return TimedArm(self.name, self.title, self.facts, lambda: openvino_run(plan, images))
+
+
+class OpenVinoArms:
+    """See ``service.measurement.study.MoreArms``."""
+
+    def __init__(self, place: Place, not_measured: Sequence[NotMeasured] = ()) -> None:
+        """Load each graph once in each precision, to count what is executed.
+
+        Args:
+            not_measured: what is left open besides.
+
+        Raises:
+            MeasurementRefused: OpenVINO cannot load a graph.
+        """
+        precisions = float_precisions()
+        self.not_measured = [*not_measured, *(() if "bf16" in precisions else (NO_BF16,))]
+        self._arms = [arm for precision in precisions for arm in _arms(place, precision)]
+        self.questions = [question for precision in precisions for question in _questions(precision)]
+
+    def timed(self, images: NDArray[np.uint8]) -> list[TimedArm]:
+        """See ``MoreArms.timed``."""
+        return [arm.timed(images) for arm in self._arms]
+
+    def bursts(self, images: NDArray[np.uint8], callers: int) -> list[TimedArm]:
+        """See ``MoreArms.bursts``. Each caller has a stream of its own; OpenVINO shares the cores out among them."""
+        return [in_bursts(arm.timed(images, streams=callers), callers) for arm in self._arms]
+
+    def programs(self, imgsz: int, batch: int, folder: Path) -> dict[str, list[str]]:
+        """See ``MoreArms.programs``."""
+        return {arm.name: openvino_peak.program(arm.plan, imgsz, batch) for arm in self._arms}
+
+
+def _arms(place: Place, precision: FloatPrecision) -> list[OpenVinoArm]:
+    where = f"OpenVINO in {precision}"
+    named = (
+        (f"openvino_reference_{precision}", f"{where}, BatchNorm left for the runtime to fold", place.reference),
+        (f"openvino_deployed_{precision}", f"{where}, folded", place.deployed),
+    )
+    plans = [(name, title, OpenVinoPlan(graph, precision, place.threads)) for name, title, graph in named]
+    return [OpenVinoArm(name, title, plan, inspect_openvino(plan)) for name, title, plan in plans]
+
+
+def _questions(precision: FloatPrecision) -> tuple[Question, Question]:
+    reference, deployed = f"openvino_reference_{precision}", f"openvino_deployed_{precision}"
+    return (
+        Question(
+            f"folding_when_openvino_folds_itself_{precision}",
+            f"What does folding beforehand save when OpenVINO in {precision} would fold by itself?",
+            baseline=reference,
+            candidate=deployed,
+        ),
+        Question(
+            f"openvino_{precision}",
+            f"What does OpenVINO in {precision} save against ONNX Runtime, both folded?",
+            baseline=NULL_CONTROL.baseline,
+            candidate=deployed,
+        ),
+    )

@@ -1,0 +1,117 @@
+"""Both graphs in OpenVINO: what is timed, that all of it computes the same, and what is said where that cannot be."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.errors import MeasurementRefused
+from service.measurement import bench, openvino_arms
+from service.measurement.openvino_arms import OpenVinoArms
+from service.measurement.openvino_session import OpenVinoPlan, inspect_openvino, openvino_run
+from service.measurement.peak_memory import measure_peak
+from service.measurement.runner import MIN_ROUNDS
+from service.measurement.runtime_arms import SessionPlan, random_images, session_run
+from service.measurement.study import Effort, Place, run_study
+from tests.conftest import ROOT, clean_environ
+from tests.tiny_graphs import SIZE, Graphs
+
+CALLERS = 2
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    graphs = Graphs(tmp_path_factory.mktemp("graphs"))
+    return Place(graphs.reference, graphs.deployed, SIZE, threads=1, callers=CALLERS, device="cpu")
+
+
+@pytest.fixture
+def only_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a processor without bf16."""
+    monkeypatch.setattr(openvino_arms, "float_precisions", lambda: ["fp32"])
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_both_graphs_compute_what_they_do_in_onnx_runtime(place: Place, batch: int) -> None:
+    images = random_images(SIZE, batch)
+    expected = session_run(SessionPlan(place.deployed, 1), images)()[0]
+    for graph in (place.reference, place.deployed):
+        found = openvino_run(OpenVinoPlan(graph, "fp32", threads=1), images)()
+        np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_openvino_executes_no_batchnorm_of_its_own_accord(place: Place) -> None:
+    reference, deployed = (
+        inspect_openvino(OpenVinoPlan(graph, "fp32", 1)) for graph in (place.reference, place.deployed)
+    )
+    assert (reference.engine, reference.precision, reference.batch_normalizations) == ("openvino", "fp32", 0)
+    assert reference.nodes == deployed.nodes, "it folds by itself"
+    assert reference.bytes == place.reference.stat().st_size != deployed.bytes
+
+
+def test_several_threads_run_one_graph(place: Place) -> None:
+    images, found = random_images(SIZE, 1), list[np.ndarray]()
+    run = openvino_run(OpenVinoPlan(place.deployed, "fp32", threads=1, streams=3), images)
+    threads = [threading.Thread(target=lambda: found.append(run())) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    expected = run()
+    assert len(found) == 3 and all(np.array_equal(answer, expected) for answer in found)
+
+
+@pytest.mark.usefixtures("only_fp32")
+def test_the_report_has_its_arms_in_latency_throughput_and_memory(place: Place) -> None:
+    report = run_study(place, Effort(MIN_ROUNDS, thorough=True), more=OpenVinoArms(place))
+    latency, throughput = report.series
+    names = {"openvino_reference_fp32", "openvino_deployed_fp32"}
+    for series in (latency, throughput):
+        arms = [arm for arm in series.arms if arm.engine == "openvino"]
+        assert {arm.name for arm in arms} == names
+        assert all(arm.median_ms > 0 and arm.load_ms > 0 and arm.precision == "fp32" for arm in arms)
+        answers = {answer.name: (answer.baseline, answer.candidate) for answer in series.comparisons}
+        assert answers["folding_when_openvino_folds_itself_fp32"] == tuple(sorted(names, reverse=True))
+        assert answers["openvino_fp32"] == ("ort_deployed", "openvino_deployed_fp32")
+        assert "folding_when_runtime_folds_itself" in answers
+    assert names <= {item.arm for item in report.memory}
+    assert "openvino_bf16" in {item.name for item in report.not_measured}
+
+
+def test_where_the_processor_has_bf16_it_is_measured_too(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_arms, "float_precisions", lambda: ["fp32", "bf16"])
+    monkeypatch.setattr(openvino_arms, "inspect_openvino", lambda plan: plan)  # which needs such a processor
+    arms = OpenVinoArms(place)
+    names = [arm.name for arm in arms.timed(random_images(SIZE, 1))]
+    graphs = ("reference", "deployed")
+    assert names == [f"openvino_{graph}_{precision}" for precision in ("fp32", "bf16") for graph in graphs]
+    assert "openvino_bf16" in {question.name for question in arms.questions} and arms.not_measured == []
+
+
+def test_memory_is_that_of_a_process_of_its_own(place: Place, tmp_path: Path) -> None:
+    program = OpenVinoArms(place).programs(SIZE, 2, tmp_path)["openvino_deployed_fp32"]
+    found = measure_peak("openvino_deployed_fp32", 2, program, lambda: None)
+    assert 10_000_000 < found.baseline_bytes < found.peak_bytes
+
+
+def test_a_graph_that_cannot_be_loaded_or_run_is_refused_with_the_reason(place: Place, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no graph")
+    with pytest.raises(MeasurementRefused, match=r"OpenVINO cannot load broken\.onnx: "):
+        openvino_run(OpenVinoPlan(broken, "fp32", 1), random_images(SIZE, 1))
+    with pytest.raises(MeasurementRefused, match=r"OpenVINO cannot run model\.onnx: "):
+        openvino_run(OpenVinoPlan(place.deployed, "fp32", 1), random_images(2 * SIZE, 1))()
+
+
+def test_where_it_is_not_installed_the_report_says_so(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "find_spec", lambda name: None)
+    said = {item.name: item.reason for item in bench._openvino(place).not_measured}
+    assert said["openvino"] == "OpenVINO is not installed." and "torch" in said
+
+
+def test_the_measurement_needs_no_openvino() -> None:
+    program = "import sys; import service.measurement.bench; sys.exit('openvino' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=clean_environ(), check=True)
