@@ -104,8 +104,11 @@ def test_they_are_named_with_the_reason(server: Serving) -> None:
     assert {layer["name"]: layer["reason"] for layer in stats} == KEPT
     for layer in stats:
         assert layer["fold"] is None
-        if layer["reason"] == NO_CONV:
-            assert (layer["conv"], layer["kind"]) == (None, None)
+        read = "model.2" if layer["reason"] == SHARED_CONV else None
+        assert (layer["conv"], layer["kind"]) == (read, read and "conv")
+    convs = {conv["name"]: conv for block in get(server, "/model/layers")["blocks"] for conv in block["convs"]}
+    for name in ("model.2", "model.10.m.0.cv1.conv", "model.10.m.0.cv2.conv"):
+        assert convs[name]["status"] == "kept" and convs[name]["batch_norm"] in KEPT
     left = get(server, "/model/fold")["not_folded"]
     assert {entry["name"]: entry["reason"] for entry in left} == KEPT
     assert {entry["status"] for entry in left} == {"unfoldable"}

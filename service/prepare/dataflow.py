@@ -37,10 +37,11 @@ class BatchNormSite:
 
     Attributes:
         name: its module path.
-        conv: module path of the convolution whose output it normalises, None when there is none.
+        conv: module path of the convolution whose output it normalises, None when there is no single one.
         activation: function its output goes through first; "Identity" when that is not an activation.
         obstacle: why it cannot be folded into ``conv``, None when it can.
         calls: how often it runs in one pass; what runs several times has an obstacle.
+        behind: every convolution whose output it normalises; several where it runs several times.
     """
 
     name: str
@@ -48,6 +49,7 @@ class BatchNormSite:
     activation: str
     obstacle: str | None
     calls: int = 1
+    behind: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class _Trace:
     conv_of_output: dict[int, str] = field(default_factory=dict)
     conv_outputs: dict[str, int] = field(default_factory=dict)
     inputs: dict[str, int] = field(default_factory=dict)
+    convs: dict[str, list[str | None]] = field(default_factory=lambda: defaultdict(list))
     outputs: dict[str, int] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
 
@@ -109,7 +112,7 @@ def observe_dataflow(network: nn.Module, side: int = 64) -> Dataflow:
         trace.consumers[id(tensor)].append("network output")
     modules = dict(network.named_modules())
     sites = {name: _site(name, modules[name], trace) for name in trace.inputs}
-    normalised = {site.conv for site in sites.values() if site.conv}
+    normalised = {conv for site in sites.values() for conv in site.behind}
     plain = {n: _activation(trace, out) for n, out in trace.conv_outputs.items() if n not in normalised}
     return Dataflow(sites, plain)
 
@@ -137,14 +140,17 @@ def _batchnorm_hook(name: str, trace: _Trace) -> Any:
         trace.calls[name] += 1
         trace.alive.extend((inputs, output))
         trace.inputs[name], trace.outputs[name] = id(inputs[0]), id(output)
+        trace.convs[name].append(trace.conv_of_output.get(id(inputs[0])))
 
     return hook
 
 
 def _site(name: str, batchnorm: nn.Module, trace: _Trace) -> BatchNormSite:
-    conv = trace.conv_of_output.get(trace.inputs[name])
+    found = dict.fromkeys(trace.convs[name])
+    conv = next(iter(found)) if len(found) == 1 else None
+    behind = tuple(other for other in found if other is not None)
     activation = _activation(trace, trace.outputs[name])
-    return BatchNormSite(name, conv, activation, _obstacle(name, conv, batchnorm, trace), trace.calls[name])
+    return BatchNormSite(name, conv, activation, _obstacle(name, conv, batchnorm, trace), trace.calls[name], behind)
 
 
 def _obstacle(name: str, conv: str | None, batchnorm: nn.Module, trace: _Trace) -> str | None:

@@ -28,6 +28,8 @@ def describe_layers(network: nn.Module, deployed: Dataflow, report: BatchNormRep
     """
     stages = stage_of_block(network)
     batchnorms = {layer.conv: layer for layer in report.layers if layer.conv is not None}
+    named = {layer.name: layer for layer in report.layers}
+    batchnorms |= {conv: named[site.name] for site in deployed.sites.values() for conv in site.behind}
     records = []
     for index, block in enumerate(blocks(network)):
         prefix = f"model.{index}"

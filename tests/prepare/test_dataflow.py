@@ -25,7 +25,7 @@ def observe(wiring, **batchnorm: object) -> dict[str, BatchNormSite]:
 
 def test_a_conv_and_its_batchnorm() -> None:
     site = observe(lambda n, x: nn.functional.silu(n.bn(n.conv(x))))["bn"]
-    assert site == BatchNormSite("bn", "conv", "SiLU", None)
+    assert site == BatchNormSite("bn", "conv", "SiLU", None, 1, ("conv",))
 
 
 def test_an_activation_in_place_is_recognised() -> None:
@@ -76,6 +76,7 @@ def test_a_conv_that_runs_twice() -> None:
 def test_a_batchnorm_that_runs_twice() -> None:
     site = observe(lambda n, x: n.bn(n.conv2(n.bn(n.conv(x)))))["bn"]
     assert "executed 2 times" in str(site.obstacle) and site.calls == 2
+    assert (site.conv, site.behind) == (None, ("conv", "conv2"))
 
 
 def test_a_batchnorm_behind_something_else() -> None:
