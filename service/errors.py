@@ -112,7 +112,7 @@ class LayerNotFound(YolofoldError):
 
     def __init__(self, name: str, near: list[str]) -> None:
         hint = f" Did you mean: {', '.join(near)}?" if near else ""
-        super().__init__(f"There is no BatchNorm layer named {name!r}.{hint}")
+        super().__init__(f"There is no BatchNorm layer named {name[:100]!r}.{hint}")
         self.name = name
         self.near = near
 
