@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from service.bundle.latency import LatencyReport
 from service.bundle.store import Bundle
 from service.errors import MeasurementCancelled, MeasurementRefused, MeasurementRunning, Overloaded, YolofoldError
+from service.heap import give_back_freed
 from service.inference.pool import WorkerPool
 from service.measurement.bench import bench_bundle
 from service.measurement.runtime_arms import AllowedDevice
@@ -98,6 +99,12 @@ class LatencyStation:
             self._thread.join(timeout_s)
 
     def _run(self, effort: Effort, traffic: "_LiveTraffic") -> None:
+        ended = self._measure(effort, traffic)
+        give_back_freed()  # what the graphs have left behind
+        self._update(**ended)
+
+    def _measure(self, effort: Effort, traffic: "_LiveTraffic") -> dict[str, object]:
+        """What has changed once the measurement has ended."""
         try:
             report = bench_bundle(
                 self._bundle,
@@ -109,14 +116,13 @@ class LatencyStation:
                 traffic=traffic,
             )
         except MeasurementCancelled as error:
-            self._update(state="cancelled", reason=str(error))
+            return {"state": "cancelled", "reason": str(error)}
         except YolofoldError as error:
-            self._update(state="failed", reason=str(error))
+            return {"state": "failed", "reason": str(error)}
         except Exception:
             log.exception("The latency measurement failed")
-            self._update(state="failed", reason="The reason is in the service's log.")
-        else:
-            self._update(state="done", report=report, rounds_done=sum(series.rounds for series in report.series))
+            return {"state": "failed", "reason": "The reason is in the service's log."}
+        return {"state": "done", "report": report, "rounds_done": sum(series.rounds for series in report.series)}
 
     def _update(self, **changes: object) -> None:
         with self._lock:

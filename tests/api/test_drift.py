@@ -233,7 +233,7 @@ def offer(server: Serving, pictures: list[np.ndarray]) -> None:
 
 
 def test_the_first_pictures_served_teach_faults_as_a_folder_does(bundle: Bundle, samples: list[Path]) -> None:
-    flat = [picture[::3] for picture in cut_pictures(samples, FIRST_PICTURES + WINDOW, seed=4, side=SIDE)]
+    flat = [picture[::5] for picture in cut_pictures(samples, FIRST_PICTURES + WINDOW, seed=4, side=SIDE)]
     dark = [darken(picture) for picture in flat[FIRST_PICTURES:]]
     sent = io.BytesIO()
     size = bundle.manifest.model.input.height
