@@ -35,7 +35,9 @@ class Measurement(BaseModel):
     started_at: str = Field(description="UTC, ISO 8601.")
     stage: str | None = Field(description="What is being measured; null before anything is.")
     rounds_done: int = Field(description="Rounds finished so far, over all stages.")
-    rounds_wanted: int = Field(description="Over all stages; that of peak memory has none.")
+    rounds_wanted: int = Field(
+        description="Over all stages, on the processor only until the first begins; that of peak memory has none."
+    )
     batches: list[int] = Field(description="Images per run, rising; each is measured.")
     reason: str | None = Field(None, description="Why it failed or was cancelled; else null.")
     report: LatencyReport | None = Field(None, description="What was found; null until it is done.")
@@ -68,15 +70,15 @@ class LatencyStation:
             if self._latest is not None and self._latest.state == "running":
                 raise MeasurementRunning("A measurement is running. Wait for it, or DELETE /model/latency to end it.")
             self._cancel = threading.Event()
+            effort = Effort(rounds, thorough=True, batches=tuple(sorted(set(batches))))
             self._latest = Measurement(
                 state="running",
                 started_at=datetime.now(UTC).isoformat(timespec="seconds"),
                 stage=None,
                 rounds_done=0,
-                rounds_wanted=rounds,
-                batches=sorted(set(batches)),
+                rounds_wanted=effort.rounds_on_each_device,
+                batches=list(effort.batches),
             )
-            effort = Effort(rounds, thorough=True, batches=tuple(self._latest.batches))
             arguments = (effort, _LiveTraffic(self._pool, self._cancel))
             self._thread = threading.Thread(target=self._run, args=arguments, name="yolofold-latency", daemon=True)
             try:
