@@ -3,9 +3,10 @@
     .venv/bin/python -m scripts.drift_auc --bundle bundles/NAME --data FOLDER
 
 Half of the pictures, chosen at random, are the calibration, which is taught the known faults as `calibrate` does it;
-windows are drawn from the other half, clean and spoilt. With --untaught it knows no faults, as where the first pictures
-served are the calibration. The figures are means over several such splits. With --group N, each N pictures that follow
-each other by name stay in one half: crops of one photograph resemble each other more than photographs do.
+windows are drawn from the other half, clean and spoilt. With --faults-every 2 each second picture teaches the faults,
+as where the first pictures served are the calibration; with 0 none does. The figures are means over several such
+splits. With --group N, each N pictures that follow each other by name stay in one half: crops of one photograph
+resemble each other more than photographs do.
 """
 
 import argparse
@@ -66,7 +67,7 @@ def measure(bundle_path: Path, folder: Path) -> Measured:
 
 
 def evaluate_split(
-    measured: Measured, group: int, rng: np.random.Generator, *, taught: bool
+    measured: Measured, group: int, rng: np.random.Generator, faults_every: int
 ) -> dict[str, tuple[float, float]]:
     """By version: area under the curve against clean windows (0.5 for clean itself), and share over the threshold."""
     clean = measured.samples[CLEAN]
@@ -74,7 +75,10 @@ def evaluate_split(
     order = rng.permutation(groups[-1] + 1)
     seen = np.isin(groups, order[: len(order) // 2])
     half = Samples(clean.means[seen], clean.variances[seen], clean.figures[seen])
-    faults: TaughtFaults | None = teach_faults(measured.faults[seen], np.arange(len(half))) if taught else None
+    faults: TaughtFaults | None = None
+    if faults_every:
+        rows = np.arange(0, len(half), faults_every)
+        faults = teach_faults(measured.faults[seen][rows], rows)
     baseline = calibrate(half, measured.channels, DEFAULT_RATE, "", faults).baseline
     unseen = np.flatnonzero(~seen)
     windows = [rng.choice(unseen, WINDOW, replace=False) for _ in range(_WINDOWS)]
@@ -101,14 +105,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of clean photographs")
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--group", type=int, default=1, help="pictures in a row that stay together")
-    parser.add_argument("--untaught", action="store_true", help="calibrate without the known faults")
+    parser.add_argument("--faults-every", type=int, default=1, help="pictures of which one teaches the known faults")
     arguments = parser.parse_args()
     map_large_blocks()
     measured = measure(arguments.bundle, arguments.data)
     rng = np.random.default_rng(0)
-    splits = [
-        evaluate_split(measured, arguments.group, rng, taught=not arguments.untaught) for _ in range(arguments.splits)
-    ]
+    splits = [evaluate_split(measured, arguments.group, rng, arguments.faults_every) for _ in range(arguments.splits)]
     print(f"{'':<18}{'area':>8}{'least':>8}{'over the threshold':>20}")
     for name in measured.samples:
         areas, shares = zip(*(split[name] for split in splits), strict=True)

@@ -48,7 +48,8 @@ MAX_CHANNELS = 100
     dependencies=[Depends(KnownQuery())],
 )
 def get_drift(service: ServiceDep) -> Response:
-    """A share of the pictures sent to `/detect` goes through the network's first layers once more, off the hot path.
+    """A share of the pictures sent to `/detect` and `/detect/batch` goes once more through the network's first layers,
+    off the hot path.
 
     Each probed convolution's output is held against the law it had in training, which folding preserves: mean beta,
     variance gamma² var / (var + eps). It is measured over the picture as the network gets it but without padding, each

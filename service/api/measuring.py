@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from service.bundle.latency import LatencyReport
 from service.bundle.store import Bundle
 from service.errors import MeasurementCancelled, MeasurementRefused, MeasurementRunning, Overloaded, YolofoldError
+from service.heap import give_back_freed
 from service.inference.pool import WorkerPool
 from service.measurement.bench import bench_bundle
 from service.measurement.runtime_arms import AllowedDevice
@@ -34,7 +35,9 @@ class Measurement(BaseModel):
     started_at: str = Field(description="UTC, ISO 8601.")
     stage: str | None = Field(description="What is being measured; null before anything is.")
     rounds_done: int = Field(description="Rounds finished so far, over all stages.")
-    rounds_wanted: int = Field(description="Over all stages; that of peak memory has none.")
+    rounds_wanted: int = Field(
+        description="Over all stages, on the processor only until the first begins; that of peak memory has none."
+    )
     batches: list[int] = Field(description="Images per run, rising; each is measured.")
     reason: str | None = Field(None, description="Why it failed or was cancelled; else null.")
     report: LatencyReport | None = Field(None, description="What was found; null until it is done.")
@@ -67,15 +70,15 @@ class LatencyStation:
             if self._latest is not None and self._latest.state == "running":
                 raise MeasurementRunning("A measurement is running. Wait for it, or DELETE /model/latency to end it.")
             self._cancel = threading.Event()
+            effort = Effort(rounds, thorough=True, batches=tuple(sorted(set(batches))))
             self._latest = Measurement(
                 state="running",
                 started_at=datetime.now(UTC).isoformat(timespec="seconds"),
                 stage=None,
                 rounds_done=0,
-                rounds_wanted=rounds,
-                batches=sorted(set(batches)),
+                rounds_wanted=effort.rounds_on_each_device,
+                batches=list(effort.batches),
             )
-            effort = Effort(rounds, thorough=True, batches=tuple(self._latest.batches))
             arguments = (effort, _LiveTraffic(self._pool, self._cancel))
             self._thread = threading.Thread(target=self._run, args=arguments, name="yolofold-latency", daemon=True)
             try:
@@ -98,6 +101,12 @@ class LatencyStation:
             self._thread.join(timeout_s)
 
     def _run(self, effort: Effort, traffic: "_LiveTraffic") -> None:
+        ended = self._measure(effort, traffic)
+        give_back_freed()  # what the graphs have left behind
+        self._update(**ended)
+
+    def _measure(self, effort: Effort, traffic: "_LiveTraffic") -> dict[str, object]:
+        """What has changed once the measurement has ended."""
         try:
             report = bench_bundle(
                 self._bundle,
@@ -109,14 +118,13 @@ class LatencyStation:
                 traffic=traffic,
             )
         except MeasurementCancelled as error:
-            self._update(state="cancelled", reason=str(error))
+            return {"state": "cancelled", "reason": str(error)}
         except YolofoldError as error:
-            self._update(state="failed", reason=str(error))
+            return {"state": "failed", "reason": str(error)}
         except Exception:
             log.exception("The latency measurement failed")
-            self._update(state="failed", reason="The reason is in the service's log.")
-        else:
-            self._update(state="done", report=report, rounds_done=sum(series.rounds for series in report.series))
+            return {"state": "failed", "reason": "The reason is in the service's log."}
+        return {"state": "done", "report": report, "rounds_done": sum(series.rounds for series in report.series)}
 
     def _update(self, **changes: object) -> None:
         with self._lock:

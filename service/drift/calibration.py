@@ -48,7 +48,7 @@ def calibrate(
     Args:
         channels: those that count, as positions among the probed ones.
         rate: false alarms wanted, as a share of the windows of clean pictures.
-        taught: what known faults do to these pictures; without it only the distance over all features tells.
+        taught: what known faults do to these pictures; None looks for changes of any kind only.
 
     Raises:
         CalibrationUnusable: fewer than ``MIN_PICTURES`` different pictures.

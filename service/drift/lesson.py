@@ -10,7 +10,9 @@ from service.drift.features import Measured, Samples
 FIRST_PICTURES = 256
 """Sampled pictures that make the calibration where no file holds one."""
 FAULTS_EVERY = 2
-"""Of those, each so many is measured with the faults as well, which takes ten times as long as without."""
+"""Of those, one in so many is measured with the faults as well, which takes ten times as long as without. One in four
+told the linter too little: red and blue exchanged were named in 16 of 20 windows of 32 photographs; with one in two, in
+all of them."""
 
 
 @dataclass(frozen=True)

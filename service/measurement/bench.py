@@ -42,6 +42,8 @@ def bench_bundle(
     """
     imgsz = bundle.manifest.model.input.height
     place = Place(bundle.reference_graph, bundle.deployed_graph, imgsz, threads, callers, device)
+    if traffic is not None:
+        traffic.wait_until_quiet()  # loading graphs to look at them is work as well
     return run_study(place, effort, more=_openvino(place), progress=progress, traffic=traffic)
 
 

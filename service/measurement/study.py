@@ -74,6 +74,11 @@ class Effort:
     thorough: bool = False
     batches: tuple[int, ...] = (1,)
 
+    @property
+    def rounds_on_each_device(self) -> int:
+        """Those of all series together."""
+        return whole_sessions(self.rounds) * (2 if self.thorough else 1) * len(self.batches)
+
 
 @dataclass(frozen=True)
 class Place:
@@ -277,8 +282,7 @@ class _Study:
 
     @property
     def _rounds_wanted(self) -> int:
-        kinds = 2 if self._effort.thorough else 1
-        return whole_sessions(self._effort.rounds) * kinds * len(self._devices) * len(self._effort.batches)
+        return self._effort.rounds_on_each_device * len(self._devices)
 
     def _measure_memory(self, device: Device, graph_arms: list[GraphArm], folder: Path) -> None:
         if device != "cpu":

@@ -35,6 +35,7 @@ from tests.drift.photographs import as_png, cut_pictures
 from tests.drift.readings import invented_calibration, invented_samples
 
 PICTURE = {"content-type": "image/png"}
+TENSORS = {"content-type": "application/octet-stream"}
 SIDE = 192
 IMAGE = "/model/drift/image"
 
@@ -233,7 +234,7 @@ def offer(server: Serving, pictures: list[np.ndarray]) -> None:
 
 
 def test_the_first_pictures_served_teach_faults_as_a_folder_does(bundle: Bundle, samples: list[Path]) -> None:
-    flat = [picture[::3] for picture in cut_pictures(samples, FIRST_PICTURES + WINDOW, seed=4, side=SIDE)]
+    flat = [picture[::5] for picture in cut_pictures(samples, FIRST_PICTURES + WINDOW, seed=4, side=SIDE)]
     dark = [darken(picture) for picture in flat[FIRST_PICTURES:]]
     sent = io.BytesIO()
     size = bundle.manifest.model.input.height
@@ -242,7 +243,7 @@ def test_the_first_pictures_served_teach_faults_as_a_folder_does(bundle: Bundle,
         offer(running, flat[: FIRST_PICTURES - 1])
         gathering = get_drift(running)
         assert (gathering["state"], gathering["baseline"]["faults"]) == ("calibrating", [])
-        assert not running.client.post("/model/lint", content=sent.getvalue()).json()["calibrated"]
+        assert not running.client.post("/model/lint", content=sent.getvalue(), headers=TENSORS).json()["calibrated"]
         offer(running, flat[FIRST_PICTURES - 1 : FIRST_PICTURES])
         watching = get_drift(running)
         assert (watching["state"], watching["baseline"]["pictures"]) == ("watching", FIRST_PICTURES)
@@ -252,7 +253,7 @@ def test_the_first_pictures_served_teach_faults_as_a_folder_does(bundle: Bundle,
         assert drifting["state"] == "drifting" and drifting["windows"][-1]["alarm"]
         assert any("look darker than before" in problem for problem in drifting["problems"])
         assert any("direction of a known fault, darker than before" in problem for problem in drifting["problems"])
-        lint = running.client.post("/model/lint", content=sent.getvalue()).json()
+        lint = running.client.post("/model/lint", content=sent.getvalue(), headers=TENSORS).json()
         assert lint["calibrated"] and lint["probabilities"]["dark"] == max(lint["probabilities"].values())
 
 

@@ -79,6 +79,7 @@ def test_a_measurement_runs_to_its_end(server: Serving) -> None:
 def test_a_cancelled_measurement_ends_and_another_may_begin(server: Serving) -> None:
     started = server.client.post("/model/latency", params={"rounds": 300, "batch": [8, 1, 8]}).json()["measured"]
     assert (started["batches"], started["rounds_done"], started["report"]) == ([1, 8], 0, None)
+    assert started["rounds_wanted"] == 300 * 2 * 2, "latency and throughput, at two sizes of batch"
     assert server.client.delete("/model/latency").status_code == 200
     measured = wait_for_end(server)
     assert (measured["state"], measured["report"]) == ("cancelled", None)
