@@ -192,7 +192,7 @@ with TestClient(create_app(settings, load_bundle(Path({str(bundle.path)!r})))) a
     assert answer.status_code == 200
     answer = client.post("/model/fold/check", content=picture, headers={{"Content-Type": "image/jpeg"}})
     assert answer.status_code == 200
-print(*sorted({{name.split(".")[0] for name in sys.modules}}))
+print(*sorted({{name.split(".")[0] for name, module in sys.modules.items() if module is not None}}))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
