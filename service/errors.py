@@ -5,7 +5,7 @@ class YolofoldError(Exception):
     """Base of all domain errors. ``str(error)`` is written for the person who has to act on it."""
 
 
-def fault_in_words(error: Exception) -> str:
+def fault_in_words(error: BaseException) -> str:
     """What a failure is called where it is reported in passing: of errors that are not ours the type says most."""
     return str(error) if isinstance(error, YolofoldError) else f"{type(error).__name__}: {error}".rstrip(": ")
 

@@ -18,7 +18,7 @@ class _Call:
 
     images: NDArray[np.uint8]
     rows: NDArray[np.float32] | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
 
     @property
     def is_over(self) -> bool:
@@ -117,9 +117,11 @@ class BatchingEngine:
                 rows = self._engine.run(np.concatenate([call.images for call in batch]))
                 for place, call in enumerate(batch):
                     call.rows = rows[place : place + 1]
-        except Exception as error:
-            for call in batch:
+        except BaseException as error:
+            for call in batch:  # whatever ends this thread must not leave the others waiting
                 call.error = error
+            if not isinstance(error, Exception):
+                raise
         finally:
             with self._changed:
                 self._running = False

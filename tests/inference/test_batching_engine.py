@@ -30,7 +30,8 @@ class HeldRun:
 
 
 class HeldEngine(OnnxRuntimeEngine):
-    """The real engine; a run begins, says so and goes on when it is let. Pictures that are all 255 are too much."""
+    """The real engine; a run begins, says so and goes on when it is let. Pictures that are all 255 are too much, and
+    those that are all 254 end the thread that runs them."""
 
     def __init__(self, graph: Path) -> None:
         super().__init__(graph, "cpu", 1)
@@ -42,6 +43,8 @@ class HeldEngine(OnnxRuntimeEngine):
         assert held.go_on.wait(60)
         if images.min() == 255:
             raise EngineError("too bright")
+        if images.min() == 254:
+            raise SystemExit("enough")
         return super().run(images)
 
 
@@ -163,6 +166,22 @@ def test_a_failure_is_everybodys_in_the_run_and_nobodys_after_it(
     errors = [answer.exception(60) for answer in given[1:3]]
     assert all(isinstance(error, EngineError) and str(error) == "too bright" for error in errors)
     assert errors[0] is not errors[1]
+
+
+def test_a_thread_that_is_ended_leaves_nobody_waiting(
+    bundle: Bundle, pictures: list[np.ndarray], answers: list[np.ndarray], callers: ThreadPoolExecutor
+) -> None:
+    stage = Stage(bundle, 2, callers)
+    given = [stage.call(pictures[0])]
+    held = stage.next_run()
+    given += [stage.call(picture) for picture in (*[np.full_like(pictures[0], 254)] * 2, pictures[1])]
+    for _ in range(2):
+        held.go_on.set()
+        held = stage.next_run()
+    held.go_on.set()
+    ended = sorted((answer.exception(60) for answer in given[1:3]), key=lambda error: type(error).__name__)
+    assert [type(error) for error in ended] == [EngineError, SystemExit]
+    assert same(given[0].result(60), answers[0]) and same(given[3].result(60), answers[1])
 
 
 def test_the_start_up_check_looks_at_every_size(bundle: Bundle) -> None:
