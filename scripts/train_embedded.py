@@ -155,8 +155,8 @@ def _build(options: argparse.Namespace) -> None:
     work = options.work.resolve()
     run = work / RUN_NAME
     if options.adopt:
-        adopt_run(run, options.start_from, options.hours)
-    begun = open_run(run, options.start_from)  # before the pictures, which take their time
+        adopt_run(run, options.start_from, options.hours, options.one2one_alone)
+    begun = open_run(run, options.start_from, options.one2one_alone)  # before the pictures, which take their time
     _averaged_with(begun.sha256, options)
     data = write_dataset(
         work / "data", DATA_SEED, _counts(options), options.threads, options.adopt, options.first_picture
@@ -220,7 +220,7 @@ def _provenance(run: Path, options: argparse.Namespace) -> Provenance:
     from scripts.embedded_model.run_state import epoch_map50, open_run, read_progress
     from scripts.embedded_model.training import BASE_SIZE, TRAIN_SEED
 
-    start, behind = open_run(run, options.start_from), read_progress(run, None)
+    start, behind = open_run(run, options.start_from, options.one2one_alone), read_progress(run, None)
     return Provenance(
         command=recorded_command(options),
         data_seed=DATA_SEED,

@@ -76,12 +76,14 @@ class Settings(BaseSettings):
         description="Arithmetic of the network, fp32, bf16 or, from a quantized bundle, int8; empty takes neither bf16 "
         "nor int8, auto lets YOLOFOLD_ENGINE=auto take them.",
     )
-    workers: int = Field(0, ge=0, le=256, description="Requests worked on at once; 0 chooses from the cores.")
+    workers: int = Field(
+        0, ge=0, le=256, description="Requests worked on at once; 0 chooses from the cores and the batches."
+    )
     threads: int = Field(
         0,
         ge=0,
         le=256,
-        description="Threads of one run of the network; 0 shares the cores out by load.",
+        description="Threads of one run of the network; 0 shares the cores out by load, batches get them all.",
     )
     max_batch_size: int = Field(
         0,

@@ -95,7 +95,7 @@ def _first_failure(errors: ExceptionGroup[Exception]) -> LoadFailed:
 
 def _request(address: Address, body: bytes) -> bytes:
     head = (
-        f"POST {PATH} HTTP/1.1\r\n"
+        f"POST {PATH}{address.query} HTTP/1.1\r\n"
         f"Host: {address.host}:{address.port}\r\n"
         f"Content-Type: {CONTENT_TYPE}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"

@@ -1,5 +1,6 @@
 """Latency against load: requests that come at their own pace, as a share of what the server can answer."""
 
+import math
 import random
 import time
 from collections.abc import Sequence
@@ -8,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from scripts.bench.closed_loop import run_closed_loop
-from scripts.bench.open_loop import OpenLoop, run_open_loop
+from scripts.bench.closed_loop import LoadFailed, run_closed_loop
+from scripts.bench.open_loop import OpenLoop, due_times, run_open_loop
 from scripts.bench.turns import PAUSE_S, SEED, start_ours
 from scripts.cost.measuring import Point, Say
 from scripts.cost.spots import Curve, Spot
@@ -28,14 +29,14 @@ def measure_load(
     """In each round measure the capacity, for ``seconds``, and then ask for each share of it, in a random order.
 
     The first round warms up and does not count. Latencies are those of all rounds together, from the time at which
-    each request was due; the images per second are the median of the rounds.
+    each request was due; the images per second are those answered, the median of the rounds.
 
     Args:
         spot: what is served and sent.
         cores: numbers of those that the server may use.
 
     Raises:
-        ServerFailed, LoadFailed: the server does not start, or refuses a request.
+        ServerFailed, LoadFailed: the server does not start, or refuses a request or leaves it without an answer.
     """
     found: dict[int, list[OpenLoop]] = {share: [] for share in shares}
     order = random.Random(SEED)
@@ -46,14 +47,21 @@ def measure_load(
             capacity = run_closed_loop(address, spot.body, _CONNECTIONS, seconds).images_per_s
             for share in order.sample(list(shares), len(shares)):
                 time.sleep(PAUSE_S)
-                paced = run_open_loop(up.address, spot.body, capacity * share / 100, LONGER * seconds)
+                paced = run_open_loop(address, spot.body, capacity * share / 100, LONGER * seconds)
                 if number:
                     found[share].append(paced)
     return [_point(share, loads) for share, loads in found.items()]
 
 
 def _point(share: int, loads: Sequence[OpenLoop]) -> Point:
-    rates = [load.rate_per_s for load in loads]
+    rates = [_answered_per_s(load) for load in loads]
     latencies = np.concatenate([load.latencies_ms for load in loads])
     p50, p99 = (float(np.percentile(latencies, percent, method="inverted_cdf")) for percent in (50, 99))
     return Point(f"{share}", float(np.median(rates)), min(rates), max(rates), p50, p99)
+
+
+def _answered_per_s(load: OpenLoop) -> float:
+    if not all(map(math.isfinite, load.latencies_ms)):
+        raise LoadFailed(f"requests at {load.rate_per_s:.1f} a second were left without an answer")
+    due = due_times(load.rate_per_s, len(load.latencies_ms))
+    return len(due) / max(after + ms / 1000 for after, ms in zip(due, load.latencies_ms, strict=True))

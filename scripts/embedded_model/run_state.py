@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from scripts.embedded_model.metrics import Provenance, provenance_of, read_metrics
@@ -32,10 +32,14 @@ class RunRefused(Exception):
 
 @dataclass(frozen=True)
 class Start:
-    """What a run began with: the SHA-256 of a checkpoint and how that came about, or None for random weights."""
+    """What a run began with: the SHA-256 of a checkpoint and how that came about, or None for random weights.
+
+    ``one2one_alone`` says that only the one-to-one head is trained.
+    """
 
     sha256: str | None
     earlier: Provenance | None
+    one2one_alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,12 @@ class Progress:
     step: int
 
 
-def open_run(run: Path, start_from: Path | None) -> Start:
+def open_run(run: Path, start_from: Path | None, one2one_alone: bool = False) -> Start:
     """What the run began with. A run without a checkpoint begins here and now.
 
     Args:
         start_from: the checkpoint named by the command, or None. What the run made may have taken its place.
+        one2one_alone: whether the command trains that head alone.
 
     Raises:
         RunRefused: the run began with something else, or does not say with what.
@@ -59,14 +64,20 @@ def open_run(run: Path, start_from: Path | None) -> Start:
     if start_from is not None and not start_from.is_file():
         raise RunRefused(f"--start-from: there is no file {start_from}.")
     if not (run / LAST).exists():
-        return _begin(run, start_from)
+        return _begin(run, start_from, one2one_alone)
     if not (run / _START).exists():
         raise RunRefused(
             f"{run} holds a checkpoint but no {_START}: an older version of this command made it. If you know that "
             f"it began with what --start-from says (or, without, with random weights), repeat the command with --adopt."
         )
     stored = json.loads((run / _START).read_text())
-    start = Start(stored["sha256"], provenance_of(stored["earlier"]) if stored["earlier"] else None)
+    earlier = provenance_of(stored["earlier"]) if stored["earlier"] else None
+    start = Start(stored["sha256"], earlier, stored.get("one2one_alone", False))
+    if start.one2one_alone != one2one_alone:
+        raise RunRefused(
+            f"The run in {run} began {'with' if start.one2one_alone else 'without'} --one2one-alone. Repeat the "
+            "command as it was to go on, or give another --work for another run."
+        )
     given, made = (None if file is None else sha256_of(file) for file in (start_from, _made_by(run)))
     if given != start.sha256 and (made is None or given != made):
         raise RunRefused(
@@ -85,14 +96,14 @@ def _named(sha256: str | None) -> str:
     return "random weights" if sha256 is None else f"weights of SHA-256 {sha256}"
 
 
-def _begin(run: Path, start_from: Path | None) -> Start:
+def _begin(run: Path, start_from: Path | None, one2one_alone: bool) -> Start:
     for leftover in (HISTORY, _PROGRESS, RESULTS):
         (run / leftover).unlink(missing_ok=True)
-    return _note_start(run, start_from)
+    return _note_start(run, start_from, one2one_alone)
 
 
-def _note_start(run: Path, start_from: Path | None) -> Start:
-    start = Start(None, None) if start_from is None else _start_at(start_from)
+def _note_start(run: Path, start_from: Path | None, one2one_alone: bool) -> Start:
+    start = replace(Start(None, None) if start_from is None else _start_at(start_from), one2one_alone=one2one_alone)
     write_whole(run / _START, json.dumps(asdict(start), indent=1) + "\n")
     return start
 
@@ -128,7 +139,7 @@ def read_progress(run: Path, epoch: int | None) -> Progress:
     return Progress(**lines[-1])
 
 
-def adopt_run(run: Path, start_from: Path | None, hours: float) -> None:
+def adopt_run(run: Path, start_from: Path | None, hours: float, one2one_alone: bool = False) -> None:
     """Write the files that a run with a checkpoint lacks because something else than this command made it.
 
     `start.json` is written from `start_from`, taken on trust, and the progress from Ultralytics' results. Their clock
@@ -141,7 +152,7 @@ def adopt_run(run: Path, start_from: Path | None, hours: float) -> None:
     if not (run / LAST).exists():
         return
     if not (run / _START).exists():
-        _note_start(run, start_from)
+        _note_start(run, start_from, one2one_alone)
     if not (run / _PROGRESS).exists():
         if not (run / RESULTS).exists():
             raise RunRefused(f"{run} holds a checkpoint but no {RESULTS}, which would say how long it took.")

@@ -258,7 +258,7 @@ def train(
     """
     run = work / RUN_NAME
     last = run / LAST
-    open_run(run, start_from)
+    open_run(run, start_from, one2one_alone)
     behind, is_over = _behind(run, hours)
     if is_over:
         print(f"The run in {run} has had its {hours:g} hours: it is not trained any further.")

@@ -43,9 +43,9 @@ async def lint(request: Request, service: ServiceDep) -> Response:
 
     From the values and from what the first folded layers make of them, it tells: a wrong range (0 to 255, divided
     twice, ImageNet's mean and deviation, -1 to 1), channels on the wrong axis, a wrong size, a wrong padding colour,
-    missing colour. After `python -m service calibrate` also: red and blue swapped, inverted, stretched, blurred, dark,
-    noisy, compressed. Several tensors with the same preprocessing are told much more surely than one: `confusion`
-    says how surely.
+    missing colour. After `python -m service calibrate`, or once 256 pictures were sampled, also: red and blue swapped,
+    inverted, stretched, blurred, dark, noisy, compressed. Several tensors with the same preprocessing are told much
+    more surely than one: `confusion` says how surely.
     """
     deadline = time.monotonic() + service.settings.request_timeout_s
     service.pool.require_room()
@@ -101,6 +101,7 @@ def _answer(
             distances=dict(scale.distances),
         ),
         calibrated=signatures is not None,
+        taught_by=service.drift.knowledge.source if signatures is not None else None,
         probabilities=None if report.probabilities is None else dict(report.probabilities),
         effective_pictures=report.effective_pictures,
         confusion=_confusion(signatures, report.confusion_group),

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from service.api.schemas import ModelRef
+from service.drift.monitor import Source
 
 
 class LintFinding(BaseModel):
@@ -65,8 +66,12 @@ class LintAnswer(BaseModel):
     findings: list[LintFinding] = Field(description="The faults found; empty where nothing was seen.")
     scale: ScaleAnswer = Field(description="The range that the values are taken to be in.")
     calibrated: bool = Field(
-        description="Whether `python -m service calibrate` has taught the linter. Without it, colours, geometry and "
-        "sharpness are not judged."
+        description="Whether `python -m service calibrate` or the first pictures served have taught the linter. Until "
+        "then colours, geometry and sharpness are not judged."
+    )
+    taught_by: Source | None = Field(
+        description="first_pictures: those that this process was sent first were taken for right, whatever was wrong "
+        "with them. null where it was not taught."
     )
     probabilities: dict[str, float] | None = Field(description="Of each fault, by code; null without calibration.")
     effective_pictures: float | None = Field(

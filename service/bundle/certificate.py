@@ -12,6 +12,8 @@ _SAFETY = 4.0
 _FLOAT32_UNIT = 2.0**-24
 #: Raw head outputs, relative to their largest value: the layers' rounding, grown through about a hundred layers.
 END_TO_END_TOLERANCE = 1e-3
+#: Confidence from which detections are compared.
+COMPARISON_THRESHOLD = 0.25
 
 
 def layer_tolerance(terms: int) -> float:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 from service.bundle.batchnorm import BatchNormReport, ConvRecord, LayerTree
-from service.bundle.certificate import END_TO_END_TOLERANCE, FoldCertificate, layer_tolerance
+from service.bundle.certificate import COMPARISON_THRESHOLD, END_TO_END_TOLERANCE, FoldCertificate, layer_tolerance
 
 
 def find_flaw(
@@ -51,6 +51,8 @@ def _wide_bounds(certificate: FoldCertificate, tree: LayerTree) -> Iterator[str]
             yield layer.name
     if not certificate.end_to_end_tolerance <= END_TO_END_TOLERANCE:
         yield "the whole network"
+    if not certificate.comparison_threshold <= COMPARISON_THRESHOLD:
+        yield "the confidence of the boxes compared"
 
 
 def _terms(conv: ConvRecord) -> int:

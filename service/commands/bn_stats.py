@@ -54,6 +54,8 @@ def bn_stats(
         return
     if prune_threshold is not None and prune_percentile is not None:
         raise typer.BadParameter("give one of --prune-threshold and --prune-percentile, which set the same threshold")
+    if detail == "full" and csv is None:
+        raise typer.BadParameter("--detail is about the table of --csv; --json is always in full")
     if reason := missing_folder(csv):
         raise ReportUnwritable(reason)
     bundle = load_served(

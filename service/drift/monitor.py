@@ -17,7 +17,7 @@ from service.drift.layers import WatchedLayer, WatchedLayers
 from service.drift.lesson import FIRST_PICTURES, FirstPictures, Lesson
 from service.drift.onset import Onset
 from service.drift.words import describe_fault, describe_pictures
-from service.errors import CalibrationUnusable
+from service.errors import CalibrationUnusable, fault_in_words
 
 _KEPT_WINDOWS = 256
 
@@ -168,8 +168,10 @@ class DriftMonitor:
         first, self._first = self._first, FirstPictures()
         try:
             found, self._faults = self._learn(first.lesson(), _utc(when))
-        except CalibrationUnusable as error:
-            self._failure = f"{error} The next {FIRST_PICTURES} are tried."
+        except Exception as error:
+            self._failure = f"{fault_in_words(error)} The next {FIRST_PICTURES} are tried."
+            if not isinstance(error, CalibrationUnusable):
+                raise
             return None
         self._failure = None
         return found

@@ -29,7 +29,7 @@ class BatchingEngine:
     """Runs one batch at a time, of the pictures that came while the one before it ran.
 
     Nobody waits for a batch to fill: a picture that finds the engine idle is run at once and alone, so whoever is
-    alone is answered as soon as without batches. Sizes are powers of two, and the largest: for each other one a runtime
+    alone is answered as soon as without batches. Sizes are powers of two, and the largest: for each other one CUDA
     would choose its kernels anew in the middle of service.
     """
 

@@ -36,10 +36,12 @@ def open_engine(bundle: Bundle, settings: Settings, *, cores: int, workers: int)
         raise ValueError("the engine has not been chosen yet")
     threads, fill, batch = settings.threads_on(cores), min(workers, cores), settings.max_batch_size
     if settings.engine == "openvino":
-        streams = 1 if batch > 1 else max(1, min(workers, cores // threads))
-        alone = _open_openvino(bundle, settings, threads, streams)
         if batch > 1:
-            return BatchingEngine(alone, batch)
+            raise SettingsError(
+                f"YOLOFOLD_MAX_BATCH_SIZE={batch}, but OpenVINO would prepare itself anew each time the size of a "
+                "batch changes, and on a processor one picture fills the cores. Set YOLOFOLD_ENGINE=onnxruntime."
+            )
+        alone = _open_openvino(bundle, settings, threads, streams=max(1, min(workers, cores // threads)))
         if settings.threads or fill == 1:
             return alone
         shared = _open_openvino(bundle, settings, threads_under_load(cores, fill), streams=fill)

@@ -1,4 +1,4 @@
-"""What each picture fault looks like to the first layers: learnt when the drift baseline is calibrated.
+"""What each picture fault looks like to the first layers: learnt with the baseline of drift.
 
 A linear discriminant (Fisher 1936; shared covariance, as in Hastie, Tibshirani and Friedman, The Elements of
 Statistical Learning, 4.3) over the per-channel means and log variances of one picture, its log-likelihoods tempered

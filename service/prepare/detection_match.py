@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from service.bundle.certificate import COMPARISON_THRESHOLD
 from service.comparison import iou
 
-#: Confidence from which detections are compared.
-COMPARISON_THRESHOLD = 0.25
 #: A box this close to the threshold may fall on either side of it through rounding alone.
 THRESHOLD_SLACK = 0.001
 MATCH_IOU = 0.99

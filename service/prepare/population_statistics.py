@@ -16,7 +16,7 @@ with n in the ten thousands.
 """
 
 import copy
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,13 +107,14 @@ def recalibrate_network(
         advance: told the blocks done, and how many there are.
 
     Raises:
-        RecalibrationError: the network's activations are not finite numbers.
+        RecalibrationError: the network's activations are not finite numbers, or a BatchNorm runs more than once.
     """
     working = copy.deepcopy(network)
     layers = _layers(working)
     before = {name: stored(layer) for name, layer in layers.items()}
     target = _Target(before, prior, pictures)
     with torch.inference_mode():
+        _require_single_runs(working, layers, fitted())
         _settle_blocks(working, layers, _Values(scratch), fitted, target, advance)
         proof = _measure(layers, lambda: _run_network(working, fitted()))
     residual = _residual(layers, proof, target)
@@ -127,6 +128,24 @@ def recalibrate_network(
         _store(layer, stored(layers[name]))
     halves = {name: (a.statistics(), b.statistics()) for name, (a, b) in proof.items()}
     return Recalibrated(clean, halves, residual)
+
+
+def _require_single_runs(
+    network: nn.Module, layers: Mapping[str, nn.BatchNorm2d], fitted: Iterable[NDArray[np.uint8]]
+) -> None:
+    """A layer that runs twice feeds itself: what it receives would change with what it is given to hold."""
+    runs: Counter[str] = Counter()
+    handles = [
+        layer.register_forward_pre_hook(lambda *_, name=name: runs.update([name])) for name, layer in layers.items()
+    ]
+    try:
+        network(next(_batches(fitted)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, count in runs.items():
+        if count > 1:
+            raise RecalibrationError(f"{name} runs {count} times for a picture; its statistics cannot be settled.")
 
 
 def _run_network(network: nn.Module, fitted: Iterable[NDArray[np.uint8]]) -> Iterator[int]:

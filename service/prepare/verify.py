@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from service.bundle.certificate import (
+    COMPARISON_THRESHOLD,
     END_TO_END_TOLERANCE,
     EndToEndProof,
     FoldCertificate,
@@ -20,7 +21,7 @@ from service.errors import FoldRejected, UnsupportedModel
 from service.prepare.checkpoint import HeadKind, blocks
 from service.prepare.dataflow import BatchNormSite
 from service.prepare.deployed_network import DeployedNetwork, match_rows
-from service.prepare.detection_match import COMPARISON_THRESHOLD, DetectionMatch
+from service.prepare.detection_match import DetectionMatch
 from service.prepare.fold import FoldResult, scale_and_shift
 from service.prepare.proof_inputs import ProofInput
 

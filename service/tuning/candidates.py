@@ -67,7 +67,7 @@ def list_candidates(settings: Settings, installed: Installed, cores: int) -> Lis
     """Every kind of engine that the settings and the machine allow, with each way to share the cores out.
 
     Args:
-        settings: device, precision, threads and workers narrow the list where they are set.
+        settings: device, precision, threads, workers and the size of batches narrow the list where they are set.
         cores: that this process may use.
     """
     candidates: list[Candidate] = []
@@ -106,7 +106,7 @@ def allowed(candidate: Candidate, settings: Settings) -> bool:
 
 
 def plain_settings(settings: Settings) -> Settings | None:
-    """Those of the plainest candidate, with threads and workers as set; None where the settings forbid it."""
+    """Those of the plainest candidate, with threads, workers and batches as set; None where the settings forbid it."""
     plainest = _KINDS[0]
     if _forbidden(plainest, settings) is not None:
         return None
@@ -129,6 +129,8 @@ def _obstacle(kind: _Kind, settings: Settings, installed: Installed) -> str | No
 def _forbidden(kind: _Kind, settings: Settings) -> str | None:
     if settings.device not in ("auto", kind.device):
         return f"YOLOFOLD_DEVICE={settings.device}"
+    if settings.max_batch_size > 1 and kind.engine == "openvino":
+        return f"YOLOFOLD_MAX_BATCH_SIZE={settings.max_batch_size}"
     if settings.precision is None:
         # Nobody's detections change unasked.
         return None if kind.precision in FLOAT32 else "YOLOFOLD_PRECISION=auto would try it"

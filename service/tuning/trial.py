@@ -163,9 +163,9 @@ class Trial:
         """Whether another layout of a kind is not worth loading; then the reason is on record."""
         candidate, found = entry.candidate, self._results.get(leader)
         if found is not None:
-            self._conclude(candidate, "not_measured", f"its kind {found.verdict} with other threads")
+            self._conclude(candidate, "not_measured", f"its kind {found.verdict} in another layout")
         elif self._behind(leader):
-            self._conclude(candidate, "not_measured", "clearly behind with other threads")
+            self._conclude(candidate, "not_measured", "clearly behind in another layout")
         elif self._budget.spent > _LOADING_SHARE:
             self._conclude(candidate, "not_measured", "the time was up")
         else:

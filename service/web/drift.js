@@ -67,7 +67,7 @@ export async function holdAgainstTraining(file) {
 function showImage({ image, score, training, layers }, lint) {
   const findings = lint.findings.map(({ title, advice, probability }) => element("li", { class: "loss" },
     element("strong", {}, title), probability === null ? ". " : ` (probability ${probability.toFixed(2)}). `, advice));
-  const unjudged = lint.calibrated ? "" : " Colours, geometry and sharpness are judged after a calibration only.";
+  const unjudged = lint.calibrated ? "" : " Colours, geometry and sharpness are judged once there is a calibration.";
   if (findings.length === 0) findings.push(element("li", {}, `The linter found no fault.${unjudged}`));
   const whole = score === null ? "" : ` Its distance from the calibration is ${score.toFixed(2)}; single pictures scatter more than windows.`;
   const distance = training === null ? "no BatchNorm tells what training was like"

@@ -254,7 +254,8 @@ def test_the_first_pictures_served_teach_faults_as_a_folder_does(bundle: Bundle,
         assert any("look darker than before" in problem for problem in drifting["problems"])
         assert any("direction of a known fault, darker than before" in problem for problem in drifting["problems"])
         lint = running.client.post("/model/lint", content=sent.getvalue(), headers=TENSORS).json()
-        assert lint["calibrated"] and lint["probabilities"]["dark"] == max(lint["probabilities"].values())
+        assert lint["calibrated"] and lint["taught_by"] == "first_pictures"
+        assert lint["probabilities"]["dark"] == max(lint["probabilities"].values())
 
 
 def test_a_damaged_calibration_stops_the_start(bundle_path: Path, tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def test_swapped_and_inverted_tensors_are_told_after_calibration(taught: Serving
     pictures = squares(side, 16)
     right = lint(taught, npy(pictures))
     assert codes(right) == []
-    assert right["calibrated"]
+    assert right["calibrated"] and right["taught_by"] == "file"
     swapped = lint(taught, npy(pictures[..., ::-1]))
     assert codes(swapped) == ["channels_swapped"]
     assert swapped["findings"][0]["probability"] == swapped["probabilities"]["channels_swapped"]

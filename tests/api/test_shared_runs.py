@@ -66,7 +66,7 @@ def test_requests_at_once_share_runs_and_get_the_answers_they_would_get_alone(
 
     with ThreadPoolExecutor(2 * SIZE) as callers:
         together = list(callers.map(ask, pictures))
-    assert sum(sizes) == REQUESTS and max(sizes) == SIZE
+    assert sum(sizes) == REQUESTS and 1 < max(sizes) <= SIZE
     assert sum(map(len, alone)) > REQUESTS
     for found, expected in zip(together, alone, strict=True):
         assert [one["name"] for one in found] == [one["name"] for one in expected]

@@ -27,6 +27,10 @@ def refuse(lesson: Lesson, created_at: str) -> tuple[Calibration, NamesFaults]:
     raise AssertionError("The calibration is known already.")
 
 
+def fail(lesson: Lesson, created_at: str) -> tuple[Calibration, NamesFaults]:
+    raise FloatingPointError("a fault of our own")
+
+
 def learn(lesson: Lesson, created_at: str) -> tuple[Calibration, NamesFaults]:
     changes = lesson.faults[:, 1:] - lesson.faults[:, :1]
     taught = TaughtFaults(("red and blue swapped",), lesson.rows, changes)
@@ -265,3 +269,13 @@ def test_without_any_batchnorm_there_is_no_law_but_the_calibration_holds(calibra
     assert report.baseline.z_rms > quiet.baseline.z_rms
     assert [(layer.training, layer.baseline is None) for layer in report.layers] == [(None, False)] * 2
     assert report.state == "drifting" and report.problems
+
+
+def test_whatever_goes_wrong_while_learning_is_told() -> None:
+    monitor, first = DriftMonitor(watched(), None, fail), readings(FIRST_PICTURES, seed=8)
+    feed(monitor, first[:-1])
+    with pytest.raises(FloatingPointError):
+        feed(monitor, first[-1:])
+    report = monitor.report()
+    assert report.failure == "FloatingPointError: a fault of our own The next 256 are tried."
+    assert (report.state, report.gathered) == ("calibrating", 0)

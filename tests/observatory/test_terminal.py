@@ -74,6 +74,8 @@ def test_csv_in_full_has_a_row_per_channel(environ: dict[str, str], faulty_bundl
     (layer,) = (layer for layer in faulty_bundle.batchnorm.layers if layer.name == EXACT)
     header, *rows = (tmp_path / "channels.csv").read_text().splitlines()
     assert header.startswith("layer,channel,gamma,") and len(rows) == layer.channels
+    done = run(environ, "--detail", "full")
+    assert done.returncode == 2 and "--csv" in done.stderr
 
 
 def test_prunable_channels_are_counted_by_either_rule(environ: dict[str, str]) -> None:

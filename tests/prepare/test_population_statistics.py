@@ -238,6 +238,14 @@ def test_activations_beyond_float32_are_refused(squares: list, tmp_path: Path) -
         recalibrate(network, squares, 0.0, tmp_path)
 
 
+def test_a_layer_that_runs_twice_is_refused_by_name(squares: list, tmp_path: Path) -> None:
+    network = calibrated_network("yolov8n.yaml").requires_grad_(False)
+    bottleneck = network.model[4].m[0]
+    bottleneck.cv2 = bottleneck.cv1
+    with pytest.raises(RecalibrationError, match=r"^model\.4\.m\.0\.cv1\.bn runs 2 times for a picture"):
+        recalibrate(network, squares, 0.0, tmp_path)
+
+
 def test_the_same_pictures_give_the_same_file(squares: list, tmp_path: Path) -> None:
     path = save_checkpoint(calibrated_network("yolov8n.yaml"), tmp_path / "some.pt")
     source, found = Checkpoint(path, sha256_file(path), "local", "some.pt"), []

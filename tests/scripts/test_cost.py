@@ -76,7 +76,7 @@ def test_paced_loads_are_shares_of_what_the_server_can_answer(
     assert [point.label for point in points] == ["25", "50"]
     quarter, half = points
     assert 0 < quarter.least <= quarter.images_per_s <= quarter.greatest
-    assert half.images_per_s == pytest.approx(2 * quarter.images_per_s)
+    assert quarter.images_per_s < half.images_per_s
     assert all(0 < point.p50_ms <= point.p99_ms < float("inf") for point in points)
 
 

@@ -92,6 +92,16 @@ def test_another_start_is_refused_once_there_is_a_checkpoint(run: Path, start: P
     assert open_run(run, other).sha256 == sha256_of(other)
 
 
+def test_a_run_stays_one_of_the_whole_network_or_of_one_head(run: Path, start: Path) -> None:
+    for alone in (True, False):
+        shutil.rmtree(run, ignore_errors=True)
+        assert open_run(run, start, alone).one2one_alone is alone
+        reach_checkpoint(run)
+        assert open_run(run, start, alone).one2one_alone is alone
+        with pytest.raises(RunRefused, match=f"began {'with' if alone else 'without'} --one2one-alone"):
+            open_run(run, start, not alone)
+
+
 def test_random_weights_are_a_start_too(run: Path, start: Path) -> None:
     assert open_run(run, None).sha256 is None
     reach_checkpoint(run)

@@ -113,7 +113,8 @@ def test_cores_are_shared_out(
         (OPENVINO, {}, [(0, 4, 1), (4, 4, 1), (1, 8, 1)]),
         (ORT, {"max_batch_size": 1}, [(0, 4, 1), (4, 4, 1), (1, 8, 1)]),
         (ORT, {"max_batch_size": 6}, [(8, 12, 6)]),
-        (OPENVINO, {"max_batch_size": 6, "threads": 3}, [(3, 12, 6)]),
+        (ORT, {"max_batch_size": 6, "threads": 3}, [(3, 12, 6)]),
+        (OPENVINO, {"max_batch_size": 6}, []),
         (CUDA, {"max_batch_size": 6, "workers": 7}, [(8, 7, 6)]),
         # Too few callers to fill a batch.
         (ORT, {"workers": 3}, [(0, 3, 1), (2, 3, 1)]),

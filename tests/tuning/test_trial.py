@@ -100,7 +100,7 @@ def test_a_wrong_candidate_is_refused_and_never_chosen(
     assert (wrong.verdict, wrong.latency_ms, wrong.runs) == ("refused", None, 0)
     assert ("does not compute what" if checked else f"in {PICTURES} of {PICTURES} pictures") in wrong.reason
     # What is refused is refused with any number of threads; it is not even loaded.
-    assert (layout.verdict, layout.reason) == ("not_measured", "its kind refused with other threads")
+    assert (layout.verdict, layout.reason) == ("not_measured", "its kind refused in another layout")
     assert (right.verdict, right.boxes, right.boxes_matched, right.box_px) == ("chosen", 200, 200, 0.0)
     assert right.runs == 6 and right.latency_ms is not None and right.latency_ms > 0
     assert (absent.verdict, absent.reason) == ("failed", "its library is missing")
@@ -178,7 +178,7 @@ def test_who_is_clearly_behind_is_dropped_with_all_its_layouts(
     found = stage.run()
     assert (found[slow].verdict, found[slow].runs) == ("slower", 3)
     assert found[slow].latency_ms is not None and found[slow].latency_ms >= 400
-    assert (found[slow_too].verdict, found[slow_too].reason) == ("not_measured", "clearly behind with other threads")
+    assert (found[slow_too].verdict, found[slow_too].reason) == ("not_measured", "clearly behind in another layout")
     assert slow_too not in stage.loaded
     assert found[fast].runs > 3 and found[rival].runs >= 3
     # As many callers as workers, each with runs of 50 ms.
