@@ -139,6 +139,12 @@ class Settings(BaseSettings):
         """Requests worked on at once by a process that may use ``cores``."""
         return self.workers or max(min(cores, MOST_DEFAULT_WORKERS), workers_for_batches(self.max_batch_size))
 
+    def network_callers_on(self, cores: int) -> int:
+        """Concurrent runs of the network that throughput is measured with: as many as there are workers, but without
+        those that only fill batches, which are run one at a time."""
+        workers = self.workers_on(cores)
+        return min(workers, cores, MOST_DEFAULT_WORKERS) if self.max_batch_size > 1 else workers
+
     def threads_on(self, cores: int) -> int:
         """Threads of one run of the network in a process that may use ``cores``."""
         return self.threads or cores

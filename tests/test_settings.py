@@ -74,6 +74,25 @@ def test_a_hash_may_be_written_in_capitals() -> None:
     assert load_settings({"YOLOFOLD_WEIGHTS_SHA256": "AB" * 32}).weights_sha256 == "ab" * 32
 
 
+@pytest.mark.parametrize(
+    ("given", "cores", "callers"),
+    [
+        ({}, 2, 2),
+        ({}, 16, 4),
+        ({"workers": 7}, 2, 7),
+        ({"max_batch_size": 1}, 2, 2),
+        ({"max_batch_size": 8}, 2, 2),  # of 16 workers
+        ({"max_batch_size": 8}, 16, 4),
+        ({"max_batch_size": 2, "workers": 2}, 16, 2),
+        ({"max_batch_size": 4, "workers": 12}, 1, 1),
+    ],
+)
+def test_throughput_is_measured_without_the_workers_that_only_fill_batches(
+    given: dict[str, int], cores: int, callers: int
+) -> None:
+    assert load_settings({}, **given).network_callers_on(cores) == callers
+
+
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(Exception, match="frozen"):
         load_settings({}).port = 1  # type: ignore[misc]

@@ -133,7 +133,8 @@ def start_service(settings: Settings, bundle: Bundle) -> Service:
     # Both its graphs on one kind of device: the processor, unless the served one runs elsewhere.
     device: Device = "cpu" if started.settings.engine == "openvino" else started.settings.device
     checker = FoldChecker(bundle, detector, engine, device, make_room)
-    station = LatencyStation(bundle, pool, engine.threads, started.settings.device)
+    callers = started.settings.network_callers_on(cores)
+    station = LatencyStation(bundle, pool, engine.threads, callers, started.settings.device)
     service = Service(
         settings,
         bundle,

@@ -46,9 +46,16 @@ class Measurement(BaseModel):
 class LatencyStation:
     """Starts, watches and ends measurements of the served bundle. Safe to use from several threads."""
 
-    def __init__(self, bundle: Bundle, pool: WorkerPool, threads: int, device: AllowedDevice) -> None:
-        """Measure ``bundle`` with the ``threads`` that the served network runs with, where ``device`` allows it."""
-        self._bundle, self._pool, self._threads, self._device = bundle, pool, threads, device
+    def __init__(self, bundle: Bundle, pool: WorkerPool, threads: int, callers: int, device: AllowedDevice) -> None:
+        """Measure ``bundle`` where ``device`` allows it.
+
+        Args:
+            pool: whose requests a measurement gives way to.
+            threads: those that the served network runs with.
+            callers: concurrent callers whose throughput is measured, at least 1.
+        """
+        self._bundle, self._pool, self._device = bundle, pool, device
+        self._threads, self._callers = threads, callers
         self._lock = threading.Lock()
         self._cancel = threading.Event()
         self._thread: threading.Thread | None = None
@@ -112,7 +119,7 @@ class LatencyStation:
                 self._bundle,
                 effort,
                 threads=self._threads,
-                callers=self._pool.workers,
+                callers=self._callers,
                 device=self._device,
                 progress=lambda stage, done, wanted: self._update(stage=stage, rounds_done=done, rounds_wanted=wanted),
                 traffic=traffic,

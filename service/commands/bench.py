@@ -44,7 +44,7 @@ def bench(
             bundle,
             Effort(rounds, float("inf"), thorough=True, batches=batches),
             threads=settings.threads_on(cores),
-            callers=settings.workers_on(cores),
+            callers=settings.network_callers_on(cores),
             device=settings.device,
             progress=lambda stage, done, wanted: status.update(f"Measuring {stage} ... {done}/{wanted}"),
         )

@@ -54,7 +54,7 @@ def recalibrate(
         from service.recalibration.recalibrate import recalibrate as run_recalibration
 
     cores = usable_cores()
-    request = Request(data, prior, hold_back, out, settings.threads_on(cores), settings.workers_on(cores))
+    request = Request(data, prior, hold_back, out, settings.threads_on(cores), settings.network_callers_on(cores))
     report = run_recalibration(served, request, settings, StepProgress())
     print_report(report)
     if json is not None:

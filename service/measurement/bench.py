@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 from service.bundle.latency import LatencyReport, Machine, NotMeasured
 from service.bundle.store import Bundle
-from service.errors import MeasurementRefused
+from service.errors import MeasurementRefused, fault_in_words
 from service.measurement.runtime_arms import AllowedDevice
 from service.measurement.study import Effort, MoreArms, NoMoreArms, Place, Progress, run_study
 from service.measurement.traffic import Traffic
@@ -44,19 +44,22 @@ def bench_bundle(
     place = Place(bundle.reference_graph, bundle.deployed_graph, imgsz, threads, callers, device)
     if traffic is not None:
         traffic.wait_until_quiet()  # loading graphs to look at them is work as well
-    return run_study(place, effort, more=_openvino(place), progress=progress, traffic=traffic)
+    return run_study(place, effort, more=_openvino(place), more_first=False, progress=progress, traffic=traffic)
 
 
 def _openvino(place: Place) -> MoreArms:
-    """The arms in OpenVINO; none, with the reason, where it is not installed or cannot load the graphs."""
+    """The arms in OpenVINO; none, with the reason, where it is not installed or cannot load the graphs or be loaded."""
     if find_spec("openvino") is None:
         return NoMoreArms((*NEEDS_TORCH, _not_in_openvino("OpenVINO is not installed.")))
-    from service.measurement.openvino_arms import OpenVinoArms  # optional
-
     try:
+        from service.measurement.openvino_arms import OpenVinoArms  # optional
+
         return OpenVinoArms(place, NEEDS_TORCH)
     except MeasurementRefused as error:
-        return NoMoreArms((*NEEDS_TORCH, _not_in_openvino(str(error))))
+        reason = str(error)
+    except Exception as error:  # a library that is broken in its own way must not take ONNX Runtime's figures along
+        reason = f"OpenVINO cannot be loaded: {fault_in_words(error)}"
+    return NoMoreArms((*NEEDS_TORCH, _not_in_openvino(reason)))
 
 
 def _not_in_openvino(reason: str) -> NotMeasured:

@@ -4,6 +4,7 @@ OpenVINO folds BatchNorm by itself and cannot be told not to. So one question is
 the other what OpenVINO saves against ONNX Runtime, with the folded graph in both.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.latency import NotMeasured
+from service.machine import usable_cores
 from service.measurement import openvino_peak
 from service.measurement.economy import Question
 from service.measurement.openvino_session import (
@@ -42,10 +44,9 @@ class OpenVinoArm:
     plan: OpenVinoPlan
     facts: ArmFacts
 
-    def timed(self, images: NDArray[np.uint8], streams: int = 1) -> TimedArm:
-        """This arm on ``images`` (B, S, S, 3), loaded for ``streams`` runs at once each time it is opened."""
-        plan = replace(self.plan, streams=streams)
-        return TimedArm(self.name, self.title, self.facts, lambda: openvino_run(plan, images))
+    def timed(self, images: NDArray[np.uint8]) -> TimedArm:
+        """This arm on ``images`` (B, S, S, 3), loaded anew each time it is opened."""
+        return TimedArm(self.name, self.title, self.facts, lambda: openvino_run(self.plan, images))
 
 
 class OpenVinoArms:
@@ -70,12 +71,24 @@ class OpenVinoArms:
         return [arm.timed(images) for arm in self._arms]
 
     def bursts(self, images: NDArray[np.uint8], callers: int) -> list[TimedArm]:
-        """See ``MoreArms.bursts``. Each caller has a stream of its own; OpenVINO shares the cores out among them."""
-        return [in_bursts(arm.timed(images, streams=callers), callers) for arm in self._arms]
+        """See ``MoreArms.bursts``. The callers share streams, and these the cores; see ``share_cores``."""
+        shared = [replace(arm, plan=share_cores(arm.plan, callers, usable_cores())) for arm in self._arms]
+        return [in_bursts(arm.timed(images), callers) for arm in shared]
 
     def programs(self, imgsz: int, batch: int, folder: Path) -> dict[str, list[str]]:
         """See ``MoreArms.programs``."""
         return {arm.name: openvino_peak.program(arm.plan, imgsz, batch) for arm in self._arms}
+
+
+def share_cores(plan: OpenVinoPlan, callers: int, cores: int) -> OpenVinoPlan:
+    """The plan for ``callers`` runs at once, its ``cores`` shared out as they are where OpenVINO serves.
+
+    OpenVINO knows of no limit that a container sets, so what it may use is always said.
+    """
+    if plan.threads != cores:  # somebody has chosen them
+        return replace(plan, streams=max(1, min(callers, cores // plan.threads)))
+    fill = min(callers, cores)
+    return replace(plan, streams=fill, threads=math.ceil(cores / fill))
 
 
 def _arms(place: Place, precision: FloatPrecision) -> list[OpenVinoArm]:

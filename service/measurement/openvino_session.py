@@ -10,12 +10,14 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from service.errors import MeasurementRefused
-from service.measurement.timed_arm import ArmFacts, Run
+from service.measurement.timed_arm import ArmFacts, OptionalArmFailed, Run
 from service.openvino_properties import DEVICE, openvino_properties, openvino_reason
 
 FloatPrecision = Literal["fp32", "bf16"]
 #: Its layers that stand for what goes in and out, and for weights.
 _NO_WORK = frozenset({"Input", "Output", "Const"})
+#: OpenVINO has no narrower class, and leaves a failed allocation as it is.
+_FAULTS = (RuntimeError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def openvino_run(plan: OpenVinoPlan, images: NDArray[np.uint8]) -> Run:
     Several threads may call it at a time.
 
     Raises:
-        MeasurementRefused: the graph cannot be loaded; from what is returned, it cannot be run.
+        OptionalArmFailed: the graph cannot be loaded; from what is returned, it cannot be run.
     """
     compiled, own = _compile(plan, len(images)), threading.local()
 
@@ -68,8 +70,8 @@ def openvino_run(plan: OpenVinoPlan, images: NDArray[np.uint8]) -> Run:
             own.request.start_async([images])
             own.request.wait()
             return own.request.get_output_tensor().data.copy()
-        except RuntimeError as error:
-            raise MeasurementRefused(f"OpenVINO cannot run {plan.graph.name}: {openvino_reason(error)}") from error
+        except _FAULTS as error:
+            raise OptionalArmFailed(f"OpenVINO cannot run {plan.graph.name}: {openvino_reason(error)}") from error
 
     return run
 
@@ -78,7 +80,7 @@ def inspect_openvino(plan: OpenVinoPlan) -> ArmFacts:
     """Load a graph once, for one image, and count the layers that OpenVINO executes.
 
     Raises:
-        MeasurementRefused: it cannot be loaded.
+        OptionalArmFailed: it cannot be loaded.
     """
     kinds = [str(op.get_rt_info()["layerType"].astype(str)) for op in _compile(plan, 1).get_runtime_model().get_ops()]
     return ArmFacts(
@@ -96,5 +98,5 @@ def _compile(plan: OpenVinoPlan, batch: int) -> ov.CompiledModel:
         model = core.read_model(str(plan.graph))
         model.reshape([batch, *list(model.inputs[0].get_partial_shape())[1:]])
         return core.compile_model(model, DEVICE, openvino_properties(plan.precision, plan.threads, plan.streams))
-    except RuntimeError as error:
-        raise MeasurementRefused(f"OpenVINO cannot load {plan.graph.name}: {openvino_reason(error)}") from error
+    except _FAULTS as error:
+        raise OptionalArmFailed(f"OpenVINO cannot load {plan.graph.name}: {openvino_reason(error)}") from error

@@ -41,7 +41,7 @@ from service.measurement.runtime_arms import (
     random_images,
 )
 from service.measurement.throughput import RUNS_PER_CALLER, THROUGHPUT_QUESTIONS, burst_arm
-from service.measurement.timed_arm import TimedArm
+from service.measurement.timed_arm import OptionalArmFailed, TimedArm
 from service.measurement.traffic import NoTraffic, Traffic
 
 #: Told what is being measured, rounds done and rounds wanted in all.
@@ -105,7 +105,7 @@ class MoreArms(Protocol):
 
     @property
     def questions(self) -> Sequence[Question]:
-        """What to compare them by, before ONNX Runtime's questions."""
+        """What to compare them by, the more important ones first."""
         ...
 
     @property
@@ -151,6 +151,7 @@ def run_study(
     effort: Effort,
     *,
     more: MoreArms | None = None,
+    more_first: bool = True,
     progress: Progress | None = None,
     traffic: Traffic | None = None,
 ) -> LatencyReport:
@@ -160,7 +161,8 @@ def run_study(
     processor, makes the whole fail.
 
     Args:
-        more: arms of another engine.
+        more: arms of another engine. Where one raises OptionalArmFailed, all of them are left out from there on.
+        more_first: where the time does not do for all, their questions come before ONNX Runtime's, not after.
         progress, traffic: what to tell, and to give way to.
 
     Raises:
@@ -169,7 +171,9 @@ def run_study(
     """
     require_rounds(effort.rounds)
     started = time.monotonic()
-    study = _Study(place, effort, more or NoMoreArms(), progress or (lambda *_: None), traffic or NoTraffic())
+    study = _Study(
+        place, effort, more or NoMoreArms(), more_first, progress or (lambda *_: None), traffic or NoTraffic()
+    )
     with tempfile.TemporaryDirectory(prefix="yolofold-") as folder:
         study.run(Path(folder))
     return LatencyReport(
@@ -187,8 +191,11 @@ def run_study(
 class _Study:
     """Collects the parts of one report."""
 
-    def __init__(self, place: Place, effort: Effort, more: MoreArms, progress: Progress, traffic: Traffic) -> None:
-        self._place, self._effort, self._more, self._progress, self._traffic = place, effort, more, progress, traffic
+    def __init__(
+        self, place: Place, effort: Effort, more: MoreArms, more_first: bool, progress: Progress, traffic: Traffic
+    ) -> None:
+        self._place, self._effort, self._progress, self._traffic = place, effort, progress, traffic
+        self._more, self._more_first = more, more_first
         self._making_ready_since = time.monotonic()
         self.series: list[Series] = []
         self.memory: list[PeakMemory] = []
@@ -240,21 +247,35 @@ class _Study:
         self, device: Device, batch: int, graph_arms: list[GraphArm], questions: Sequence[Question]
     ) -> None:
         images = random_images(self._place.imgsz, batch)
-        arms, asked = [arm.timed(images) for arm in graph_arms], list(questions)
-        if device == "cpu":
-            arms = [*self._more.timed(images), *arms]
-            asked = [*self._more.questions, *asked]
-        self._measure(arms, asked, Workload("latency", device, batch))
+        arms = [arm.timed(images) for arm in graph_arms]
+        more = self._more.timed(images) if device == "cpu" else []
+        self._measure(arms, questions, more, Workload("latency", device, batch))
 
     def _measure_throughput(self, device: Device, batch: int, graph_arms: list[GraphArm]) -> None:
         images, callers = random_images(self._place.imgsz, batch), self._place.callers
         arms = [burst_arm(arm, images, callers) for arm in graph_arms if arm.name in THROUGHPUT_ARMS]
         more = self._more.bursts(images, callers) if device == "cpu" else []
-        asked = [*(self._more.questions if more else ()), *THROUGHPUT_QUESTIONS]
-        self._measure([*more, *arms], asked, Workload("throughput", device, batch, callers, RUNS_PER_CALLER))
+        workload = Workload("throughput", device, batch, callers, RUNS_PER_CALLER)
+        self._measure(arms, THROUGHPUT_QUESTIONS, more, workload)
 
-    def _measure(self, arms: Sequence[TimedArm], questions: Sequence[Question], workload: Workload) -> None:
-        stage, before = f"{workload.kind} on {workload.device}, batch {workload.batch}", self._rounds_done
+    def _measure(
+        self, arms: Sequence[TimedArm], questions: Sequence[Question], more: Sequence[TimedArm], workload: Workload
+    ) -> None:
+        """Measure a series with the arms ``more``; where one of those fails, anew without them."""
+        asked_of_more = self._more.questions if more else ()
+        parts = (asked_of_more, questions) if self._more_first else (questions, asked_of_more)
+        try:
+            self._measure_series([*more, *arms], [question for part in parts for question in part], workload)
+            return
+        except OptionalArmFailed as error:
+            reason = f"{_stage(workload)}: {error}"
+        for question in asked_of_more:
+            self._give_reason(question.name, question.question, reason)
+        self._more = NoMoreArms()
+        self._measure_series(arms, questions, workload)
+
+    def _measure_series(self, arms: Sequence[TimedArm], questions: Sequence[Question], workload: Workload) -> None:
+        stage, before = _stage(workload), self._rounds_done
         self._progress(stage, before, self._rounds_wanted)
         budget_s = self._effort.budget_s - (time.monotonic() - self._making_ready_since)
         try:
@@ -318,3 +339,7 @@ class _Study:
 
     def _give_reason(self, name: str, question: str, reason: str) -> None:
         self.not_measured.append(NotMeasured(name=name, question=question, reason=reason))
+
+
+def _stage(workload: Workload) -> str:
+    return f"{workload.kind} on {workload.device}, batch {workload.batch}"

@@ -1,6 +1,6 @@
 """How many images per second several callers get together, as the service's workers do."""
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,9 @@ def in_bursts(arm: TimedArm, callers: int) -> TimedArm:
                 run()
 
         def burst() -> None:
-            for job in [pool.submit(call) for _ in range(callers)]:
+            jobs = [pool.submit(call) for _ in range(callers)]
+            wait(jobs)  # all of them: where one fails, others would still run while the next arm is timed
+            for job in jobs:
                 job.result()
 
         return burst

@@ -4,8 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from service.bundle.latency import Device, Engine, Precision
+from service.errors import MeasurementRefused
 
 Run = Callable[[], object]
+
+
+class OptionalArmFailed(MeasurementRefused):
+    """An arm that a report can do without cannot be loaded or run; the message says why."""
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,7 @@ def prepare_bundle(settings: Settings, progress: Progress, effort: Effort, cores
     )
     key = store.bundle_key(settings.weights, settings.imgsz, settings.head, settings.default_conf, rect=settings.rect)
     target = settings.bundle_dir / f"{key}-{bundle_version(checkpoint, choices)}"
-    study = Study(effort, settings.threads_on(cores), settings.workers_on(cores), settings.device)
+    study = Study(effort, settings.threads_on(cores), settings.network_callers_on(cores), settings.device)
     return Prepared(build_bundle(checkpoint, loaded, choices, target, progress, study), loaded.trained_imgsz)
 
 

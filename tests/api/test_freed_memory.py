@@ -41,8 +41,9 @@ while not sampler.open:
     time.sleep(0.01)
 watched = held_back_kb()
 service.latency.start(12, [1])
-while service.latency.latest.stage is None:  # until it has loaded its graphs
+while service.latency.latest.stage is None and service.latency.latest.state == "running":
     time.sleep(0.01)
+assert service.latency.latest.stage, service.latency.latest.reason  # it has loaded its graphs
 service.latency.cancel()
 while service.latency.latest.state == "running":
     time.sleep(0.01)
@@ -54,7 +55,13 @@ print(started, watched, held_back_kb(), service.drift.monitor.report().sampled)
 def test_neither_the_start_nor_watching_for_drift_nor_measuring_leaves_freed_memory(bundle: Bundle) -> None:
     program = _PROGRAM.format(path=str(bundle.path))
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, env=clean_environ(), check=True, capture_output=True, text=True
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=clean_environ(),
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=300,
     )
     started_kb, watched_kb, measured_kb, sampled = map(int, done.stdout.split())
     assert sampled == 5

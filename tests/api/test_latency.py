@@ -11,14 +11,16 @@ import pytest
 from service.api import measuring
 from service.bundle.latency import LatencyReport, Machine
 from service.bundle.store import Bundle
+from service.machine import usable_cores
 from service.measurement.bench import staleness
+from service.settings import MOST_DEFAULT_WORKERS
 from tests.api.serving import Serving, assert_problem, serving, wait_until
 from tests.tiny_graphs import Graphs
 
 
 @pytest.fixture(scope="module")
 def server(bundle: Bundle) -> Iterator[Serving]:
-    with serving(bundle, device="cpu") as running:
+    with serving(bundle, device="cpu", max_batch_size=4) as running:
         yield running
 
 
@@ -56,18 +58,19 @@ def test_a_measurement_runs_to_its_end(server: Serving) -> None:
     assert sum(series.rounds for series in report.series) == measured["rounds_done"] > 0
     assert report.threads == server.service.engine.threads
     on_cpu = [series for series in report.series if series.device == "cpu"]
-    workers = server.service.pool.workers
+    callers = min(usable_cores(), MOST_DEFAULT_WORKERS)
+    assert callers < server.service.pool.workers, "some only fill batches"
     assert [(series.kind, series.batch, series.callers) for series in on_cpu] == [
         ("latency", 1, 1),
-        ("throughput", 1, workers),
+        ("throughput", 1, callers),
     ]
     assert {arm.precision for arm in on_cpu[0].arms if arm.engine == "openvino"} >= {"fp32"}
-    assert [item.name for item in on_cpu[0].comparisons if "openvino" not in item.name] == [
-        "folding_when_runtime_cannot",
-        "folding_when_runtime_folds_itself",
-        "preprocessing_in_graph",
-        "without_preprocessing",
-    ]
+    own = ["folding_when_runtime_cannot", "folding_when_runtime_folds_itself"]
+    own += ["preprocessing_in_graph", "without_preprocessing"]
+    answered = [item.name for item in on_cpu[0].comparisons]
+    assert answered[:4] == own, "what is served comes first, where the time does not do for all"
+    assert answered[4:] and all("openvino" in name for name in answered[4:])
+    assert on_cpu[1].comparisons[0].name == "folding_when_runtime_folds_itself"
     arms = [arm for series in report.series for arm in series.arms]
     assert {arm.engine for arm in arms} == {"onnxruntime", "openvino"}
     assert all(arm.median_ms > 0 and arm.load_ms > 0 for arm in arms)
@@ -116,7 +119,7 @@ def test_graphs_that_cannot_be_run_are_a_failed_measurement_with_the_reason(
         running.client.post("/model/latency", params={"rounds": 12})
         measured = wait_for_end(running)
     assert (measured["state"], measured["report"]) == ("failed", None)
-    assert measured["reason"].startswith(("ONNX Runtime cannot run ", "OpenVINO cannot run "))
+    assert measured["reason"].startswith("ONNX Runtime cannot run ")
     assert not any(record.exc_info for record in caplog.records)
 
 

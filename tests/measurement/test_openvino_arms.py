@@ -1,20 +1,23 @@
 """Both graphs in OpenVINO: what is timed, that all of it computes the same, and what is said where that cannot be."""
 
+import math
+import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from service.errors import MeasurementRefused
-from service.measurement import bench, openvino_arms
+from service.measurement import bench, openvino_arms, study
 from service.measurement.openvino_arms import OpenVinoArms
 from service.measurement.openvino_session import OpenVinoPlan, inspect_openvino, openvino_run
 from service.measurement.peak_memory import measure_peak
 from service.measurement.runner import MIN_ROUNDS
-from service.measurement.runtime_arms import SessionPlan, random_images, session_run
+from service.measurement.runtime_arms import RUNTIME_QUESTIONS, SessionPlan, random_images, session_run
 from service.measurement.study import Effort, Place, run_study
 from tests.conftest import ROOT, clean_environ
 from tests.tiny_graphs import SIZE, Graphs
@@ -91,6 +94,60 @@ def test_where_the_processor_has_bf16_it_is_measured_too(place: Place, monkeypat
     assert "openvino_bf16" in {question.name for question in arms.questions} and arms.not_measured == []
 
 
+@pytest.mark.parametrize(
+    ("threads", "callers", "cores", "streams", "of_each"),
+    [
+        (2, 2, 2, 2, 1),
+        (2, 16, 2, 2, 1),  # never more streams than cores
+        (8, 3, 8, 3, 3),  # rather a thread too many than a core left idle
+        (3, 4, 8, 2, 3),  # where the threads were chosen
+        (16, 4, 8, 1, 16),
+    ],
+)
+def test_callers_share_the_cores_as_they_do_of_the_served_network(
+    place: Place, monkeypatch: pytest.MonkeyPatch, threads: int, callers: int, cores: int, streams: int, of_each: int
+) -> None:
+    plans = list[OpenVinoPlan]()
+    monkeypatch.setattr(openvino_arms, "openvino_run", lambda plan, images: plans.append(plan))
+    monkeypatch.setattr(openvino_arms, "usable_cores", lambda: cores)
+    for arm in OpenVinoArms(replace(place, threads=threads)).bursts(random_images(SIZE, 1), callers):
+        arm.open()
+    assert plans and {(plan.streams, plan.threads) for plan in plans} == {(streams, of_each)}
+
+
+@pytest.mark.usefixtures("only_fp32")
+@pytest.mark.parametrize("first", [True, False])
+def test_its_questions_come_before_or_after_those_of_onnx_runtime(place: Place, first: bool) -> None:
+    report = run_study(place, Effort(MIN_ROUNDS), more=OpenVinoArms(place), more_first=first)
+    asked = [answer.name for answer in report.series[0].comparisons]
+    own = [question.name for question in RUNTIME_QUESTIONS]
+    assert (asked[2:] if first else asked[:2]) == own and len(asked) == 4
+
+
+@pytest.mark.usefixtures("only_fp32")
+@pytest.mark.parametrize("fails_in", ["latency on cpu, batch 4", "throughput on cpu, batch 1"])
+def test_where_it_fails_the_others_are_measured_without_it(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_in: str
+) -> None:
+    monkeypatch.setattr(study._Study, "_measure_memory", lambda *_: None)
+    copies = [Path(shutil.copy(graph, tmp_path)) for graph in (place.reference, place.deployed)]
+    arms = OpenVinoArms(replace(place, reference=copies[0], deployed=copies[1]))
+
+    def break_its_graphs(stage: str, *_: int) -> None:
+        for copy in copies if stage == fails_in else ():
+            copy.write_bytes(b"no graph")
+
+    effort = Effort(MIN_ROUNDS, math.inf, thorough=True, batches=(1, 4))
+    report = run_study(place, effort, more=arms, more_first=False, progress=break_its_graphs)
+    found = {f"{s.kind} on cpu, batch {s.batch}": {arm.engine for arm in s.arms} for s in report.series}
+    stages = [f"{kind} on cpu, batch {batch}" for kind in ("latency", "throughput") for batch in (1, 4)]
+    both, alone = {"onnxruntime", "openvino"}, {"onnxruntime"}
+    assert found == {stage: both if n < stages.index(fails_in) else alone for n, stage in enumerate(stages)}
+    assert all("folding_when_runtime_folds_itself" in {a.name for a in s.comparisons} for s in report.series)
+    said = [item for item in report.not_measured if item.reason.startswith(f"{fails_in}: OpenVINO cannot load ")]
+    assert [item.name for item in said] == [question.name for question in arms.questions]
+
+
 def test_memory_is_that_of_a_process_of_its_own(place: Place, tmp_path: Path) -> None:
     program = OpenVinoArms(place).programs(SIZE, 2, tmp_path)["openvino_deployed_fp32"]
     found = measure_peak("openvino_deployed_fp32", 2, program, lambda: None)
@@ -110,6 +167,29 @@ def test_where_it_is_not_installed_the_report_says_so(place: Place, monkeypatch:
     monkeypatch.setattr(bench, "find_spec", lambda name: None)
     said = {item.name: item.reason for item in bench._openvino(place).not_measured}
     assert said["openvino"] == "OpenVINO is not installed." and "torch" in said
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("ImportError('libopenvino.so is gone')", "ImportError: libopenvino.so is gone"),
+        ("RuntimeError('no such instruction')", "RuntimeError: no such instruction"),
+    ],
+)
+def test_one_that_is_installed_and_broken_is_said(place: Place, tmp_path: Path, fault: str, reason: str) -> None:
+    (tmp_path / "openvino.py").write_text(f"raise {fault}")
+    program = f"""
+from pathlib import Path
+from service.measurement.bench import _openvino
+from service.measurement.study import Place
+place = Place(Path({str(place.reference)!r}), Path({str(place.deployed)!r}), {SIZE}, 1, 1)
+print(*(item.reason for item in _openvino(place).not_measured if item.name == "openvino"))
+"""
+    environ = clean_environ() | {"PYTHONPATH": str(tmp_path)}
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environ, check=True, stdout=subprocess.PIPE, text=True
+    )
+    assert run.stdout == f"OpenVINO cannot be loaded: {reason}\n"
 
 
 def test_the_measurement_needs_no_openvino() -> None:

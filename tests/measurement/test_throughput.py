@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -67,3 +68,19 @@ def test_a_run_that_fails_fails_the_burst(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(throughput, "session_run", lambda plan, fed: broken)
     with pytest.raises(RuntimeError, match="no such kernel"):
         burst_arm(ARM, random_images(32, 1), 2).open()()
+
+
+def test_none_still_runs_when_a_burst_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed, ended = threading.Event(), list[int]()
+
+    def run() -> None:
+        if not failed.is_set():
+            failed.set()
+            raise RuntimeError("no such kernel")
+        time.sleep(0.2)
+        ended.append(threading.get_ident())
+
+    monkeypatch.setattr(throughput, "session_run", lambda plan, fed: run)
+    with pytest.raises(RuntimeError, match="no such kernel"):
+        burst_arm(ARM, random_images(32, 1), 2).open()()
+    assert len(ended) == RUNS_PER_CALLER
