@@ -22,8 +22,8 @@ from tests.inference.processors import HAS_BF16
 from tests.quantization.test_int8_bundle import with_ways
 
 INT8 = {"engine": "openvino", "precision": "int8"}
-#: From here on fp32 is sure of a box: of others too few lie in the samples for a share, by which the gate judges.
-CONFIDENT = 0.5
+#: From here on fp32 is sure of a box, and all recur. Of others some do not: a share of many is for the gate to judge.
+CONFIDENT = 0.85
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,8 @@ def test_it_is_served_in_int8_and_finds_what_fp32_finds(
         )
         boxes += len(ours)
         missing += sum(not any(alike(a, b) for b in theirs) for a in ours)
-        assert len(theirs) <= len(ours) + 1
-    assert boxes >= 10 and missing <= 1
+        assert len(theirs) <= len(ours)
+    assert boxes >= 7 and missing == 0
 
 
 def alike(a: dict[str, Any], b: dict[str, Any]) -> bool:
