@@ -149,7 +149,7 @@ def test_the_image_is_held_against_training(page: Page, server_url: str, complai
     rows = page.locator("#image-layers tr")
     expect(rows).to_have_count(len(judged))
     expect(rows.first).to_contain_text(judged[0]["name"])
-    expect(page.locator("#image-findings")).to_contain_text("judged after a calibration only")
+    expect(page.locator("#image-findings")).to_contain_text("judged once there is a calibration")
     page.locator("#file").set_input_files(ROOT / "samples" / "parcel.jpg")
     expect(page.locator("#image-drift")).to_be_hidden()
     assert complaints == []
