@@ -8,7 +8,9 @@ fi
 # shellcheck source=scripts/environment.sh
 . "$(dirname "$0")/environment.sh"
 need_environment serve
-if [ "${YOLOFOLD_ENGINE:-}" = openvino ]; then need_environment serve-openvino; fi
+case ${YOLOFOLD_ENGINE:-} in
+  openvino | auto) need_environment serve-openvino ;;
+esac
 status=0
 "$python" -m service bundle >/dev/null 2>&1 || status=$?
 if [ "$status" = 3 ]; then # none that can be served; any other failure is reported by serve itself

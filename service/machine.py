@@ -1,5 +1,6 @@
 """The machine as this process sees it: what it may use, not what the host has. For POSIX systems."""
 
+import math
 import os
 import platform
 import time
@@ -56,6 +57,11 @@ def has_int8_dot_products(proc: Path = PROC) -> bool:
     Others add pairs of them in 16 bits, which saturate.
     """
     return not _INT8_DOT_PRODUCTS.isdisjoint(cpu_flags(proc))
+
+
+def threads_under_load(cores: int, fill: int) -> int:
+    """Threads of each of ``fill`` runs that fill the cores: rather one too many of some than a core left idle."""
+    return math.ceil(cores / fill)
 
 
 def gpu_models(proc: Path = PROC) -> list[str]:

@@ -5,6 +5,8 @@ from typing import Literal
 import openvino as ov
 
 DEVICE = "CPU"
+#: What it raises: it has no narrower class, and leaves a failed allocation as it is.
+OPENVINO_FAULTS = (RuntimeError, MemoryError)
 _ELEMENT_TYPES = {"fp32": ov.Type.f32, "bf16": ov.Type.bf16}
 
 

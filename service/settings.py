@@ -66,15 +66,17 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the network runs.")
     engine: Literal["auto", "onnxruntime", "openvino"] = Field(
-        "onnxruntime", description="Runtime of the network; auto measures what is installed and takes the fastest."
+        "onnxruntime",
+        description="Runtime of the network; auto measures what is installed and takes the fastest that finds the same "
+        "boxes.",
     )
     objective: Objective = Field(
         "balanced", description="What YOLOFOLD_ENGINE=auto looks for: latency, throughput or, balanced, both alike."
     )
-    precision: Literal["auto", "fp32", "bf16", "int8"] | None = Field(
+    precision: Literal["fp32", "bf16", "int8"] | None = Field(
         None,
         description="Arithmetic of the network, fp32, bf16 or, from a quantized bundle, int8; empty takes neither bf16 "
-        "nor int8, auto lets YOLOFOLD_ENGINE=auto take them.",
+        "nor int8, but lets YOLOFOLD_ENGINE=auto try them.",
     )
     workers: int = Field(
         0, ge=0, le=256, description="Requests worked on at once; 0 chooses from the cores and the batches."

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from scripts.bench.closed_loop import LoadFailed
-from scripts.bench.upload import CONTENT_TYPE, PATH, Address
+from scripts.bench.upload import CONTENT_TYPE, Address
 
 #: Connections held open at most. A request that is due when all are busy waits, and its latency counts meanwhile.
 MOST_CONNECTIONS = 64
@@ -95,7 +95,7 @@ def _first_failure(errors: ExceptionGroup[Exception]) -> LoadFailed:
 
 def _request(address: Address, body: bytes) -> bytes:
     head = (
-        f"POST {PATH}{address.query} HTTP/1.1\r\n"
+        f"POST {address.target} HTTP/1.1\r\n"
         f"Host: {address.host}:{address.port}\r\n"
         f"Content-Type: {CONTENT_TYPE}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"

@@ -21,7 +21,12 @@ class Address:
     @property
     def url(self) -> str:
         """Of the route that detects."""
-        return f"http://{self.host}:{self.port}{PATH}{self.query}"
+        return f"http://{self.host}:{self.port}{self.target}"
+
+    @property
+    def target(self) -> str:
+        """Of the route that detects, as a request's first line has it."""
+        return PATH + self.query
 
 
 def form_body(jpeg: bytes) -> bytes:
@@ -43,7 +48,7 @@ def post(address: Address, body: bytes, timeout_s: float) -> tuple[int, bytes]:
     """
     connection = http.client.HTTPConnection(address.host, address.port, timeout=timeout_s)
     try:
-        connection.request("POST", PATH, body, {"Content-Type": CONTENT_TYPE})
+        connection.request("POST", address.target, body, {"Content-Type": CONTENT_TYPE})
         answer = connection.getresponse()
         return answer.status, answer.read()
     finally:

@@ -68,16 +68,16 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(prefix="yolofold-cost-") as scratch:
-            document = _run(options, Path(scratch))
+            _run(options, Path(scratch))
     except (ServerFailed, LoadFailed, YolofoldError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    (options.out / "cost.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
     print(f"cost.json and the charts are in {options.out}.")
     return 0
 
 
-def _run(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+def _run(options: argparse.Namespace, scratch: Path) -> None:
+    """After each curve everything measured so far is on disk: a later load that fails takes nothing along."""
     cores = sorted(os.sched_getaffinity(0))
     curves = plan_curves(options.bundle.resolve(), dict(options.scale), len(cores))
     document: dict[str, Any] = {"machine": describe_machine().model_dump(), "curves": {}}
@@ -92,6 +92,7 @@ def _run(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         draw_curve(curve, points, options.out / f"{curve.name}.svg")
         drawn.append((curve, points))
         document["curves"][curve.name] = [asdict(point) for point in points]
+        _write(document, options.out)
         for point in points:
             _say(
                 f"  {point.label}: {point.images_per_s:.1f} images/s, p50 {point.p50_ms:.0f}, p99 {point.p99_ms:.0f} ms"
@@ -101,8 +102,12 @@ def _run(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         memory = measure_memory(spot, cores, options.minutes, scratch, _say)
         draw_memory(memory, options.out / "memory.svg")
         document["memory"] = asdict(memory)
+        _write(document, options.out)
     draw_sheet(drawn, memory, options.out / "all.svg")
-    return document
+
+
+def _write(document: dict[str, Any], folder: Path) -> None:
+    (folder / "cost.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
 def _say(line: str) -> None:

@@ -54,14 +54,21 @@ def measure_load(
 
 
 def _point(share: int, loads: Sequence[OpenLoop]) -> Point:
-    rates = [_answered_per_s(load) for load in loads]
+    rates = [answered_per_s(load) for load in loads]
     latencies = np.concatenate([load.latencies_ms for load in loads])
     p50, p99 = (float(np.percentile(latencies, percent, method="inverted_cdf")) for percent in (50, 99))
     return Point(f"{share}", float(np.median(rates)), min(rates), max(rates), p50, p99)
 
 
-def _answered_per_s(load: OpenLoop) -> float:
+def answered_per_s(load: OpenLoop) -> float:
+    """What a server answered per second: the pace of the requests, or less where it fell behind them.
+
+    Raises:
+        LoadFailed: a request was left without an answer.
+    """
     if not all(map(math.isfinite, load.latencies_ms)):
         raise LoadFailed(f"requests at {load.rate_per_s:.1f} a second were left without an answer")
     due = due_times(load.rate_per_s, len(load.latencies_ms))
-    return len(due) / max(after + ms / 1000 for after, ms in zip(due, load.latencies_ms, strict=True))
+    last = max(after + ms / 1000 for after, ms in zip(due, load.latencies_ms, strict=True))
+    # The last is due one step before the end of the time that so many requests at this pace take.
+    return len(due) / max(len(due) / load.rate_per_s, last)

@@ -134,7 +134,14 @@ def start_service(settings: Settings, bundle: Bundle) -> Service:
     device: Device = "cpu" if started.settings.engine == "openvino" else started.settings.device
     checker = FoldChecker(bundle, detector, engine, device, make_room)
     callers = started.settings.network_callers_on(cores)
-    station = LatencyStation(bundle, pool, engine.threads, callers, started.settings.device)
+    station = LatencyStation(
+        bundle,
+        pool,
+        engine.threads,
+        callers,
+        started.settings.device,
+        threads_chosen=started.settings.threads > 0,
+    )
     service = Service(
         settings,
         bundle,

@@ -9,7 +9,7 @@ from service.bundle.store import Bundle
 from service.drift.calibration import DEFAULT_RATE, Calibration
 from service.drift.layers import WatchedLayers, watch_layers
 from service.drift.lesson import Lesson
-from service.drift.monitor import DriftMonitor, Source
+from service.drift.monitor import DriftMonitor
 from service.heap import give_back_freed
 from service.inference.calibration_file import Learnt, load_calibration
 from service.inference.fault_pictures import measure_fitted_versions
@@ -27,7 +27,6 @@ class Knowledge:
     def __init__(self, channels: NDArray[np.intp], learnt: Learnt | None) -> None:
         """``channels`` are those that count, as positions among the probed ones."""
         self._channels, self._learnt = channels, learnt
-        self._source: Source = "first_pictures" if learnt is None else "file"
 
     @property
     def for_drift(self) -> tuple[Calibration, FaultWords] | None:
@@ -38,11 +37,6 @@ class Knowledge:
     def signatures(self) -> Signatures | None:
         """What faults look like; None while that has not been learnt."""
         return None if self._learnt is None else self._learnt.faults
-
-    @property
-    def source(self) -> Source | None:
-        """Where it was learnt; None while it has not been."""
-        return None if self._learnt is None else self._source
 
     def learn(self, lesson: Lesson, created_at: str) -> tuple[Calibration, FaultWords]:
         """See ``service.drift.monitor.Learns``."""

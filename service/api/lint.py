@@ -101,7 +101,7 @@ def _answer(
             distances=dict(scale.distances),
         ),
         calibrated=signatures is not None,
-        taught_by=service.drift.knowledge.source if signatures is not None else None,
+        taught_by=service.drift.monitor.source if signatures is not None else None,
         probabilities=None if report.probabilities is None else dict(report.probabilities),
         effective_pictures=report.effective_pictures,
         confusion=_confusion(signatures, report.confusion_group),

@@ -46,16 +46,26 @@ class Measurement(BaseModel):
 class LatencyStation:
     """Starts, watches and ends measurements of the served bundle. Safe to use from several threads."""
 
-    def __init__(self, bundle: Bundle, pool: WorkerPool, threads: int, callers: int, device: AllowedDevice) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        pool: WorkerPool,
+        threads: int,
+        callers: int,
+        device: AllowedDevice,
+        *,
+        threads_chosen: bool,
+    ) -> None:
         """Measure ``bundle`` where ``device`` allows it.
 
         Args:
             pool: whose requests a measurement gives way to.
             threads: those that the served network runs with.
             callers: concurrent callers whose throughput is measured, at least 1.
+            threads_chosen: see ``service.measurement.study.Place``.
         """
         self._bundle, self._pool, self._device = bundle, pool, device
-        self._threads, self._callers = threads, callers
+        self._threads, self._callers, self._threads_chosen = threads, callers, threads_chosen
         self._lock = threading.Lock()
         self._cancel = threading.Event()
         self._thread: threading.Thread | None = None
@@ -121,6 +131,7 @@ class LatencyStation:
                 threads=self._threads,
                 callers=self._callers,
                 device=self._device,
+                threads_chosen=self._threads_chosen,
                 progress=lambda stage, done, wanted: self._update(stage=stage, rounds_done=done, rounds_wanted=wanted),
                 traffic=traffic,
             )

@@ -29,6 +29,8 @@ def find_flaw(
         return "it holds no end-to-end proof"
     if wide := next(_wide_bounds(certificate, tree), None):
         return f"its bound for {wide} is not the one that float32 allows"
+    if not certificate.comparison_threshold <= COMPARISON_THRESHOLD:
+        return f"it compares boxes from a confidence of {certificate.comparison_threshold:g} on only"
     return None
 
 
@@ -51,8 +53,6 @@ def _wide_bounds(certificate: FoldCertificate, tree: LayerTree) -> Iterator[str]
             yield layer.name
     if not certificate.end_to_end_tolerance <= END_TO_END_TOLERANCE:
         yield "the whole network"
-    if not certificate.comparison_threshold <= COMPARISON_THRESHOLD:
-        yield "the confidence of the boxes compared"
 
 
 def _terms(conv: ConvRecord) -> int:

@@ -46,6 +46,7 @@ def bench(
             threads=settings.threads_on(cores),
             callers=settings.network_callers_on(cores),
             device=settings.device,
+            threads_chosen=settings.threads > 0,
             progress=lambda stage, done, wanted: status.update(f"Measuring {stage} ... {done}/{wanted}"),
         )
     if json_file is not None:

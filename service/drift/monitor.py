@@ -169,7 +169,7 @@ class DriftMonitor:
         try:
             found, self._faults = self._learn(first.lesson(), _utc(when))
         except Exception as error:
-            self._failure = f"{fault_in_words(error)} The next {FIRST_PICTURES} are tried."
+            self._failure = f"{fault_in_words(error).removesuffix('.')}. The next {FIRST_PICTURES} are tried."
             if not isinstance(error, CalibrationUnusable):
                 raise
             return None
@@ -189,6 +189,11 @@ class DriftMonitor:
     def calibration(self) -> Calibration | None:
         """What windows are compared with; None while it is being gathered."""
         return self._calibration
+
+    @property
+    def source(self) -> Source:
+        """Where the calibration comes from, or will come from."""
+        return self._source
 
     def report(self) -> Report:
         """Where things stand now. Cheap between two windows: what a window shows is worked out once."""

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import EngineError, fault_in_words
-from service.inference.engine import InferenceEngine, Precision
+from service.inference.engine import InferenceEngine
+from service.inference.engine_around import EngineAround
 
 
 @dataclass(eq=False)
@@ -25,7 +26,7 @@ class _Call:
         return self.rows is not None or self.error is not None
 
 
-class BatchingEngine:
+class BatchingEngine(EngineAround):
     """Runs one batch at a time, of the pictures that came while the one before it ran.
 
     Nobody waits for a batch to fill: a picture that finds the engine idle is run at once and alone, so whoever is
@@ -39,31 +40,12 @@ class BatchingEngine:
         Args:
             most: pictures in one run, at least 2. It takes as many callers at once to come to it.
         """
-        self._engine, self._most = engine, most
+        super().__init__(engine)
+        self._most = most
         self._sizes = [*(1 << power for power in range(most.bit_length()) if 1 << power < most), most]
         self._changed = threading.Condition()
         self._waiting: deque[_Call] = deque()
         self._running = False
-
-    @property
-    def provider(self) -> str:
-        """See ``InferenceEngine.provider``."""
-        return self._engine.provider
-
-    @property
-    def runtime(self) -> str:
-        """See ``InferenceEngine.runtime``."""
-        return self._engine.runtime
-
-    @property
-    def precision(self) -> Precision:
-        """See ``InferenceEngine.precision``."""
-        return self._engine.precision
-
-    @property
-    def threads(self) -> int:
-        """See ``InferenceEngine.threads``."""
-        return self._engine.threads
 
     @property
     def max_batch_size(self) -> int:
@@ -95,10 +77,6 @@ class BatchingEngine:
         assert call.rows is not None
         return call.rows
 
-    def release_memory(self) -> None:
-        """See ``InferenceEngine.release_memory``."""
-        self._engine.release_memory()
-
     def _take(self) -> list[_Call]:
         """The oldest and those after it that fit beside it, as many as a size has."""
         shape = self._waiting[0].images.shape
@@ -128,13 +106,12 @@ class BatchingEngine:
                 self._changed.notify_all()
 
 
-class _Repeating:
+class _Repeating(EngineAround):
     """An engine in batches of one size, each the same picture again and again."""
 
     def __init__(self, engine: InferenceEngine, size: int) -> None:
-        self._engine, self._size = engine, size
-        self.provider, self.runtime = engine.provider, engine.runtime
-        self.precision, self.threads = engine.precision, engine.threads
+        super().__init__(engine)
+        self._size = size
 
     @property
     def layouts(self) -> Sequence[InferenceEngine]:
@@ -144,7 +121,3 @@ class _Repeating:
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Rows (1, N, 6) of one picture (1, H, W, 3) at the end of a batch."""
         return self._engine.run(np.repeat(images, self._size, axis=0))[-1:]
-
-    def release_memory(self) -> None:
-        """See ``InferenceEngine.release_memory``."""
-        self._engine.release_memory()

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from service.inference.engine import InferenceEngine, Precision
+from service.inference.engine import InferenceEngine
+from service.inference.engine_around import EngineAround
 
 
-class ByLoadEngine:
+class ByLoadEngine(EngineAround):
     """Shares the cores out by load, so that neither one caller waits nor many lose to hand-overs.
 
     A run spread over all cores answers one caller soonest. Side by side such runs get in each other's way, and as many
@@ -20,10 +21,11 @@ class ByLoadEngine:
         """Choose between two engines of the same graph, runtime, provider and precision.
 
         Args:
-            alone: its runs take every core.
+            alone: its runs take every core. What the whole says of itself is what this one does.
             shared: ``fill`` of its runs do.
         """
-        self._alone, self._shared, self._fill = alone, shared, fill
+        super().__init__(alone)
+        self._shared, self._fill = shared, fill
         self._lock = threading.Lock()
         self._runs = 0
         self._jobs: Callable[[], int] = lambda: 0
@@ -33,29 +35,9 @@ class ByLoadEngine:
         self._jobs = jobs
 
     @property
-    def provider(self) -> str:
-        """See ``InferenceEngine.provider``."""
-        return self._alone.provider
-
-    @property
-    def runtime(self) -> str:
-        """See ``InferenceEngine.runtime``."""
-        return self._alone.runtime
-
-    @property
-    def precision(self) -> Precision:
-        """See ``InferenceEngine.precision``."""
-        return self._alone.precision
-
-    @property
-    def threads(self) -> int:
-        """Of a run that is alone."""
-        return self._alone.threads
-
-    @property
     def layouts(self) -> Sequence[InferenceEngine]:
         """The one for a run that is alone, then the one for several."""
-        return self._alone, self._shared
+        return self._engine, self._shared
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See ``InferenceEngine.run``."""
@@ -64,7 +46,7 @@ class ByLoadEngine:
             wanting = self._runs
         try:
             narrow = max(wanting, self._jobs()) >= self._fill
-            return (self._shared if narrow else self._alone).run(images)
+            return (self._shared if narrow else self._engine).run(images)
         finally:
             with self._lock:
                 self._runs -= 1

@@ -1,6 +1,5 @@
 """Which engine the settings ask for; what cannot be had is refused, never replaced."""
 
-import math
 from typing import Literal
 
 from service.bundle.int8 import Int8Precision, Int8Spec
@@ -10,7 +9,7 @@ from service.inference.batching_engine import BatchingEngine
 from service.inference.by_load_engine import ByLoadEngine
 from service.inference.engine import InferenceEngine
 from service.inference.onnxruntime_engine import PROCESSOR, OnnxRuntimeEngine
-from service.machine import has_int8_dot_products
+from service.machine import has_int8_dot_products, threads_under_load
 from service.settings import Settings
 
 
@@ -39,7 +38,8 @@ def open_engine(bundle: Bundle, settings: Settings, *, cores: int, workers: int)
         if batch > 1:
             raise SettingsError(
                 f"YOLOFOLD_MAX_BATCH_SIZE={batch}, but OpenVINO would prepare itself anew each time the size of a "
-                "batch changes, and on a processor one picture fills the cores. Set YOLOFOLD_ENGINE=onnxruntime."
+                "batch changes, and on a processor one picture fills the cores. Set YOLOFOLD_MAX_BATCH_SIZE=0, or "
+                "YOLOFOLD_ENGINE=onnxruntime."
             )
         alone = _open_openvino(bundle, settings, threads, streams=max(1, min(workers, cores // threads)))
         if settings.threads or fill == 1:
@@ -62,18 +62,13 @@ def open_engine(bundle: Bundle, settings: Settings, *, cores: int, workers: int)
     return ByLoadEngine(engine, OnnxRuntimeEngine(graph, "cpu", threads_under_load(cores, fill)), fill)
 
 
-def threads_under_load(cores: int, fill: int) -> int:
-    """Threads of each of ``fill`` runs that fill the cores: rather one too many of some than a core left idle."""
-    return math.ceil(cores / fill)
-
-
 def require_precision(engine: InferenceEngine, settings: Settings) -> None:
     """Check that an engine computes in the precision that is demanded.
 
     Raises:
         EngineError: it does not.
     """
-    if settings.precision not in (None, "auto", engine.precision):
+    if settings.precision not in (None, engine.precision):
         raise EngineError(
             f"YOLOFOLD_PRECISION={settings.precision}, but {engine.runtime} multiplies in {engine.precision} with "
             f"{engine.provider}. Leave YOLOFOLD_PRECISION empty to accept that, or YOLOFOLD_DEVICE=cpu."

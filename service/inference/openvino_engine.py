@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from service.bundle.int8 import Int8Precision
 from service.errors import EngineError
 from service.inference.engine import INPUT, OUTPUT, InferenceEngine, Precision, require_rows
-from service.openvino_properties import DEVICE, openvino_properties, openvino_reason
+from service.openvino_properties import DEVICE, OPENVINO_FAULTS, openvino_properties, openvino_reason
 
 #: What all that is not quantized is computed in.
 _FLOATS: dict[Precision, Literal["fp32", "bf16"]] = {
@@ -122,7 +122,7 @@ class _LoadedGraph:
                 # network that leaves padding out. Without, pictures of two sizes in turn take some 10 % longer.
                 properties = properties | {"CPU_RUNTIME_CACHE_CAPACITY": 0}
             self._compiled = core.compile_model(model, DEVICE, properties)
-        except RuntimeError as error:  # OpenVINO has no narrower class
+        except OPENVINO_FAULTS as error:
             raise EngineError(f"OpenVINO cannot load {path}: {openvino_reason(error)}") from error
         wanted, taken = properties["INFERENCE_PRECISION_HINT"], self._compiled.get_property("INFERENCE_PRECISION_HINT")
         if taken != wanted:
@@ -160,7 +160,8 @@ class _LoadedGraph:
             request = self._compiled.create_infer_request()
         try:
             # Not `infer`: started so, it runs on the streams' own threads, however many callers there are.
-            request.start_async({INPUT: images})
+            # Its caller waits, so the picture need not be copied.
+            request.start_async({INPUT: images}, share_inputs=True)
             request.wait()
             rows: NDArray[np.float32] = request.get_tensor(OUTPUT).data.copy()  # the next run overwrites the original
         except Exception as error:
@@ -181,7 +182,7 @@ def processor_capabilities() -> list[str]:
     """
     try:
         return list(ov.Core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"))
-    except RuntimeError as error:
+    except OPENVINO_FAULTS as error:
         raise EngineError(f"OpenVINO cannot use the processor: {openvino_reason(error)}") from error
 
 

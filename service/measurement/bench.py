@@ -1,5 +1,6 @@
 """The measurement that a server or the command line takes of a prepared bundle's two graphs."""
 
+import logging
 from importlib.util import find_spec
 
 from service.bundle.latency import LatencyReport, Machine, NotMeasured
@@ -8,6 +9,8 @@ from service.errors import MeasurementRefused, fault_in_words
 from service.measurement.runtime_arms import AllowedDevice
 from service.measurement.study import Effort, MoreArms, NoMoreArms, Place, Progress, run_study
 from service.measurement.traffic import Traffic
+
+log = logging.getLogger(__name__)
 
 #: What only a preparation can measure, since it alone has PyTorch.
 NEEDS_TORCH = (
@@ -26,6 +29,7 @@ def bench_bundle(
     threads: int,
     callers: int,
     device: AllowedDevice,
+    threads_chosen: bool,
     progress: Progress | None = None,
     traffic: Traffic | None = None,
 ) -> LatencyReport:
@@ -35,13 +39,14 @@ def bench_bundle(
         threads: threads of each run, at least 1.
         callers: concurrent callers whose throughput is measured, at least 1.
         device: the setting; "cpu" forbids to measure elsewhere.
+        threads_chosen: see ``Place``.
         progress, traffic: as in ``run_study``.
 
     Raises:
         MeasurementRefused: there is nothing to compare, too few rounds are asked for, or ``traffic`` ended it.
     """
     imgsz = bundle.manifest.model.input.height
-    place = Place(bundle.reference_graph, bundle.deployed_graph, imgsz, threads, callers, device)
+    place = Place(bundle.reference_graph, bundle.deployed_graph, imgsz, threads, callers, device, threads_chosen)
     if traffic is not None:
         traffic.wait_until_quiet()  # loading graphs to look at them is work as well
     return run_study(place, effort, more=_openvino(place), more_first=False, progress=progress, traffic=traffic)
@@ -58,6 +63,7 @@ def _openvino(place: Place) -> MoreArms:
     except MeasurementRefused as error:
         reason = str(error)
     except Exception as error:  # a library that is broken in its own way must not take ONNX Runtime's figures along
+        log.warning("OpenVINO is left out of the measurement", exc_info=True)
         reason = f"OpenVINO cannot be loaded: {fault_in_words(error)}"
     return NoMoreArms((*NEEDS_TORCH, _not_in_openvino(reason)))
 

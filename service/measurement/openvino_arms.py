@@ -4,7 +4,6 @@ OpenVINO folds BatchNorm by itself and cannot be told not to. So one question is
 the other what OpenVINO saves against ONNX Runtime, with the folded graph in both.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.latency import NotMeasured
-from service.machine import usable_cores
+from service.machine import threads_under_load, usable_cores
 from service.measurement import openvino_peak
 from service.measurement.economy import Question
 from service.measurement.openvino_session import (
@@ -61,7 +60,7 @@ class OpenVinoArms:
         Raises:
             MeasurementRefused: OpenVINO cannot load a graph.
         """
-        precisions = float_precisions()
+        precisions, self._threads_chosen = float_precisions(), place.threads_chosen
         self.not_measured = [*not_measured, *(() if "bf16" in precisions else (NO_BF16,))]
         self._arms = [arm for precision in precisions for arm in _arms(place, precision)]
         self.questions = [question for precision in precisions for question in _questions(precision)]
@@ -72,23 +71,30 @@ class OpenVinoArms:
 
     def bursts(self, images: NDArray[np.uint8], callers: int) -> list[TimedArm]:
         """See ``MoreArms.bursts``. The callers share streams, and these the cores; see ``share_cores``."""
-        shared = [replace(arm, plan=share_cores(arm.plan, callers, usable_cores())) for arm in self._arms]
-        return [in_bursts(arm.timed(images), callers) for arm in shared]
+        return [in_bursts(arm.timed(images), callers) for arm in self.under_load(callers)]
+
+    def under_load(self, callers: int) -> list[OpenVinoArm]:
+        """The arms as they are loaded for ``callers`` runs at once."""
+        cores, chosen = usable_cores(), self._threads_chosen
+        return [replace(arm, plan=share_cores(arm.plan, callers, cores, chosen=chosen)) for arm in self._arms]
 
     def programs(self, imgsz: int, batch: int, folder: Path) -> dict[str, list[str]]:
         """See ``MoreArms.programs``."""
         return {arm.name: openvino_peak.program(arm.plan, imgsz, batch) for arm in self._arms}
 
 
-def share_cores(plan: OpenVinoPlan, callers: int, cores: int) -> OpenVinoPlan:
+def share_cores(plan: OpenVinoPlan, callers: int, cores: int, *, chosen: bool) -> OpenVinoPlan:
     """The plan for ``callers`` runs at once, its ``cores`` shared out as they are where OpenVINO serves.
 
     OpenVINO knows of no limit that a container sets, so what it may use is always said.
+
+    Args:
+        chosen: somebody has set the threads of a run, and they stay.
     """
-    if plan.threads != cores:  # somebody has chosen them
+    if chosen:
         return replace(plan, streams=max(1, min(callers, cores // plan.threads)))
     fill = min(callers, cores)
-    return replace(plan, streams=fill, threads=math.ceil(cores / fill))
+    return replace(plan, streams=fill, threads=threads_under_load(cores, fill))
 
 
 def _arms(place: Place, precision: FloatPrecision) -> list[OpenVinoArm]:

@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 
 from service.errors import MeasurementRefused
 from service.measurement.timed_arm import ArmFacts, OptionalArmFailed, Run
-from service.openvino_properties import DEVICE, openvino_properties, openvino_reason
+from service.openvino_properties import DEVICE, OPENVINO_FAULTS, openvino_properties, openvino_reason
 
 FloatPrecision = Literal["fp32", "bf16"]
 #: Its layers that stand for what goes in and out, and for weights.
 _NO_WORK = frozenset({"Input", "Output", "Const"})
-#: OpenVINO has no narrower class, and leaves a failed allocation as it is.
-_FAULTS = (RuntimeError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ def float_precisions() -> list[FloatPrecision]:
     """
     try:
         bf16 = "BF16" in ov.Core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
-    except RuntimeError as error:  # OpenVINO has no narrower class
+    except OPENVINO_FAULTS as error:
         raise MeasurementRefused(f"OpenVINO cannot use the processor: {openvino_reason(error)}") from error
     return ["fp32", "bf16"] if bf16 else ["fp32"]
 
@@ -70,7 +68,7 @@ def openvino_run(plan: OpenVinoPlan, images: NDArray[np.uint8]) -> Run:
             own.request.start_async([images])
             own.request.wait()
             return own.request.get_output_tensor().data.copy()
-        except _FAULTS as error:
+        except OPENVINO_FAULTS as error:
             raise OptionalArmFailed(f"OpenVINO cannot run {plan.graph.name}: {openvino_reason(error)}") from error
 
     return run
@@ -98,5 +96,5 @@ def _compile(plan: OpenVinoPlan, batch: int) -> ov.CompiledModel:
         model = core.read_model(str(plan.graph))
         model.reshape([batch, *list(model.inputs[0].get_partial_shape())[1:]])
         return core.compile_model(model, DEVICE, openvino_properties(plan.precision, plan.threads, plan.streams))
-    except _FAULTS as error:
+    except OPENVINO_FAULTS as error:
         raise OptionalArmFailed(f"OpenVINO cannot load {plan.graph.name}: {openvino_reason(error)}") from error

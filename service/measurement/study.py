@@ -90,6 +90,8 @@ class Place:
         threads: threads per run on the processor, at least 1.
         callers: concurrent callers whose throughput is measured, at least 1.
         device: the setting; "cpu" forbids to measure elsewhere.
+        threads_chosen: somebody has set them, so callers at once have as many each; else these share the cores out,
+            where an engine is served so.
     """
 
     reference: Path
@@ -98,6 +100,7 @@ class Place:
     threads: int
     callers: int
     device: AllowedDevice = "auto"
+    threads_chosen: bool = False
 
 
 class MoreArms(Protocol):

@@ -16,7 +16,7 @@ with n in the ten thousands.
 """
 
 import copy
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from torch import nn
 
 from service.errors import RecalibrationError
 from service.prepare.checkpoint import blocks
+from service.prepare.dataflow import observe_dataflow
 from service.prepare.verify import network_input
 
 #: What the statistics a layer holds may differ from those of its input in the finished network: of any channel, the
@@ -114,7 +115,7 @@ def recalibrate_network(
     before = {name: stored(layer) for name, layer in layers.items()}
     target = _Target(before, prior, pictures)
     with torch.inference_mode():
-        _require_single_runs(working, layers, fitted())
+        _require_single_runs(working)
         _settle_blocks(working, layers, _Values(scratch), fitted, target, advance)
         proof = _measure(layers, lambda: _run_network(working, fitted()))
     residual = _residual(layers, proof, target)
@@ -130,22 +131,13 @@ def recalibrate_network(
     return Recalibrated(clean, halves, residual)
 
 
-def _require_single_runs(
-    network: nn.Module, layers: Mapping[str, nn.BatchNorm2d], fitted: Iterable[NDArray[np.uint8]]
-) -> None:
+def _require_single_runs(network: nn.Module) -> None:
     """A layer that runs twice feeds itself: what it receives would change with what it is given to hold."""
-    runs: Counter[str] = Counter()
-    handles = [
-        layer.register_forward_pre_hook(lambda *_, name=name: runs.update([name])) for name, layer in layers.items()
-    ]
-    try:
-        network(next(_batches(fitted)))
-    finally:
-        for handle in handles:
-            handle.remove()
-    for name, count in runs.items():
-        if count > 1:
-            raise RecalibrationError(f"{name} runs {count} times for a picture; its statistics cannot be settled.")
+    for site in observe_dataflow(network).sites.values():
+        if site.calls > 1:
+            raise RecalibrationError(
+                f"{site.name} runs {site.calls} times for a picture; its statistics cannot be settled."
+            )
 
 
 def _run_network(network: nn.Module, fitted: Iterable[NDArray[np.uint8]]) -> Iterator[int]:

@@ -87,7 +87,7 @@ def letterbox(image: NDArray[np.uint8], plan: Letterbox, out: NDArray[np.uint8] 
     if (image.shape[1], image.shape[0]) == (width, height):
         content[:] = image
     elif image.flags.c_contiguous or len(image) < 2 * height:
-        content[:] = cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=cv2.INTER_LINEAR)
+        cv2.resize(np.ascontiguousarray(image), (width, height), dst=content, interpolation=cv2.INTER_LINEAR)
     else:
         # One colour after the other takes a third of the memory, and gives the same.
         for colour in range(3):

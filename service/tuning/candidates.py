@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from service.bundle.int8 import Int8Precision
-from service.inference.engine import FLOAT32, Precision, precision_setting
-from service.inference.engine_choice import threads_under_load
+from service.inference.engine import Precision, precision_setting
+from service.machine import threads_under_load
 from service.settings import MOST_DEFAULT_WORKERS, Settings, workers_for_batches
 from service.tuning.records import Candidate
 
@@ -131,11 +131,8 @@ def _forbidden(kind: _Kind, settings: Settings) -> str | None:
         return f"YOLOFOLD_DEVICE={settings.device}"
     if settings.max_batch_size > 1 and kind.engine == "openvino":
         return f"YOLOFOLD_MAX_BATCH_SIZE={settings.max_batch_size}"
-    if settings.precision is None:
-        # Nobody's detections change unasked.
-        return None if kind.precision in FLOAT32 else "YOLOFOLD_PRECISION=auto would try it"
     named = precision_setting(kind.precision) or kind.precision
-    return None if settings.precision in ("auto", named) else f"YOLOFOLD_PRECISION={settings.precision}"
+    return None if settings.precision in (None, named) else f"YOLOFOLD_PRECISION={settings.precision}"
 
 
 def _one_by_one(kind: _Kind, settings: Settings, cores: int) -> list[tuple[int, int, int]]:

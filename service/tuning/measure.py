@@ -44,7 +44,7 @@ def measure(order: Order) -> EngineChoice:
     pictures = comparison_pictures(bundle)[: pictures_compared(bundle.health.network.macs)]
     reference = Reference(bundle, [plain.run(picture[None])[0] for picture in pictures])
     # Handed over, so that it is given back when it is out of the race, or at once where it is no candidate.
-    entries = _entries(listing, bundle, order.settings, cores, [plain])
+    entries = load_entries(listing, bundle, order.settings, cores, [plain])
     del plain
     trial = Trial(
         entries,
@@ -103,10 +103,14 @@ def _look_at_openvino() -> tuple[str | None, bool]:
         return fault_in_words(error), False
 
 
-def _entries(
+def load_entries(
     listing: Listing, bundle: Bundle, settings: Settings, cores: int, loaded: list[OnnxRuntimeEngine]
 ) -> list[Entry]:
-    """``loaded`` holds an engine that the candidate which is the same takes over."""
+    """What loads each candidate as it would be served.
+
+    Args:
+        loaded: holds an engine of every core, which the candidate that is the same takes over; cleared where none is.
+    """
     if not any(_is_plain(candidate, cores) for candidate in listing.candidates):
         loaded.clear()
 
@@ -120,4 +124,5 @@ def _entries(
 
 
 def _is_plain(candidate: Candidate, cores: int) -> bool:
-    return candidate.kind == ("onnxruntime", "cpu", "fp32") and candidate.threads == cores
+    one_by_one = candidate.max_batch_size == 1
+    return candidate.kind == ("onnxruntime", "cpu", "fp32") and candidate.threads == cores and one_by_one

@@ -164,7 +164,7 @@ def overshoot(part: str) -> Callable[[dict], None]:
         (lambda c: c["end_to_end"][0].update(extra=1), "it failed on bus.jpg"),
         (lambda c: c["layers"][3].update(relative_error=0.1, tolerance=0.2), "not the one that float32 allows"),
         (lambda c: c.update(end_to_end_tolerance=0.5), "the whole network is not the one that float32 allows"),
-        (lambda c: c.update(comparison_threshold=0.99), "the confidence of the boxes compared is not the one"),
+        (lambda c: c.update(comparison_threshold=0.99), "it compares boxes from a confidence of 0.99 on only"),
     ],
 )
 def test_a_certificate_is_read_not_believed(copy: Path, change: Callable[[dict], None], says: str) -> None:

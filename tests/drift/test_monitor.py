@@ -277,5 +277,5 @@ def test_whatever_goes_wrong_while_learning_is_told() -> None:
     with pytest.raises(FloatingPointError):
         feed(monitor, first[-1:])
     report = monitor.report()
-    assert report.failure == "FloatingPointError: a fault of our own The next 256 are tried."
+    assert report.failure == "FloatingPointError: a fault of our own. The next 256 are tried."
     assert (report.state, report.gathered) == ("calibrating", 0)

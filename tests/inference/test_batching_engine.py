@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -65,8 +66,8 @@ class Stage:
             assert time.monotonic() < deadline
         return answer
 
-    def next_run(self) -> HeldRun:
-        return self._held.begun.get(timeout=60)
+    def next_run(self, patience_s: float = 60) -> HeldRun:
+        return self._held.begun.get(timeout=patience_s)
 
     def rests(self) -> bool:
         """No run has begun that was not asked for."""
@@ -78,6 +79,25 @@ class Stage:
 
     def _known(self) -> int:
         return self._held.begun.qsize() + len(self.engine._waiting)
+
+
+@contextmanager
+def letting_go(stage: Stage) -> Iterator[None]:
+    """Inside, every run goes on as soon as it has begun."""
+    over = threading.Event()
+
+    def let_go() -> None:
+        while not over.is_set():
+            with suppress(Empty):
+                stage.next_run(patience_s=0.05).go_on.set()
+
+    thread = threading.Thread(target=let_go)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @pytest.fixture
@@ -173,17 +193,21 @@ def test_a_failure_is_everybodys_in_the_run_and_nobodys_after_it(
 def test_a_thread_that_is_ended_leaves_nobody_waiting(
     bundle: Bundle, pictures: list[np.ndarray], answers: list[np.ndarray], callers: ThreadPoolExecutor
 ) -> None:
+    """Whose thread runs a batch is open: of three that wake up, one whose picture may have been in the run before."""
     stage = Stage(bundle, 2, callers)
-    given = [stage.call(pictures[0])]
+    first = stage.call(pictures[0])
     held = stage.next_run()
-    given += [stage.call(np.full_like(pictures[0], 254)) for _ in range(2)]
-    held.go_on.set()
-    stage.next_run().go_on.set()  # on the thread of either
-    ended = sorted((answer.exception(60) for answer in given[1:]), key=lambda error: type(error).__name__)
-    assert [type(error) for error in ended] == [EngineError, SystemExit]
-    later = stage.call(pictures[1])
-    stage.next_run().go_on.set()
-    assert same(given[0].result(60), answers[0]) and same(later.result(60), answers[1])
+    given = [stage.call(np.full_like(pictures[0], 254)) for _ in range(2)]
+    given.append(stage.call(pictures[1]))
+    with letting_go(stage):
+        held.go_on.set()
+        ended = [answer.exception(60) for answer in [first, *given]]
+        # It ended one thread, and everybody else in the run was told.
+        assert [type(error) for error in ended].count(SystemExit) == 1
+        assert isinstance(ended[1], EngineError | SystemExit) and isinstance(ended[2], EngineError | SystemExit)
+        assert same(callers.submit(stage.engine.run, pictures[2]).result(60), answers[2])
+    for answer, error, expected in ((first, ended[0], answers[0]), (given[2], ended[3], answers[1])):
+        assert isinstance(error, SystemExit) or same(answer.result(60), expected)
 
 
 def test_the_start_up_check_looks_at_every_size(bundle: Bundle) -> None:

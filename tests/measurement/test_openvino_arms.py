@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 
 from service.errors import MeasurementRefused
+from service.machine import usable_cores
 from service.measurement import bench, openvino_arms, study
-from service.measurement.openvino_arms import OpenVinoArms
+from service.measurement.openvino_arms import OpenVinoArms, share_cores
 from service.measurement.openvino_session import OpenVinoPlan, inspect_openvino, openvino_run
 from service.measurement.peak_memory import measure_peak
 from service.measurement.runner import MIN_ROUNDS
 from service.measurement.runtime_arms import RUNTIME_QUESTIONS, SessionPlan, random_images, session_run
 from service.measurement.study import Effort, Place, run_study
 from tests.conftest import ROOT, clean_environ
+from tests.inference.processors import needs_bf16
 from tests.tiny_graphs import SIZE, Graphs
 
 CALLERS = 2
@@ -84,9 +86,8 @@ def test_the_report_has_its_arms_in_latency_throughput_and_memory(place: Place) 
     assert "openvino_bf16" in {item.name for item in report.not_measured}
 
 
-def test_where_the_processor_has_bf16_it_is_measured_too(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino_arms, "float_precisions", lambda: ["fp32", "bf16"])
-    monkeypatch.setattr(openvino_arms, "inspect_openvino", lambda plan: plan)  # which needs such a processor
+@needs_bf16
+def test_where_the_processor_has_bf16_it_is_measured_too(place: Place) -> None:
     arms = OpenVinoArms(place)
     names = [arm.name for arm in arms.timed(random_images(SIZE, 1))]
     graphs = ("reference", "deployed")
@@ -95,24 +96,28 @@ def test_where_the_processor_has_bf16_it_is_measured_too(place: Place, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("threads", "callers", "cores", "streams", "of_each"),
+    ("chosen", "threads", "callers", "cores", "streams", "of_each"),
     [
-        (2, 2, 2, 2, 1),
-        (2, 16, 2, 2, 1),  # never more streams than cores
-        (8, 3, 8, 3, 3),  # rather a thread too many than a core left idle
-        (3, 4, 8, 2, 3),  # where the threads were chosen
-        (16, 4, 8, 1, 16),
+        (False, 2, 2, 2, 2, 1),
+        (False, 2, 16, 2, 2, 1),  # never more streams than cores
+        (False, 8, 3, 8, 3, 3),  # rather a thread too many than a core left idle
+        (True, 3, 4, 8, 2, 3),
+        (True, 16, 4, 8, 1, 16),
+        (True, 8, 4, 8, 1, 8),  # as many as there are cores, but because somebody said so
     ],
 )
 def test_callers_share_the_cores_as_they_do_of_the_served_network(
-    place: Place, monkeypatch: pytest.MonkeyPatch, threads: int, callers: int, cores: int, streams: int, of_each: int
+    chosen: bool, threads: int, callers: int, cores: int, streams: int, of_each: int
 ) -> None:
-    plans = list[OpenVinoPlan]()
-    monkeypatch.setattr(openvino_arms, "openvino_run", lambda plan, images: plans.append(plan))
-    monkeypatch.setattr(openvino_arms, "usable_cores", lambda: cores)
-    for arm in OpenVinoArms(replace(place, threads=threads)).bursts(random_images(SIZE, 1), callers):
-        arm.open()
-    assert plans and {(plan.streams, plan.threads) for plan in plans} == {(streams, of_each)}
+    plan = share_cores(OpenVinoPlan(Path("model.onnx"), "fp32", threads), callers, cores, chosen=chosen)
+    assert (plan.streams, plan.threads) == (streams, of_each)
+
+
+@pytest.mark.parametrize("chosen", [False, True])
+def test_bursts_go_by_whether_threads_were_chosen(place: Place, chosen: bool) -> None:
+    cores = usable_cores()
+    arms = OpenVinoArms(replace(place, threads=cores, threads_chosen=chosen)).under_load(cores)
+    assert {(arm.plan.streams, arm.plan.threads) for arm in arms} == {(1, cores) if chosen else (cores, 1)}
 
 
 @pytest.mark.usefixtures("only_fp32")

@@ -132,7 +132,7 @@ def test_a_choice_by_measurement_tries_it_where_it_may(bundle: Bundle, quantized
 
 
 def test_a_choice_by_measurement_compares_its_boxes_on_this_machine(quantized: Bundle, tmp_path: Path) -> None:
-    settings = load_settings({}, engine="auto", precision="auto", state_dir=str(tmp_path))
+    settings = load_settings({}, engine="auto", state_dir=str(tmp_path))
     made = make_choice(quantized, settings, usable_cores()).made
     way = quantized.int8.best(bf16=HAS_BF16, dot_products=has_int8_dot_products())
     results = [result for result in made.candidates if result.candidate.precision == way]

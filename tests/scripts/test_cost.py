@@ -1,5 +1,6 @@
 """The curves of cost: what is sent, and what is drawn. Load and servers are those of the benchmark."""
 
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +9,12 @@ from xml.etree import ElementTree
 import httpx
 import pytest
 
+from scripts.bench.closed_loop import LoadFailed
+from scripts.bench.open_loop import OpenLoop
 from scripts.bench.upload import CONTENT_TYPE
 from scripts.cost.__main__ import parse_arguments
 from scripts.cost.drawing import draw_curve, draw_memory, draw_sheet
-from scripts.cost.load import measure_load
+from scripts.cost.load import answered_per_s, measure_load
 from scripts.cost.measuring import Memory, Point, measure_curve
 from scripts.cost.spots import OBJECTS, Curve, plan_curves
 from tests.conftest import RunningServer
@@ -78,6 +81,23 @@ def test_paced_loads_are_shares_of_what_the_server_can_answer(
     assert 0 < quarter.least <= quarter.images_per_s <= quarter.greatest
     assert quarter.images_per_s < half.images_per_s
     assert all(0 < point.p50_ms <= point.p99_ms < float("inf") for point in points)
+
+
+@pytest.mark.parametrize(
+    ("latencies_ms", "expected"),
+    [
+        ([50.0, 50.0, 50.0, 50.0], 10.0),  # keeps pace: all are answered before the next one would be due
+        ([50.0, 50.0, 50.0, 500.0], 4 / 0.8),  # the last one comes 0.8 s after the start
+        ([900.0, 50.0, 50.0, 50.0], 4 / 0.9),  # as late as the latest
+    ],
+)
+def test_no_more_is_answered_than_was_asked_for(latencies_ms: list[float], expected: float) -> None:
+    assert answered_per_s(OpenLoop(10.0, latencies_ms, 0.0)) == pytest.approx(expected)
+
+
+def test_what_is_never_answered_has_no_rate() -> None:
+    with pytest.raises(LoadFailed, match=r"requests at 10\.0 a second were left without an answer"):
+        answered_per_s(OpenLoop(10.0, [50.0, math.inf], 0.0))
 
 
 def test_charts_are_whole_svg_and_the_same_for_the_same_figures(curves: dict[str, Curve], tmp_path: Path) -> None:

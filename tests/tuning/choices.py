@@ -28,6 +28,6 @@ def made_choice(bundle: Bundle, settings: Settings, *results: CandidateResult) -
         fingerprint=take_fingerprint(bundle, settings, CORES),
         pictures=12,
         tolerances={"fp32": "the same boxes"},
-        not_tried=["OpenVINO in bf16: YOLOFOLD_PRECISION=auto would try it"],
+        not_tried=["OpenVINO in bf16: YOLOFOLD_PRECISION=fp32"],
         candidates=list(results),
     )

@@ -40,21 +40,18 @@ def all_layouts(listing: Listing, kind: tuple[str, str, str]) -> list[tuple[int,
 @pytest.mark.parametrize(
     ("installed", "settings", "expected"),
     [
-        (EVERYTHING, {"precision": "auto"}, [ORT, CUDA, OPENVINO, BF16, INT8]),
-        (NO_GPU, {"precision": "auto"}, [ORT, OPENVINO, BF16]),
-        (NO_BF16, {"precision": "auto"}, [ORT, OPENVINO, INT8_FP32]),
-        (NO_OPENVINO, {"precision": "auto"}, [ORT]),
-        # Unasked, nothing is tried that moves boxes on this processor.
-        (NO_GPU, {}, [ORT, OPENVINO]),
-        (EVERYTHING, {}, [ORT, CUDA, OPENVINO]),
+        (EVERYTHING, {}, [ORT, CUDA, OPENVINO, BF16, INT8]),
+        (NO_GPU, {}, [ORT, OPENVINO, BF16]),
+        (NO_BF16, {}, [ORT, OPENVINO, INT8_FP32]),
+        (NO_OPENVINO, {}, [ORT]),
         (EVERYTHING, {"precision": "fp32"}, [ORT, OPENVINO]),
         (EVERYTHING, {"precision": "bf16"}, [BF16]),
         (EVERYTHING, {"precision": "int8"}, [INT8]),
         (NO_BF16, {"precision": "int8"}, [INT8_FP32]),
         (NO_GPU, {"precision": "int8"}, []),
         (EVERYTHING, {"device": "cuda", "precision": "int8"}, []),
-        (EVERYTHING, {"device": "cuda", "precision": "auto"}, [CUDA]),
-        (EVERYTHING, {"device": "cpu", "precision": "auto"}, [ORT, OPENVINO, BF16, INT8]),
+        (EVERYTHING, {"device": "cuda"}, [CUDA]),
+        (EVERYTHING, {"device": "cpu"}, [ORT, OPENVINO, BF16, INT8]),
         (NO_GPU, {"device": "cuda"}, []),
         (EVERYTHING, {"device": "cuda", "precision": "bf16"}, []),
     ],
@@ -68,10 +65,9 @@ def test_kinds(installed: Installed, settings: dict[str, str], expected: list[tu
 def test_what_is_left_out_says_why() -> None:
     assert listed().not_tried == [
         "ONNX Runtime on CUDA: the installed ONNX Runtime has no CUDA",
-        "OpenVINO in bf16: YOLOFOLD_PRECISION=auto would try it",
         "OpenVINO in int8: the bundle holds no quantized graph",
     ]
-    assert listed(NO_BF16).not_tried[-1] == "OpenVINO in int8: YOLOFOLD_PRECISION=auto would try it"
+    assert listed(NO_BF16).not_tried[-1] == "OpenVINO in bf16: this processor has no instructions for it"
     assert listed(NO_BF16, precision="fp32").not_tried[-1] == "OpenVINO in int8: YOLOFOLD_PRECISION=fp32"
     bare = listed(NO_OPENVINO, precision="bf16")
     assert bare.not_tried[0] == "ONNX Runtime in fp32: YOLOFOLD_PRECISION=bf16"
@@ -102,7 +98,7 @@ def test_what_is_left_out_says_why() -> None:
 def test_cores_are_shared_out(
     kind: tuple[str, str, str], cores: int, settings: dict[str, int], expected: list[tuple[int, int]]
 ) -> None:
-    assert layouts(listed(cores=cores, precision="auto", **settings), kind) == expected
+    assert layouts(listed(cores=cores, **settings), kind) == expected
 
 
 @pytest.mark.parametrize(
@@ -124,12 +120,12 @@ def test_cores_are_shared_out(
 def test_pictures_share_runs(
     kind: tuple[str, str, str], settings: dict[str, int], expected: list[tuple[int, int, int]]
 ) -> None:
-    assert all_layouts(listed(EVERYTHING, 8, precision="auto", **settings), kind) == expected
+    assert all_layouts(listed(EVERYTHING, 8, **settings), kind) == expected
 
 
 def test_there_are_never_many_candidates() -> None:
     """Three layouts of the four kinds on the processor, one of the GPU's, and three with batches."""
-    assert max(len(listed(EVERYTHING, cores, precision="auto").candidates) for cores in range(1, 129)) <= 16
+    assert max(len(listed(EVERYTHING, cores).candidates) for cores in range(1, 129)) <= 16
 
 
 @pytest.mark.parametrize(
@@ -147,7 +143,7 @@ def test_there_are_never_many_candidates() -> None:
     ],
 )
 def test_a_candidate_is_allowed_exactly_where_it_could_be_listed(settings: dict[str, Any]) -> None:
-    everything = listed(EVERYTHING, precision="auto").candidates + listed(EVERYTHING, workers=1).candidates
+    everything = listed(EVERYTHING).candidates + listed(EVERYTHING, workers=1).candidates
     mine = load_settings({}, engine="auto", **settings)
     for candidate in everything:
         fits = all(
@@ -156,9 +152,9 @@ def test_a_candidate_is_allowed_exactly_where_it_could_be_listed(settings: dict[
         assert allowed(candidate, mine) == (fits and candidate.kind in kinds(listed(EVERYTHING, **settings)))
 
 
-@pytest.mark.parametrize("listing", [listed(EVERYTHING, precision="auto")])
+@pytest.mark.parametrize("listing", [listed(EVERYTHING)])
 def test_a_candidate_becomes_settings(listing: Listing) -> None:
-    before = load_settings({}, engine="auto", precision="auto", queue_size=7)
+    before = load_settings({}, engine="auto", queue_size=7)
     for candidate in listing.candidates:
         after = candidate.settle(before)
         assert (after.engine, after.device, after.queue_size) == (candidate.engine, candidate.device, 7)

@@ -61,7 +61,7 @@ def test_beside_the_bundle_it_disturbs_nothing(bundle_copy: Bundle) -> None:
     ("changed", "words"),
     [
         ({"objective": "latency"}, "objective was balanced, is latency"),
-        ({"precision": "auto"}, "precision was None, is auto"),
+        ({"precision": "bf16"}, "precision was None, is bf16"),
         ({"threads": 1}, "threads was 0, is 1"),
         ({"device": "cpu"}, "device was auto, is cpu"),
     ],
@@ -113,7 +113,7 @@ def spoil(path: Path, old: str, new: str) -> None:
         ('"schema_version": 1', '"schema_version": 2', "damaged: schema_version"),
         ('"chosen"', '"slower"', "names no engine"),
         ('"slower"', '"chosen"', "names no engine"),
-        # Written by hand: bf16, which these settings do not allow.
+        # Written by hand: what OpenVINO does not compute in.
         ('"engine": "openvino",\n    "device": "cpu",\n    "precision": "fp32"', None, "names no engine"),
     ],
 )
@@ -121,7 +121,7 @@ def test_a_file_that_was_changed_is_not_used(
     bundle: Bundle, tmp_path: Path, kept: EngineChoice, old: str, new: str | None, words: str
 ) -> None:
     place = memory(bundle, settings_in(tmp_path))
-    spoil(place.path, old, old.replace("fp32", "bf16") if new is None else new)
+    spoil(place.path, old, old.replace("fp32", "tf32") if new is None else new)
     found, reason = place.recall()
     assert found is None and reason is not None
     assert words in reason

@@ -55,7 +55,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def first(bundle: Bundle, state: Path) -> StartedEngine:
     """The first start, with everything there is to choose from."""
-    return start_engine(bundle, settings_in(state, precision="auto"), CORES)
+    return start_engine(bundle, settings_in(state), CORES)
 
 
 def test_the_first_start_measures_what_there_is(bundle: Bundle, first: StartedEngine) -> None:
@@ -92,14 +92,14 @@ def test_the_second_start_measures_nothing(
     bundle: Bundle, state: Path, first: StartedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.executable", "/nowhere/python")  # a measuring process could not even begin
-    second = start_engine(bundle, settings_in(state, precision="auto"), CORES)
+    second = start_engine(bundle, settings_in(state), CORES)
     assert second.choice is not None and second.choice.remembered
     assert second.choice.made == first.choice.made
     assert second.settings == first.settings
-    settled = settle_engine(bundle, settings_in(state, precision="auto"))
+    settled = settle_engine(bundle, settings_in(state))
     assert (settled.engine, settled.precision, settled.threads) == (first.settings.engine, first.settings.precision, 0)
     with pytest.raises(EngineNotMeasured, match=r"could not measure: .*YOLOFOLD_ENGINE=onnxruntime"):
-        make_choice(bundle, settings_in(state, precision="auto", objective="latency"), CORES)
+        make_choice(bundle, settings_in(state, objective="latency"), CORES)
 
 
 def test_other_engines_need_no_choice(bundle: Bundle, tmp_path: Path) -> None:

@@ -1,0 +1,32 @@
+"""What is loaded for each candidate is what would be served."""
+
+import pytest
+
+from service.bundle.store import Bundle
+from service.inference.batching_engine import BatchingEngine
+from service.inference.by_load_engine import ByLoadEngine
+from service.inference.onnxruntime_engine import OnnxRuntimeEngine
+from service.settings import load_settings
+from service.tuning.candidates import Installed, list_candidates
+from service.tuning.measure import load_entries
+
+NOTHING_ELSE = Installed(
+    cuda=False, no_openvino="it is not installed", bf16=False, int8=None, no_int8="it is not installed"
+)
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_each_candidate_gets_the_engine_it_would_be_served_by(bundle: Bundle, threads: int) -> None:
+    cores = 2
+    settings = load_settings({}, engine="auto", device="cpu", threads=threads, workers=8)
+    listing = list_candidates(settings, NOTHING_ELSE, cores)
+    plain = OnnxRuntimeEngine(bundle.deployed_graph, "cpu", cores)
+    handed_over = [plain]
+    loaded = {entry.candidate: entry.load() for entry in load_entries(listing, bundle, settings, cores, handed_over)}
+    assert not handed_over, "nothing is kept that is no candidate"
+    batched = [engine for candidate, engine in loaded.items() if candidate.max_batch_size > 1]
+    single = [engine for candidate, engine in loaded.items() if candidate.max_batch_size == 1]
+    assert [type(engine) for engine in batched] == [BatchingEngine]
+    assert [type(engine) for engine in single] == [OnnxRuntimeEngine if threads else ByLoadEngine]
+    # The graph that the reference comes from is not loaded twice.
+    assert any(engine is plain for engine in loaded.values()) == bool(threads)
