@@ -67,6 +67,7 @@ class ImageHeader:
         transparent_grey: 8- or 16-bit grey level that stands for "transparent" (PNG), or None.
         frame_xyxy: the part of the canvas that the first frame covers (GIF), or None for all of it.
         is_deep: 16 bits per sample.
+        is_cmyk: four inks instead of colours (JPEG).
         is_animated: it has several pictures, and the first of them need not be the one outside the animation (PNG).
         masked_pixels: where its colours and alpha lie (BMP), or None where OpenCV knows.
         decoder_bytes: what its decoder builds up beside the pixels as stored, of whatever size they are wanted.
@@ -80,6 +81,7 @@ class ImageHeader:
     transparent_grey: int | None = None
     frame_xyxy: tuple[int, int, int, int] | None = None
     is_deep: bool = False
+    is_cmyk: bool = False
     is_animated: bool = False
     decoder_bytes: int = 0
     masked_pixels: MaskedPixels | None = None
@@ -213,7 +215,8 @@ def _read_jpeg(data: bytes) -> ImageHeader:
     _require_jpeg_end(data, scan)
     # What comes in several scans is collected before any pixel is made.
     collected = _jpeg_coefficient_bytes(frame) if is_progressive or components < all_components else 0
-    return ImageHeader("JPEG", width, height, orientation=orientation or 1, decoder_bytes=collected)
+    upright, inks = orientation or 1, all_components == 4
+    return ImageHeader("JPEG", width, height, orientation=upright, is_cmyk=inks, decoder_bytes=collected)
 
 
 def _jpeg_coefficient_bytes(frame: bytes) -> int:

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from service.errors import BrokenImage, ImageTooLarge
 from service.inference.headers import ImageHeader, read_header
+from service.inference.jpeg import decode_sound_jpeg
 from service.inference.masked_bmp import decode_masked
 from service.inference.memory_file import named_file
 
@@ -104,10 +105,12 @@ def require_memory(header: ImageHeader, most_bytes: int, reduction: int = 1, *, 
 
 def _decode_stored(data: bytes, header: ImageHeader, reduction: int) -> NDArray[np.uint8 | np.uint16]:
     """Pixels as stored: (H, W, 3) uint8 without alpha, else whatever layout the file has."""
-    image: NDArray[np.uint8 | np.uint16] | None
+    image: NDArray[np.uint8 | np.uint16] | None = None
     if header.masked_pixels is not None:
         image = decode_masked(data, header.masked_pixels, header.width, header.height)
-    else:
+    elif header.format == "JPEG" and not header.is_cmyk:
+        image = decode_sound_jpeg(data, header, reduction)
+    if image is None:
         image = _decode_by_opencv(data, header, reduction)
     if image is None or image.shape[:2] != (header.height // reduction, header.width // reduction):
         raise _damaged(header)
