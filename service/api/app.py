@@ -62,7 +62,8 @@ def create_app(settings: Settings, bundle: Bundle, service: Service | None = Non
         running = await asyncio.to_thread(start_service, settings, bundle) if service is None else service
         app.state.service = running
         try:
-            yield
+            async with app.state.loop_lag.watched():
+                yield
         finally:
             app.state.service = None
             await asyncio.to_thread(running.close)

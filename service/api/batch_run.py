@@ -11,6 +11,7 @@ from starlette.datastructures import UploadFile
 from service.api.body import UploadShare, file_too_large
 from service.api.counters import STAGES
 from service.api.detect_answer import detect_answer, steps_ms
+from service.api.form import content_of
 from service.api.problems import EMPTY_BODY, RequestRefused, describe_failure, kind_of
 from service.api.state import Service
 from service.inference.detector import Selection
@@ -61,7 +62,7 @@ class BatchRun:
 
     async def _look(self, index: int, upload: UploadFile) -> None:
         which = {"index": index, "file": _printable(upload.filename or "")}
-        data = await upload.read()
+        data = content_of(upload)
         await upload.close()
         try:
             document = await self._detect(data)

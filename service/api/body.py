@@ -1,6 +1,7 @@
 """Reads the images of a request body, raw or multipart, never holding more than was agreed."""
 
 import asyncio
+import io
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from fastapi import Request
 from starlette.datastructures import UploadFile
 
-from service.api.form import MULTIPART, FormReader, files_of, parse_form
+from service.api.form import MULTIPART, FormReader, content_of, files_of, parse_form
 from service.api.problems import (
     BODY_TIMEOUT,
     EMPTY_BODY,
@@ -102,15 +103,18 @@ async def read_image_file(request: Request, share: UploadShare, *, max_bytes: in
     media_type = _media_type(request, ACCEPTED_TYPES)
     multipart = media_type == MULTIPART
     limit = max_bytes + (_MULTIPART_OVERHEAD_BYTES if multipart else 0)
+    empty = RequestRefused(EMPTY_BODY, "Send the bytes of one image file.")
     async with _arriving(request, share, limit, file_too_large(max_bytes), deadline) as chunks:
-        body = b"".join([chunk async for chunk in chunks])
-    if multipart and body:
-        body = await _only_file(request, body)
-        if len(body) > max_bytes:
-            raise file_too_large(max_bytes)
-    if not body:
-        raise RequestRefused(EMPTY_BODY, "Send the bytes of one image file.")
-    return body
+        # Looked at first: a form of no bytes at all is empty rather than malformed.
+        if not (first := await anext(chunks, b"")):
+            raise empty
+        async with aclosing(_resumed(first, chunks)) as whole:
+            data = await (_only_file(request, whole) if multipart else _joined(whole))
+    if len(data) > max_bytes:
+        raise file_too_large(max_bytes)
+    if not data:
+        raise empty
+    return data
 
 
 async def read_image_files(
@@ -207,15 +211,28 @@ async def _bounded(
         yield chunk
 
 
-async def _only_file(request: Request, body: bytes) -> bytes:
-    async def stream() -> AsyncGenerator[bytes, None]:
-        yield body
+async def _resumed(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    yield first
+    async for chunk in rest:
+        yield chunk
 
+
+async def _joined(chunks: AsyncGenerator[bytes, None]) -> bytes:
+    """All chunks, each copied when it arrives: joined at the end they would be there twice, and the loop held."""
+    # A buffer shares the bytes it is made of until it is written to, so that a body in one chunk is never copied.
+    with io.BytesIO(await anext(chunks)) as held:
+        held.seek(0, io.SEEK_END)
+        async for chunk in chunks:
+            held.write(chunk)
+        return held.getvalue()
+
+
+async def _only_file(request: Request, chunks: AsyncGenerator[bytes, None]) -> bytes:
     too_many = RequestRefused(MALFORMED_BODY, "The form holds more than two parts. Send exactly one file.")
     # One more than allowed, so that a second part is named rather than merely refused.
-    form = await parse_form(FormReader(request.headers, stream(), 2, too_many))
+    form = await parse_form(FormReader(request.headers, chunks, 2, too_many))
     try:
-        return await _single(files_of(form, FILE_FIELDS)).read()
+        return content_of(_single(files_of(form, FILE_FIELDS)))
     finally:
         await form.close()
 

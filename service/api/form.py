@@ -1,7 +1,9 @@
 """Reads the files of a multipart form into memory. How much that may be is decided before, where its bytes arrive."""
 
+import io
 import re
 from collections.abc import AsyncGenerator, Collection
+from tempfile import SpooledTemporaryFile
 from urllib.parse import unquote_to_bytes
 
 from python_multipart.multipart import parse_options_header
@@ -75,6 +77,7 @@ async def parse_form(reader: FormReader) -> FormData:
     except (MultiPartException, UnicodeError) as error:
         raise RequestRefused(MALFORMED_BODY, f"The multipart body cannot be read: {error}") from error
     if not reader.is_complete:
+        await form.close()
         detail = "The multipart body ends before its closing boundary; it looks truncated."
         raise RequestRefused(MALFORMED_BODY, detail)
     return form
@@ -97,3 +100,13 @@ def files_of(form: FormData, fields: Collection[str]) -> list[UploadFile]:
             raise RequestRefused(MALFORMED_BODY, detail, field=name)
         uploads.append(value)
     return uploads
+
+
+def content_of(upload: UploadFile) -> bytes:
+    """The whole of a file that a ``FormReader`` has read. Unlike ``UploadFile.read`` it copies nothing: what is
+    returned is the file's own buffer, which outlives it.
+    """
+    assert isinstance(upload.file, SpooledTemporaryFile)
+    held = upload.file._file
+    assert isinstance(held, io.BytesIO)  # nothing is spooled to disk
+    return held.getvalue()

@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 from service.api import problems
 from service.api.counters import Counters, CountRequests
 from service.api.gauges import ServiceGauges
+from service.api.loop_lag import LoopLag
 from service.api.query import KnownQuery
 from service.bundle.manifest import ModelSpec
 
@@ -19,7 +20,8 @@ _TEXT = {"schema": {"type": "string"}}
 
 
 def install_metrics(app: FastAPI, model: ModelSpec, static_path: str) -> None:
-    """Give ``app`` a registry of its own and count its requests. Call it before other middleware is added.
+    """Give ``app`` a registry of its own and count its requests. Call it before other middleware is added. Its lifespan
+    has to watch ``app.state.loop_lag``.
 
     Args:
         static_path: where the static files are mounted.
@@ -27,6 +29,7 @@ def install_metrics(app: FastAPI, model: ModelSpec, static_path: str) -> None:
     # Not the library's global registry: several applications may live in one process.
     registry = CollectorRegistry()
     app.state.counters = Counters(registry, model.classes)
+    app.state.loop_lag = LoopLag(registry)
     app.state.registry = registry
     registry.register(ServiceGauges(lambda: app.state.service))
     ProcessCollector(registry=registry)
@@ -49,7 +52,8 @@ def install_metrics(app: FastAPI, model: ModelSpec, static_path: str) -> None:
 )
 def get_metrics(request: Request) -> Response:
     """Requests by route and status, the time they and the stages of a detection took, objects found by class, the
-    queue, uploads held and the process. It answers before the service is ready too; `yolofold_ready` is 0 then.
+    queue, uploads held, how late the event loop was, and the process. It answers before the service is ready too;
+    `yolofold_ready` is 0 then.
 
     Refusals of what never became a request (half a head, no HTTP) are not counted."""
     # Not async: reading /proc and formatting take milliseconds, which the event loop must not spend.

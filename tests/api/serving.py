@@ -25,6 +25,7 @@ class Serving:
     url: str
     service: Service
     client: httpx.Client
+    loop: asyncio.AbstractEventLoop
 
     @contextmanager
     def busy_workers(self) -> Iterator[None]:
@@ -63,8 +64,10 @@ def serving_config(config: uvicorn.Config) -> Iterator[Serving]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(config)
         started = threading.Event()
+        loops = []
 
         async def run() -> None:
+            loops.append(asyncio.get_running_loop())
             serve = asyncio.ensure_future(server.serve(sockets=[listener]))
             while not server.started and not serve.done():
                 await asyncio.sleep(0.001)
@@ -82,7 +85,7 @@ def serving_config(config: uvicorn.Config) -> Iterator[Serving]:
             assert server.started
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
             with httpx.Client(base_url=url, timeout=60) as client:
-                yield Serving(url, config.app.state.service, client)
+                yield Serving(url, config.app.state.service, client, *loops)
         finally:
             server.should_exit = True
             thread.join()
