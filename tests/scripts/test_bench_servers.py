@@ -23,7 +23,7 @@ from scripts.bench.peers.task import Task
 from scripts.bench.pictures import DEFAULT, make_picture
 from scripts.bench.process_tree import end_processes, peak_bytes, process_tree, processor_s
 from scripts.bench.running import ServerFailed, require_answer, running
-from scripts.bench.servers import REFERENCE, our_servers
+from scripts.bench.servers import REFERENCE, reference_server
 from scripts.bench.upload import Address, form_body, post
 from tests.conftest import ROOT
 
@@ -170,7 +170,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of
 program.shutil.which = lambda name: name
 Bench._visit = visit
 Bench._ask = lambda self, reference: Expected({name: [] for name in self._bodies}, {}, 1.0)
-Bench._measure_ceiling = lambda self: Ceiling(10, 10)
+Bench._measure_ceilings = lambda self: {"ONNX Runtime in fp32": Ceiling(10, 10)}
 sys.exit(program.main())
 """
 
@@ -212,7 +212,7 @@ def test_roboflow_gets_the_same_graph_after_its_bytes_have_become_floats(bundle_
 
 
 def test_yolofold_is_started_asked_loaded_and_ended(bundle_path: Path, body: bytes, tmp_path: Path) -> None:
-    server = our_servers(bundle_path)[0]
+    server = reference_server(bundle_path, Path(sys.executable))
     cores, log = sorted(os.sched_getaffinity(0)), tmp_path / "server.log"
     with running(server, _task(bundle_path), cores, log, body, read_answer) as up:
         _, answer = post(up.address, body, 30)
@@ -229,7 +229,7 @@ def test_yolofold_is_started_asked_loaded_and_ended(bundle_path: Path, body: byt
 
 
 def test_a_server_that_does_not_start_says_why(tmp_path: Path, body: bytes) -> None:
-    server = our_servers(tmp_path / "no-bundle")[0]
+    server = reference_server(tmp_path / "no-bundle", Path(sys.executable))
     start = partial(running, server, _task(tmp_path), sorted(os.sched_getaffinity(0)), tmp_path / "log", body)
     with pytest.raises(ServerFailed, match="no bundle"), start(read_answer):
         pass
@@ -239,7 +239,7 @@ def test_a_wrong_first_answer_leaves_a_server_out(bundle_path: Path, body: bytes
     def refuse(answer: bytes) -> None:
         raise WrongAnswer("it is too good")
 
-    server = our_servers(bundle_path)[0]
+    server = reference_server(bundle_path, Path(sys.executable))
     start = partial(running, server, _task(bundle_path), sorted(os.sched_getaffinity(0)), tmp_path / "log", body)
     with pytest.raises(ServerFailed, match="too good"), start(refuse):
         pass
