@@ -30,6 +30,8 @@ MOST_REQUESTS = 100_000
 PATIENCE_S = 30.0
 
 _Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+#: Sends the request of this number, which is due at this time of ``time.perf_counter``, and awaits its answer.
+_Send = Callable[[int, float], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Answer:
 
     Attributes:
         status: 0 if the connection broke or was refused, or if no answer came in ``PATIENCE_S``.
-        latency_ms: infinite if no answer came at all.
+        latency_ms: from the time the request was due to that end; infinite where patience ended first.
     """
 
     status: int
@@ -155,10 +157,8 @@ async def _send_and_tally(connections: "_Connections", rate_per_s: float, reques
     return Tally(rate_per_s, answers, lag_ms)
 
 
-async def _send_paced(
-    one: Callable[[int, float], Coroutine[Any, Any, None]], rate_per_s: float, requests: int
-) -> float:
-    """Begin ``one`` with each request's number when it is due, and wait until all have ended or patience has.
+async def _send_paced(one: _Send, rate_per_s: float, requests: int) -> float:
+    """Begin ``one`` for each request when it is due, and wait until all have ended or patience has.
 
     Returns:
         The largest delay of the sender itself, in milliseconds.
