@@ -29,7 +29,8 @@ def export(task: Task, folder: Path) -> Path:
         checkpoint = folder / "export" / "ultralytics.pt"  # what is made comes to lie beside it
         checkpoint.parent.mkdir(exist_ok=True)
         shutil.copy(task.weights, checkpoint)
-        made = YOLO(checkpoint).export(format="onnx", imgsz=task.predict["imgsz"], device="cpu")
+        head = {"nms": task.predict.get("nms")}  # the same as predict would select
+        made = YOLO(checkpoint).export(format="onnx", imgsz=task.predict["imgsz"], device="cpu", **head)
         Path(made).rename(graph)  # whole, or not at all
     return graph
 
