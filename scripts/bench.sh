@@ -17,18 +17,19 @@ need_wrk() {
   fi
 }
 
-need_peer() { # need_peer NAME: one that cannot be installed is listed in the report, the others are measured
-  local lock=scripts/bench/requirements/$1.txt folder=$environments/$1 wanted
-  wanted=$(sha256sum <"$lock")
+need_apart() { # need_apart NAME LOCK...: an environment of its own, of those locks and nothing else
+  local folder=$environments/$1 wanted
+  shift
+  wanted=$(cat "$@" | sha256sum)
   if [ -f "$folder/.installed" ] && [ "$(cat "$folder/.installed")" = "$wanted" ]; then return; fi
-  echo "Installing $lock into $folder ..." >&2
+  echo "Installing $* into $folder ..." >&2
   rm -rf "$folder"
   "${PYTHON:-python3}" -m venv "$folder" || return 1
-  if [ -n "${TORCH_INDEX_URL:-}" ] && grep -q '^torch==' "$lock"; then
+  if [ -n "${TORCH_INDEX_URL:-}" ] && grep -q '^torch==' "$@"; then
     # First and by itself, so that the index serves nothing but torch.
-    grep -E '^(torch|torchvision)==' "$lock" | xargs "$folder/bin/python" -m pip install -q --index-url "$TORCH_INDEX_URL" || return 1
+    grep -hE '^(torch|torchvision)==' "$@" | xargs "$folder/bin/python" -m pip install -q --index-url "$TORCH_INDEX_URL" || return 1
   fi
-  "$folder/bin/python" -m pip install -q -r "$lock" || return 1
+  "$folder/bin/python" -m pip install -q "${@/#/-r}" || return 1
   echo "$wanted" >"$folder/.installed"
 }
 
@@ -36,9 +37,13 @@ need_environment serve
 case " $* " in *" --help "* | *" -h "*) exec "$python" -m scripts.bench --help ;; esac
 need_environment serve-openvino
 need_wrk
+# Ours, too, with nothing but what serving needs: what is installed is part of the comparison.
+need_apart yolofold requirements/serve.txt
+need_apart yolofold-openvino requirements/serve.txt requirements/serve-openvino.txt
 for lock in scripts/bench/requirements/*.txt; do
   name=$(basename "$lock" .txt)
-  need_peer "$name" || rm -rf "${environments:?}/$name"
+  # One that cannot be installed is listed in the report, the others are measured.
+  need_apart "$name" "$lock" || rm -rf "${environments:?}/$name"
 done
 status=0
 bundle=$("$python" -m service bundle 2>/dev/null) || status=$?

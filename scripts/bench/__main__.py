@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from scripts.bench.chart import draw
+from scripts.bench.document import document
+from scripts.bench.installed import installed_bytes
 from scripts.bench.peers.task import Task
 from scripts.bench.pictures import DEFAULT, NAMES, make_picture
 from scripts.bench.process_tree import adopt_orphans
-from scripts.bench.report import Results, document, markdown
+from scripts.bench.report import Results, markdown
 from scripts.bench.rounds import Bench, CannotBenchmark, Cell, Plan
 from scripts.bench.servers import REFERENCE, ROOT, Server, our_servers, peers
 from service.bundle.store import Bundle, load_bundle, replace_file, sha256_file
@@ -52,7 +54,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--bundle", type=Path, required=True, help="the bundle to serve (scripts/bench.sh gives it)")
     add("--weights", type=Path, default=_EMBEDDED, help="the .pt file it was prepared from")
     add(
-        "--environments", type=Path, required=True, help="folder of the peers' environments (scripts/bench.sh gives it)"
+        "--environments",
+        type=Path,
+        required=True,
+        help="folder of the servers' environments (scripts/bench.sh gives it)",
     )
     add("--out", type=Path, default=ROOT / "runs" / "bench", help="folder for the results (runs/bench)")
     add("--rounds", type=_count, default=6, help="times that each server is started and measured; 4 give intervals (6)")
@@ -150,13 +155,19 @@ def _run(arguments: argparse.Namespace, scratch: Path, kept: _Kept) -> None:
         cells=plan_cells(arguments.pictures, arguments.connections, arguments.thorough),
     )
     pictures = [make_picture(name, ROOT / "samples") for name in NAMES if name in (DEFAULT, *arguments.pictures)]
-    known = [*our_servers(bundle.path), *peers(arguments.environments.resolve(), scratch)]
+    environments = arguments.environments.resolve()
+    known = [*our_servers(bundle.path, environments, scratch), *peers(environments, scratch)]
     servers = choose_servers(known, arguments.servers)
+    installed = {server.name: installed_bytes(server.environment) for server in servers}
     about = _about(bundle)
     logs = arguments.out / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     bench = Bench(plan, _task(bundle, arguments.weights.resolve(), len(cores)), pictures, logs, _say)
-    bench.run(servers[0], servers, lambda findings: kept.write(Results(about, plan, pictures, servers, findings)))
+    bench.run(
+        servers[0],
+        servers,
+        lambda findings: kept.write(Results(about, plan, pictures, servers, findings, installed)),
+    )
 
 
 def _task(bundle: Bundle, weights: Path, cores: int) -> Task:

@@ -43,9 +43,10 @@ def busiest_default(cells: Sequence[Cell]) -> Cell:
 def draw(results: Results) -> str:
     """The SVG document: two panels of horizontal bars, yolofold's in blue."""
     summaries, cell = results.summaries(), busiest_default(results.plan.cells)
+    ours = results.ours()
     rates, latencies = [], []
     for name, summary in summaries.items():
-        own, label = name.startswith("yolofold"), results.title(name)
+        own, label = name in ours, results.title(name)
         rate, p50, p99 = summary.throughput[cell], summary.latency_ms[50], summary.latency_ms[99]
         rates.append(_Bar(label, rate.images_per_s, rate.images_per_s, throughput_text(name, rate), own))
         text = f"{milliseconds_text(p50)} / {milliseconds_text(p99)}"
@@ -57,7 +58,7 @@ def draw(results: Results) -> str:
     )
     machine = escape(f"{len(results.plan.cores)} cores of {results.about['machine']['cpu']}")
     note = (
-        f"{machine}. Dashed: the bare engine. In parentheses: times yolofold's, 95 % interval. "
+        f"{machine}. Dashed: the fastest bare engine. In parentheses: times yolofold's, 95 % interval. "
         "\u25b8: longer than drawn."
     )
     return (

@@ -1,19 +1,21 @@
-"""The results as tables for people and as JSON for machines."""
+"""The results as tables for people."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
+from scripts.bench.comparison import Comparison, ceiling_medians, compare, over_ceiling
 from scripts.bench.pictures import DEFAULT, Picture
-from scripts.bench.rounds import Ceiling, Cell, Findings, Plan, Visit
-from scripts.bench.servers import REFERENCE, Server
+from scripts.bench.rounds import Ceiling, Cell, Findings, Plan
+from scripts.bench.servers import REFERENCE, ULTRALYTICS, Server
 from scripts.bench.summary import PERCENTILES, Ratio, Summary, Throughput, summarise
 from service.machine import was_busy
 
 MEMORY = "sum over the process tree of VmHWM - (Rss - Pss): each process's own peak, shared pages counted once"
 STARTUP = "from exec to the first right answer, files in the page cache"
+INSTALLED = "the server's environment on disk, as pip installs it, without interpreter, model and the server's own code"
+BEST_PEER = "the best of the servers that are not ours, in each round and column"
 LATENCY = "from the time a request was due to the end of its answer"
 CLIENT = "wrk (closed loop) and a Python sender (open loop) on the same machine, not pinned"
 
@@ -24,6 +26,7 @@ class Results:
 
     Attributes:
         about: machine, model and date, as JSON.
+        installed: bytes of each server's environment; None where there is none.
     """
 
     about: Mapping[str, Any]
@@ -31,6 +34,7 @@ class Results:
     pictures: Sequence[Picture]
     servers: Sequence[Server]
     findings: Findings
+    installed: Mapping[str, int | None]
 
     def summaries(self) -> dict[str, Summary]:
         """By server, in the order of ``servers``; without those left out."""
@@ -50,24 +54,61 @@ class Results:
         picture = next(picture for picture in self.pictures if picture.name == cell.picture)
         return f"{picture.title}, {cell.connections} at once"
 
+    def ceilings(self) -> dict[str, Ceiling]:
+        """Of each bare engine and precision, the fastest first: medians over the rounds."""
+        medians = ceiling_medians(self.findings.ceilings)
+        return dict(sorted(medians.items(), key=lambda item: -item[1].images_per_s))
+
     def ceiling(self) -> float:
-        """Images per second of the bare engine: the better way's median over the rounds."""
-        return best_ceiling(self.findings.ceilings)
+        """Images per second of the fastest bare engine."""
+        return next(iter(self.ceilings().values())).images_per_s
 
+    def ours(self) -> list[str]:
+        """Names of our servers that were measured."""
+        return [server.name for server in self.servers if server.ours and server.name in self.findings.visits]
 
-def best_ceiling(ceilings: Sequence[Ceiling]) -> float:
-    """Median over the rounds of one session on all cores or of one per core, whichever is more."""
-    return max(median(c.one_session for c in ceilings), median(c.many_sessions for c in ceilings))
+    def comparisons(self, name: str) -> dict[str, Comparison]:
+        """A server's figures over the best peer's and over those of Ultralytics behind FastAPI, by title."""
+        visits = self.findings.visits
+        peers = [server for server in self.servers if not server.ours and server.name in visits]
+        others = {"the best peer": peers} if peers else {}
+        others |= {server.title: [server] for server in peers if server.name == ULTRALYTICS}
+        return {
+            title: compare(visits[name], [visits[server.name] for server in servers])
+            for title, servers in others.items()
+        }
+
+    def ceiling_shares(self, name: str) -> dict[str, dict[Cell, Ratio]]:
+        """One of our server's images per second over the ceilings of what it runs on and of the fastest engine."""
+        visits, ceilings = self.findings.visits[name], self.findings.ceilings
+        own = {visit.runs_on.engine for visit in visits if visit.runs_on is not None}
+        wanted = {*(own if len(own) == 1 else ()), next(iter(self.ceilings()))}
+        return {
+            engine: over_ceiling(visits, [found[engine] for found in ceilings])
+            for engine in self.ceilings()
+            if engine in wanted
+        }
+
+    def runs_on(self, name: str) -> list[str]:
+        """What one of our servers ran on, in words; more than one if it changed between rounds."""
+        found = (visit.runs_on for visit in self.findings.visits[name])
+        return list(dict.fromkeys(engine.words for engine in found if engine is not None))
 
 
 def markdown(results: Results) -> str:
-    """Tables: throughput, latency with memory and start-up, and who was left out."""
+    """Tables: throughput, latency with memory and start-up, ours beside the best, and who was left out."""
     summaries = results.summaries()
-    parts = [_throughput_table(results, summaries), _latency_table(results, summaries), _notes(results, summaries)]
+    parts = [
+        _throughput_table(results, summaries),
+        _latency_table(results, summaries),
+        _comparison_table(results),
+        _ceiling_table(results),
+        _notes(results, summaries),
+    ]
     if results.findings.left_out:
         left = [f"- {results.title(name)}: {reason}" for name, reason in results.findings.left_out.items()]
         parts.append("Left out:\n\n" + "\n".join(left))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _throughput_table(results: Results, summaries: Mapping[str, Summary]) -> str:
@@ -75,7 +116,8 @@ def _throughput_table(results: Results, summaries: Mapping[str, Summary]) -> str
     rows = [["images/s (times yolofold's, 95 % interval)", *(results.cell_title(cell) for cell in cells)]]
     for name, summary in summaries.items():
         rows.append([results.title(name), *(throughput_text(name, summary.throughput[cell]) for cell in cells)])
-    rows.append(["ceiling: ONNX Runtime, tensor ready", *[f"{results.ceiling():.1f}"] * len(cells)])
+    for engine, ceiling in results.ceilings().items():
+        rows.append([f"ceiling: {engine}, tensor ready", *[f"{ceiling.images_per_s:.1f}"] * len(cells)])
     return _table(rows)
 
 
@@ -87,14 +129,44 @@ def _latency_table(results: Results, summaries: Mapping[str, Summary]) -> str:
         "p50, times yolofold's",
         "peak MB",
         "start-up s",
+        "installed MB",
     ]
     rows = [head]
     for name, summary in summaries.items():
         ratio = "" if name == REFERENCE or summary.latency_ratio is None else ratio_text(summary.latency_ratio)
         latencies = (milliseconds_text(summary.latency_ms[p]) for p in PERCENTILES)
+        installed = results.installed.get(name)
         rows.append(
-            [results.title(name), *latencies, ratio, f"{summary.peak_bytes / 1e6:.0f}", f"{summary.startup_s:.1f}"]
+            [
+                results.title(name),
+                *latencies,
+                ratio,
+                f"{summary.peak_bytes / 1e6:.0f}",
+                f"{summary.startup_s:.1f}",
+                "" if installed is None else f"{installed / 1e6:.0f}",
+            ]
         )
+    return _table(rows)
+
+
+def _comparison_table(results: Results) -> str:
+    """Empty where no peer was measured."""
+    cells = results.plan.cells
+    rows = [["ours, in times", "of", *(f"images/s: {results.cell_title(cell)}" for cell in cells), "p50"]]
+    for name in results.ours():
+        for title, found in results.comparisons(name).items():
+            latency = "" if found.latency is None else ratio_text(found.latency)
+            rows.append([results.title(name), title, *(ratio_text(found.throughput[cell]) for cell in cells), latency])
+    return _table(rows) if len(rows) > 1 else ""
+
+
+def _ceiling_table(results: Results) -> str:
+    cells, best = results.plan.cells, next(iter(results.ceilings()))
+    rows = [["ours, images/s in times", "of the ceiling", *(results.cell_title(cell) for cell in cells)]]
+    for name in results.ours():
+        for engine, shares in results.ceiling_shares(name).items():
+            title = f"{engine} (the best)" if engine == best else engine
+            rows.append([results.title(name), title, *(ratio_text(shares[cell]) for cell in cells)])
     return _table(rows)
 
 
@@ -104,8 +176,14 @@ def _notes(results: Results, summaries: Mapping[str, Summary]) -> str:
     lines = [
         f"{rounds} rounds; {plan.seconds} s for each closed loop, {plan.open_seconds:g} s for the open loop, "
         f"{requests} requests in all; {len(plan.cores)} cores of {results.about['machine']['cpu']}.",
-        f"Latency: {LATENCY}. Peak: {MEMORY}. Start-up: {STARTUP}. Load: {CLIENT}.",
+        f"Latency: {LATENCY}. Peak: {MEMORY}. Start-up: {STARTUP}. Installed: {INSTALLED}. Load: {CLIENT}.",
+        f"The best peer: {BEST_PEER}.",
     ]
+    for name in results.ours():
+        lines.extend(f"{results.title(name)} ran on {words}." for words in results.runs_on(name))
+        runs_on = (visit.runs_on for visit in results.findings.visits[name])
+        if anew := sum(found is not None and found.remembered is False for found in runs_on):
+            lines.append(f"{results.title(name)} chose its engine anew in {anew} rounds: its start-up includes that.")
     known = [cores for cores in results.findings.other_cores if cores is not None]
     if known:
         lines.append(
@@ -147,68 +225,3 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     lines = [" | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "|".join("-" * (width + (1 if n == 0 else 2)) for n, width in enumerate(widths)))
     return "\n".join(f"| {line} |" if n != 1 else f"|-{line}|" for n, line in enumerate(lines))
-
-
-def document(results: Results) -> dict[str, Any]:
-    """Everything as JSON: what was measured, every visit's raw figures and the summaries. Infinite becomes null."""
-    summaries, visits, findings = results.summaries(), results.findings.visits, results.findings
-    plan = results.plan
-    return {
-        **results.about,
-        "plan": {
-            **{name: value for name, value in vars(plan).items() if name != "cells"},
-            "cells": [vars(cell) for cell in plan.cells],
-            "rate_per_s": findings.expected.rate_per_s,
-        },
-        "definitions": {"memory": MEMORY, "startup": STARTUP, "latency": LATENCY, "client": CLIENT},
-        "pictures": [
-            {"name": p.name, "width": p.wh[0], "height": p.wh[1], "bytes": len(p.jpeg), "sha256": p.sha256}
-            for p in results.pictures
-        ],
-        "other_cores": findings.other_cores,
-        "boxes_expected": {name: len(found) for name, found in findings.expected.answers.items()},
-        "ceiling": {"images_per_s": results.ceiling(), "rounds": [vars(ceiling) for ceiling in findings.ceilings]},
-        "servers": [
-            {
-                "name": server.name,
-                "title": server.title,
-                "setup": server.setup,
-                "packages": list(server.pins),
-                "left_out": findings.left_out.get(server.name),
-                "summary": _summary_json(summaries[server.name]) if server.name in summaries else None,
-                "rounds": [_visit_json(visit) for visit in visits.get(server.name, [])],
-            }
-            for server in results.servers
-        ],
-    }
-
-
-def _summary_json(summary: Summary) -> dict[str, Any]:
-    return {
-        "throughput": [
-            {**vars(cell), "images_per_s": figure.images_per_s, "ratio": vars(figure.ratio)}
-            for cell, figure in summary.throughput.items()
-        ],
-        "latency_ms": {f"p{p}": _finite(value) for p, value in summary.latency_ms.items()},
-        "latency_p50_ratio": None if summary.latency_ratio is None else vars(summary.latency_ratio),
-        "requests": summary.requests,
-        "unanswered": summary.unanswered,
-        "peak_bytes": summary.peak_bytes,
-        "startup_s": summary.startup_s,
-    }
-
-
-def _visit_json(visit: Visit) -> dict[str, Any]:
-    return {
-        "startup_s": visit.startup_s,
-        "peak_bytes": visit.peak_bytes,
-        "closed": [{**vars(cell), **vars(found)} for cell, found in visit.closed.items()],
-        "open": {
-            "latencies_ms": [_finite(latency) for latency in visit.open.latencies_ms],
-            "send_lag_ms": visit.open.send_lag_ms,
-        },
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

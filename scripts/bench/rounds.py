@@ -23,7 +23,8 @@ from scripts.bench.open_loop import MOST_REQUESTS, OpenLoop, run_open_loop
 from scripts.bench.peers.task import Task
 from scripts.bench.pictures import DEFAULT, Picture
 from scripts.bench.process_tree import processor_s
-from scripts.bench.running import Check, Running, ServerFailed, require_answer, running
+from scripts.bench.running import START_LIMIT_S, Check, Running, ServerFailed, require_answer, running
+from scripts.bench.runs_on import RunsOn, ask_runs_on
 from scripts.bench.servers import ROOT, Server
 from scripts.bench.upload import Address, form_body, get_json, post
 from service.machine import CpuWatch, was_busy
@@ -33,6 +34,8 @@ SEED = 20261129
 _BUSY_CONNECTIONS = 4
 #: Warm-up requests for each of these.
 _WARM_UP = 4
+#: Longest first start of a server: measuring the engines alone may take five minutes.
+_REHEARSAL_LIMIT_S = 420.0
 
 
 class CannotBenchmark(Exception):
@@ -88,20 +91,35 @@ class Expected:
 
 @dataclass(frozen=True)
 class Visit:
-    """What one server showed in one round."""
+    """What one server showed in one round.
+
+    Attributes:
+        runs_on: None for servers that are not ours.
+    """
 
     startup_s: float
     peak_bytes: int
     closed: Mapping[Cell, ClosedLoop]
     open: OpenLoop
+    runs_on: RunsOn | None = None
 
 
 @dataclass(frozen=True)
 class Ceiling:
-    """Images per second of the bare engine on a tensor that is ready."""
+    """Images per second of a bare engine on a tensor that is ready.
 
-    one_session: float
-    many_sessions: float
+    Attributes:
+        one_run: at a time, on all cores.
+        run_per_core: so many at once, of one thread each.
+    """
+
+    one_run: float
+    run_per_core: float
+
+    @property
+    def images_per_s(self) -> float:
+        """Of the better way."""
+        return max(self.one_run, self.run_per_core)
 
 
 @dataclass
@@ -109,13 +127,14 @@ class Findings:
     """All that a run has found in its whole rounds.
 
     Attributes:
+        ceilings: by round, then by engine and precision.
         other_cores: by round, what other work kept busy meanwhile; None where the system does not say.
         visits: by server, then by round.
         left_out: reason by server.
     """
 
     expected: Expected
-    ceilings: list[Ceiling] = field(default_factory=list)
+    ceilings: list[Mapping[str, Ceiling]] = field(default_factory=list)
     other_cores: list[float | None] = field(default_factory=list)
     visits: dict[str, list[Visit]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -141,13 +160,14 @@ class Bench:
         """
         started, longest = time.monotonic(), 0.0
         findings = Findings(self._ask(reference))
+        self._rehearse([server for server in servers if server.name != reference.name], findings)
         random_order = random.Random(SEED)
         for number in range(1, self._plan.rounds + 1):
             if number > 1 and time.monotonic() - started + longest > self._plan.minutes * 60:
                 self._say(f"{number - 1} rounds: another would not end within {self._plan.minutes:g} minutes.")
                 break
             round_started, others = time.monotonic(), CpuWatch(own_s=processor_s)
-            ceiling, visits = self._measure_ceiling(), dict[str, Visit]()
+            ceilings, visits = self._measure_ceilings(), dict[str, Visit]()
             taking_part = [server for server in servers if server.name not in findings.left_out]
             for server in random_order.sample(taking_part, len(taking_part)):
                 self._say(f"round {number}: {server.title}")
@@ -162,7 +182,7 @@ class Bench:
             other_cores = others.other_cores()
             if was_busy(other_cores):
                 self._say(f"round {number}: other work kept {other_cores:.1f} cores busy: trust none of its figures")
-            findings.ceilings.append(ceiling)
+            findings.ceilings.append(ceilings)
             findings.other_cores.append(None if other_cores is None else round(other_cores, 2))
             for name, visit in visits.items():
                 findings.visits.setdefault(name, []).append(visit)
@@ -198,6 +218,25 @@ class Bench:
             )
         return Expected(answers, predict, rate)
 
+    def _rehearse(self, servers: Sequence[Server], findings: Findings) -> None:
+        """Start each once and hold its answers against those expected; who fails here is left out.
+
+        What a server finds out or makes at its first start and keeps is there when its start is timed: the choice of an
+        engine, an exported graph, compiled Python, files in the page cache.
+        """
+        for server in servers:
+            self._say(f"first start of {server.title}")
+            try:
+                task, log = replace(self._task, predict=findings.expected.predict), f"{server.name}-first"
+                check = self._check(findings.expected, DEFAULT)
+                with self._running(server, task, log, check, _REHEARSAL_LIMIT_S) as up:
+                    self._require_answers(up.address, findings.expected)
+                    if server.ours:
+                        self._say(f"  it runs on {ask_runs_on(up.address).words}")
+            except ServerFailed as failure:
+                self._say(f"  left out: {failure}")
+                findings.left_out[server.name] = str(failure)
+
     def _answer(self, address: Address, picture: str) -> bytes:
         status, answer = post(address, self._bodies[picture], 30)
         if status != 200:
@@ -207,19 +246,25 @@ class Bench:
     def _visit(self, server: Server, number: int, expected: Expected) -> Visit:
         task = replace(self._task, predict=expected.predict)
         with self._running(server, task, f"{server.name}-{number}", self._check(expected, DEFAULT)) as up:
-            for picture, body in self._bodies.items():
-                require_answer(up.address, body, self._check(expected, picture))
+            self._require_answers(up.address, expected)
+            runs_on = ask_runs_on(up.address) if server.ours else None
             self._warm_up(up.address)
             closed = {
                 cell: run_closed_loop(up.address, self._bodies[cell.picture], cell.connections, self._plan.seconds)
                 for cell in self._plan.cells
             }
             paced = run_open_loop(up.address, self._bodies[DEFAULT], expected.rate_per_s, self._plan.open_seconds)
-            return Visit(up.startup_s, up.peak_bytes(), closed, paced)
+            return Visit(up.startup_s, up.peak_bytes(), closed, paced, runs_on)
 
-    def _running(self, server: Server, task: Task, log: str, check: Check) -> AbstractContextManager[Running]:
+    def _require_answers(self, address: Address, expected: Expected) -> None:
+        for picture, body in self._bodies.items():
+            require_answer(address, body, self._check(expected, picture))
+
+    def _running(
+        self, server: Server, task: Task, log: str, check: Check, start_limit_s: float = START_LIMIT_S
+    ) -> AbstractContextManager[Running]:
         log_file = self._logs / f"{log}.log"
-        return running(server, task, self._plan.cores, log_file, self._bodies[DEFAULT], check)
+        return running(server, task, self._plan.cores, log_file, self._bodies[DEFAULT], check, start_limit_s)
 
     def _check(self, expected: Expected, picture: str) -> Check:
         return lambda body: require_same(read_answer(body), expected.answers[picture], self._task.confidence)
@@ -235,10 +280,10 @@ class Bench:
     def _busy_connections(self) -> int:
         return max(_BUSY_CONNECTIONS, 2 * len(self._plan.cores))
 
-    def _measure_ceiling(self) -> Ceiling:
-        self._say("the bare engine")
+    def _measure_ceilings(self) -> dict[str, Ceiling]:
+        self._say("the bare engines")
         pinned = ["taskset", "-c", ",".join(map(str, self._plan.cores)), sys.executable, "-m", f"{__package__}.ceiling"]
         command = [*pinned, self._task.graph, str(len(self._plan.cores)), str(self._plan.seconds)]
-        limit_s = 2 * self._plan.seconds + 60
+        limit_s = 6 * self._plan.seconds + 120  # of three engines, two ways each
         done = subprocess.run(command, cwd=ROOT, env=os.environ, stdout=subprocess.PIPE, timeout=limit_s, check=True)
-        return Ceiling(**json.loads(done.stdout))
+        return {name: Ceiling(**found) for name, found in json.loads(done.stdout).items()}

@@ -59,6 +59,7 @@ def running(
     log: Path,
     body: bytes,
     check: Check,
+    start_limit_s: float = START_LIMIT_S,
 ) -> Iterator[Running]:
     """Start a server on a free port, wait for its first right answer, and end it afterwards.
 
@@ -68,9 +69,10 @@ def running(
         log: file for what it prints.
         body: the form that it has to answer.
         check: of the answer.
+        start_limit_s: longest wait for the first answer.
 
     Raises:
-        ServerFailed: not installed, ended, silent for ``START_LIMIT_S``, or its answer is wrong.
+        ServerFailed: not installed, ended, silent for ``start_limit_s``, or its answer is wrong.
     """
     if not server.python.exists():
         raise ServerFailed("its environment could not be installed")
@@ -93,7 +95,7 @@ def running(
             start_new_session=True,
         )
         try:
-            _await_answer(address, process, log, body, check)
+            _await_answer(address, process, log, body, check, start_limit_s)
             yield Running(address, process.pid, time.perf_counter() - started)
         finally:
             end_processes(process.pid)
@@ -122,8 +124,10 @@ def _require_right(answer: bytes, check: Check) -> None:
         raise ServerFailed(f"it answers wrongly: {error}") from error
 
 
-def _await_answer(address: Address, process: subprocess.Popen[bytes], log: Path, body: bytes, check: Check) -> None:
-    deadline = time.perf_counter() + START_LIMIT_S
+def _await_answer(
+    address: Address, process: subprocess.Popen[bytes], log: Path, body: bytes, check: Check, limit_s: float
+) -> None:
+    deadline = time.perf_counter() + limit_s
     last = "it did not listen"
     while time.perf_counter() < deadline:
         if process.poll() is not None:
@@ -138,7 +142,7 @@ def _await_answer(address: Address, process: subprocess.Popen[bytes], log: Path,
                 return
             last = f"last: status {status}, {answer[:200]!r}"
         time.sleep(_POLL_S)
-    raise ServerFailed(f"it was not ready after {START_LIMIT_S:.0f} s ({last}); its log ends: {_last_line(log)}")
+    raise ServerFailed(f"it was not ready after {limit_s:.0f} s ({last}); its log ends: {_last_line(log)}")
 
 
 def _last_line(log: Path) -> str:

@@ -1,15 +1,16 @@
 """Which servers there are and how each is started."""
 
 import ast
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 #: The one whose answers are the reference and to which the others are compared.
 REFERENCE = "yolofold"
+#: The peer that most people would write themselves.
+ULTRALYTICS = "ultralytics"
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Server:
         arguments: of the module.
         settings: environment variables besides the task's.
         pins: its packages and their versions.
+        ours: it is yolofold, and ``GET /model`` says what it runs on.
     """
 
     name: str
@@ -35,24 +37,57 @@ class Server:
     arguments: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     pins: tuple[str, ...] = ()
+    ours: bool = False
+
+    @property
+    def environment(self) -> Path:
+        """Folder of the virtual environment that it runs in."""
+        return self.python.parent.parent
 
 
-def our_servers(bundle: Path) -> list[Server]:
-    """yolofold as ``scripts/run.sh`` starts it, the reference first, and with OpenVINO in bf16."""
-    common = {"YOLOFOLD_BUNDLE_DIR": str(bundle)}
+def reference_server(bundle: Path, python: Path) -> Server:
+    """yolofold as ``scripts/run.sh`` starts it.
+
+    Args:
+        python: of the environment with its packages.
+    """
+    settings = {"YOLOFOLD_BUNDLE_DIR": str(bundle)}
     pins = _pins(ROOT / "requirements" / "serve.txt")
-    python, serve = Path(sys.executable), ("serve",)
+    return Server(REFERENCE, "yolofold", "Defaults.", python, "service", ("serve",), settings, pins, ours=True)
+
+
+def our_servers(bundle: Path, environments: Path, scratch: Path) -> list[Server]:
+    """yolofold with its defaults, the reference first, with OpenVINO in bf16, and with what is fastest here.
+
+    Args:
+        environments: folder of the virtual environments, where ours are ``yolofold`` and ``yolofold-openvino``.
+        scratch: where the choice of the engine is kept.
+    """
+    plain = reference_server(bundle, environments / "yolofold" / "bin" / "python")
+    python = environments / "yolofold-openvino" / "bin" / "python"
+    pins = (*plain.pins, *_pins(ROOT / "requirements" / "serve-openvino.txt"))
+    measured = {"ENGINE": "auto", "PRECISION": "auto", "STATE_DIR": str(scratch / "yolofold-state")}
+    kept = " The engine was chosen at a start before the rounds and is remembered in YOLOFOLD_STATE_DIR."
+
+    def variant(name: str, title: str, settings: Mapping[str, str], more: str = "") -> Server:
+        given = {f"YOLOFOLD_{key}": value for key, value in settings.items()}
+        setup = " ".join(f"{key}={value}" for key, value in given.items() if key != "YOLOFOLD_STATE_DIR") + "." + more
+        with_common = replace(plain, python=python, settings={**plain.settings, **given}, pins=pins)
+        return replace(with_common, name=name, title=title, setup=setup)
+
     return [
-        Server(REFERENCE, "yolofold", "Defaults.", python, "service", serve, common, pins),
-        Server(
+        plain,
+        variant(
             "yolofold-openvino-bf16",
             "yolofold, OpenVINO in bf16",
-            "YOLOFOLD_ENGINE=openvino YOLOFOLD_PRECISION=bf16.",
-            python,
-            "service",
-            serve,
-            common | {"YOLOFOLD_ENGINE": "openvino", "YOLOFOLD_PRECISION": "bf16"},
-            (*pins, *_pins(ROOT / "requirements" / "serve-openvino.txt")),
+            {"ENGINE": "openvino", "PRECISION": "bf16"},
+        ),
+        variant("yolofold-measured", "yolofold, chosen by measurement", measured, kept),
+        variant(
+            "yolofold-measured-reduced",
+            "yolofold, chosen by measurement, reduced decoding",
+            measured | {"REDUCED_DECODE": "true"},
+            kept,
         ),
     ]
 

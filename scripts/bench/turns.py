@@ -5,6 +5,7 @@ Whatever slows the machine down for longer than a turn then hits all of them ali
 
 import http.client
 import random
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -18,7 +19,7 @@ from scripts.bench.answers import read_answer
 from scripts.bench.closed_loop import ClosedLoop, run_closed_loop
 from scripts.bench.peers.task import Task
 from scripts.bench.running import Running, ServerFailed, running
-from scripts.bench.servers import our_servers
+from scripts.bench.servers import reference_server
 from scripts.bench.upload import Address, get
 from service.bundle.store import load_bundle
 
@@ -62,7 +63,7 @@ def start_ours(
     """
     model = load_bundle(bundle).manifest.model
     task = Task(0, len(cores), "", "", model.classes, model.default_confidence, predict={})
-    plain = our_servers(bundle)[0]
+    plain = reference_server(bundle, Path(sys.executable))
     server = replace(plain, settings={**plain.settings, **(settings or {})})
     return running(server, task, cores, log, body, read_answer)
 

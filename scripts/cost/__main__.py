@@ -3,8 +3,8 @@
     .venv/bin/python -m scripts.cost --bundle bundles/NAME --scale n=bundles/NAME --scale s=bundles/OTHER
 
 Images per second and latency against concurrency, picture size, objects, cores, the share of the capacity that is asked
-for and, where bundles of other scales are named, the scale of the network; memory against time. Linux only; wrk has to
-be installed.
+for and, where bundles of other scales are named, the scale of the network; what is answered and what is refused at one,
+two and four times the capacity; memory against time. Linux only; wrk has to be installed.
 """
 
 import argparse
@@ -21,9 +21,10 @@ from scripts.bench.closed_loop import LoadFailed
 from scripts.bench.process_tree import adopt_orphans
 from scripts.bench.running import ServerFailed
 from scripts.bench.servers import ROOT
-from scripts.cost.drawing import draw_curve, draw_memory, draw_sheet
+from scripts.cost.drawing import draw_curve, draw_memory, draw_overload, draw_sheet
 from scripts.cost.load import CURVE, measure_load
 from scripts.cost.measuring import Point, measure_curve, measure_memory
+from scripts.cost.overload import measure_overload
 from scripts.cost.spots import Curve, Spot, plan_curves
 from service.errors import YolofoldError
 from service.machine import describe_machine
@@ -97,13 +98,19 @@ def _run(options: argparse.Namespace, scratch: Path) -> None:
             _say(
                 f"  {point.label}: {point.images_per_s:.1f} images/s, p50 {point.p50_ms:.0f}, p99 {point.p99_ms:.0f} ms"
             )
+    overload = measure_overload(usual, cores, options.rounds, options.seconds, scratch, _say)
+    draw_overload(overload, options.out / "overload.svg")
+    document["overload"] = [asdict(load) for load in overload]
+    _write(document, options.out)
+    for load in overload:
+        _say(f"  {load.words}")
     if options.minutes:
         spot = Spot("memory", usual.bundle, usual.cores, usual.body, connections=MEMORY_CONNECTIONS)
         memory = measure_memory(spot, cores, options.minutes, scratch, _say)
         draw_memory(memory, options.out / "memory.svg")
         document["memory"] = asdict(memory)
         _write(document, options.out)
-    draw_sheet(drawn, memory, options.out / "all.svg")
+    draw_sheet(drawn, overload, memory, options.out / "all.svg")
 
 
 def _write(document: dict[str, Any], folder: Path) -> None:

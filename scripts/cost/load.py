@@ -20,7 +20,8 @@ SHARES = (20, 40, 60, 80, 90)
 #: A paced load lasts so many times as long as one of the other curves: it has fewer requests, and p99 takes many.
 LONGER = 3
 CURVE = Curve("load", "Load at an even pace", "% of what the server answers to 16 connections", ())
-_CONNECTIONS = 16
+#: Of the closed loop that tells the capacity.
+CONNECTIONS = 16
 
 
 def measure_load(
@@ -44,7 +45,7 @@ def measure_load(
         address = replace(up.address, query=spot.query)
         for number in range(rounds + 1):
             say(f"{CURVE.title}: round {number} of {rounds}")
-            capacity = run_closed_loop(address, spot.body, _CONNECTIONS, seconds).images_per_s
+            capacity = run_closed_loop(address, spot.body, CONNECTIONS, seconds).images_per_s
             for share in order.sample(list(shares), len(shares)):
                 time.sleep(PAUSE_S)
                 paced = run_open_loop(address, spot.body, capacity * share / 100, LONGER * seconds)

@@ -77,7 +77,7 @@ def measure_memory(spot: Spot, cores: Sequence[int], minutes: float, scratch: Pa
         loading.start()
         while loading.is_alive():
             found.seconds.append(time.monotonic() - started)
-            found.megabytes.append(_resident_bytes(up.pid) / 1e6)
+            found.megabytes.append(resident_bytes(up.pid) / 1e6)
             loading.join(1.0)
     return found
 
@@ -102,7 +102,7 @@ def _point(label: str, loads: Sequence[ClosedLoop]) -> Point:
     )
 
 
-def _resident_bytes(pid: int) -> int:
+def resident_bytes(pid: int) -> int:
     """Of the process itself; ``taskset`` has become it, and it has no children."""
     status = (PROC / str(pid) / "status").read_text()
     return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])

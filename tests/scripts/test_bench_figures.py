@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,13 +16,18 @@ from scripts.bench.__main__ import choose_servers, parse_arguments, plan_cells
 from scripts.bench.answers import Found, WrongAnswer, iou, read_answer, require_same
 from scripts.bench.chart import draw
 from scripts.bench.closed_loop import ClosedLoop, LoadFailed, parse_figures
+from scripts.bench.comparison import compare
+from scripts.bench.document import document
+from scripts.bench.installed import installed_bytes
 from scripts.bench.open_loop import OpenLoop
 from scripts.bench.pictures import DEFAULT, make_picture
-from scripts.bench.report import Results, document, markdown
+from scripts.bench.report import Results, markdown
 from scripts.bench.rounds import CannotBenchmark, Ceiling, Cell, Expected, Findings, Plan, Visit
-from scripts.bench.servers import HERE, REFERENCE, describe, our_servers, peers
+from scripts.bench.runs_on import RunsOn, read_runs_on
+from scripts.bench.servers import HERE, REFERENCE, ULTRALYTICS, describe, our_servers, peers, reference_server
 from scripts.bench.summary import percentile, ratio_to, summarise
 from service.machine import BUSY_SHARE
+from service.settings import load_settings
 from tests.conftest import ROOT
 
 THRESHOLD = 0.4
@@ -147,6 +153,7 @@ def test_every_peer_has_a_module_and_pinned_packages(tmp_path: Path) -> None:
         "ray_serve",
         "roboflow_inference",
         "ultralytics",
+        "ultralytics_onnxruntime",
     ]
     for peer in found:
         lines = (HERE / "requirements" / f"{peer.name}.txt").read_text().splitlines()
@@ -162,7 +169,7 @@ def test_a_peer_without_a_description_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_reference_always_takes_part(tmp_path: Path) -> None:
-    known = [*our_servers(tmp_path), *peers(tmp_path, tmp_path)]
+    known = [*our_servers(tmp_path, tmp_path, tmp_path), *peers(tmp_path, tmp_path)]
     assert [server.name for server in choose_servers(known, ["litserve"])] == [REFERENCE, "litserve"]
     assert choose_servers(known, None) == known
     with pytest.raises(CannotBenchmark, match="litserv"):
@@ -185,15 +192,19 @@ def _visit(images: int, latencies_ms: list[float]) -> Visit:
 @pytest.fixture(scope="module")
 def results() -> Results:
     """Four rounds of yolofold and of a peer half as fast that leaves requests unanswered; another was left out."""
-    servers = [*our_servers(Path("bundle"))[:1], *peers(Path("none"), Path("none"))[:2]]
+    nowhere = Path("none")
+    servers = [reference_server(Path("bundle"), nowhere), *peers(nowhere, nowhere)[:2]]
     plan = Plan(4, 1, 1.0, 0.5, None, 1.0, (0, 1), (Cell(DEFAULT, 4),))
-    own = [_visit(20, [50.0, 60.0]), _visit(22, [50.0, 60.0])] * 2
+    runs_on = RunsOn("ONNX Runtime 1.0", "fp32", 2, 1, 1, 2, None)
+    own = [replace(_visit(images, [50.0, 60.0]), runs_on=runs_on) for images in (20, 22)] * 2
     theirs = [_visit(10, [100.0, math.inf]), _visit(11, [100.0, math.inf])] * 2
-    findings = Findings(Expected({DEFAULT: [BOX]}, {}, 10.0), [Ceiling(30, 28)] * 4)
+    ceilings = [{"ONNX Runtime in fp32": Ceiling(30, 28), "OpenVINO in fp32": Ceiling(20, scale)} for scale in (40, 44)]
+    findings = Findings(Expected({DEFAULT: [BOX]}, {}, 10.0), ceilings * 2)
     findings.visits = {REFERENCE: own, servers[1].name: theirs}
     findings.left_out = {servers[2].name: "it answers wrongly: a < b"}
     about = {"machine": {"cpu": "a <processor>"}}
-    return Results(about, plan, [make_picture(DEFAULT, ROOT / "samples")], servers, findings)
+    installed = {REFERENCE: 123_000_000, servers[1].name: None}
+    return Results(about, plan, [make_picture(DEFAULT, ROOT / "samples")], servers, findings, installed)
 
 
 def test_a_summary_compares_round_by_round(results: Results) -> None:
@@ -205,6 +216,92 @@ def test_a_summary_compares_round_by_round(results: Results) -> None:
     assert summary.latency_ratio.estimate == pytest.approx(2)
     assert (summary.requests, summary.unanswered) == (8, 4)
     assert summary.latency_ms == {50: 100, 90: math.inf, 99: math.inf}
+
+
+CELL = Cell(DEFAULT, 4)
+
+
+def test_the_best_peer_may_be_another_one_in_each_round() -> None:
+    own = [_visit(20, [50.0])] * 4
+    rivals = [[_visit(10, [100.0]), _visit(40, [25.0])] * 2, [_visit(40, [25.0]), _visit(10, [100.0])] * 2]
+    found = compare(own, rivals)
+    assert found.latency is not None
+    assert (found.throughput[CELL].estimate, found.latency.estimate) == pytest.approx((0.5, 2.0))
+    assert compare(own, rivals[:1]).throughput[CELL].estimate == pytest.approx(1)  # of 2 and 0.5
+    with pytest.raises(ValueError, match="rounds"):
+        compare(own, [rivals[0][:3]])
+    with pytest.raises(ValueError, match="others"):
+        compare(own, [])
+
+
+def test_a_rival_that_leaves_requests_unanswered_has_no_latency_to_compare_with() -> None:
+    assert compare([_visit(20, [50.0])], [[_visit(10, [math.inf])]]).latency is None
+
+
+def test_ours_is_held_against_the_best_peer_and_against_ultralytics(results: Results) -> None:
+    assert set(results.comparisons(REFERENCE)) == {"the best peer"}  # Ultralytics does not take part
+    name, peer = results.servers[1].name, results.servers[2].name
+    named = replace(results.servers[1], name=ULTRALYTICS, title="Ultralytics")
+    findings = replace(results.findings, visits={REFERENCE: results.findings.visits[REFERENCE]})
+    findings.visits[ULTRALYTICS] = results.findings.visits[name]
+    findings.visits[peer] = [_visit(44, [25.0]), _visit(40, [25.0])] * 2
+    others = replace(results, servers=[results.servers[0], named, results.servers[2]], findings=findings)
+    found = others.comparisons(REFERENCE)
+    assert found["Ultralytics"].throughput[CELL].estimate == pytest.approx(2)
+    assert found["the best peer"].throughput[CELL].estimate == pytest.approx(0.5)
+    assert re.search(r"yolofold +\| Ultralytics +\| 2.00, 2.00 to 2.00 +\| 0.50", markdown(others))
+    own = document(others)["servers"][0]
+    assert own["over"]["Ultralytics"]["throughput"][0]["ratio"]["estimate"] == pytest.approx(2)
+
+
+def test_ours_is_held_against_the_engine_it_runs_on_and_the_fastest(results: Results) -> None:
+    shares = results.ceiling_shares(REFERENCE)
+    assert list(shares) == ["OpenVINO in fp32", "ONNX Runtime in fp32"]  # the fastest first
+    assert shares["OpenVINO in fp32"][CELL].estimate == pytest.approx(0.5)  # round by round: 20 of 40, 22 of 44
+    assert shares["ONNX Runtime in fp32"][CELL].estimate == pytest.approx(math.sqrt(20 * 22) / 30)
+    text = markdown(results)
+    assert re.search(r"yolofold +\| OpenVINO in fp32 \(the best\) +\| 0.50, 0.50 to 0.50", text)
+    assert "yolofold ran on ONNX Runtime 1.0 in fp32, threads per run: 2 alone, 1 under load, workers: 2." in text
+    ceiling = document(results)["ceiling"]
+    assert (ceiling["best"], ceiling["images_per_s"]) == ("OpenVINO in fp32", 42)
+
+
+def test_a_choice_made_anew_in_a_round_is_told(results: Results) -> None:
+    own = results.findings.visits[REFERENCE]
+    assert own[0].runs_on is not None
+    anew, kept = (replace(own[0], runs_on=replace(own[0].runs_on, remembered=known)) for known in (False, True))
+    findings = replace(results.findings, visits={REFERENCE: [anew, kept, kept, kept]})
+    assert "yolofold chose its engine anew in 1 rounds" in markdown(replace(results, findings=findings))
+    assert "anew" not in markdown(results)
+
+
+def test_the_document_of_another_server_says_nothing_of_an_engine() -> None:
+    with pytest.raises(KeyError):
+        read_runs_on({"name": "another server"})
+
+
+def test_ours_says_how_it_is_set_up_but_for_where(tmp_path: Path) -> None:
+    plain, bf16, measured, reduced = our_servers(tmp_path / "bundle", tmp_path / "environments", tmp_path / "scratch")
+    assert plain.environment == tmp_path / "environments" / "yolofold"
+    assert bf16.environment == measured.environment == reduced.environment != plain.environment
+    assert bf16.setup == "YOLOFOLD_ENGINE=openvino YOLOFOLD_PRECISION=bf16."
+    assert str(tmp_path) not in reduced.setup and "YOLOFOLD_REDUCED_DECODE=true" in reduced.setup
+    assert all(server.ours for server in (plain, bf16, measured, reduced))
+    # One choice for both: how pictures are decoded is no part of it.
+    assert measured.settings["YOLOFOLD_STATE_DIR"] == reduced.settings["YOLOFOLD_STATE_DIR"]
+    for server in (plain, bf16, measured, reduced):
+        load_settings(server.settings)
+
+
+def test_installed_is_what_the_disk_holds(tmp_path: Path) -> None:
+    assert installed_bytes(tmp_path / "none") is None
+    (tmp_path / "deep").mkdir()
+    file = tmp_path / "deep" / "file"
+    file.write_bytes(bytes(1_000_000))
+    (tmp_path / "again").hardlink_to(file)
+    (tmp_path / "link").symlink_to(ROOT)
+    found = installed_bytes(tmp_path)
+    assert found is not None and 1_000_000 <= found < 1_100_000
 
 
 def test_rounds_that_do_not_pair_are_refused(results: Results) -> None:
@@ -219,7 +316,9 @@ def test_the_report_says_who_was_left_out_and_why(results: Results) -> None:
     assert "0.50, 0.50 to 0.50" in text
     assert "cannot keep up" not in text  # the peer makes 10.5 images/s of 10 requests/s
     assert "4 of 8 paced requests without an answer" in text
-    assert "30.0" in text  # the better of the ceilings
+    assert re.search(r"ceiling: ONNX Runtime in fp32, tensor ready +\| 30.0", text)  # the better way
+    assert re.search(r"ceiling: OpenVINO in fp32, tensor ready +\| 42.0", text)
+    assert re.search(r"yolofold +\| 50.0 .*\| 123 \|?", text)  # installed
 
 
 def test_the_report_says_how_busy_the_machine_was_otherwise(results: Results) -> None:

@@ -17,37 +17,56 @@ import pytest
 
 from scripts.bench.answers import Found, WrongAnswer, read_answer, require_same
 from scripts.bench.closed_loop import LoadFailed
-from scripts.bench.open_loop import MOST_CONNECTIONS, run_open_loop
+from scripts.bench.open_loop import MOST_CONNECTIONS, run_open_loop, run_tallied
 from scripts.bench.peers.roboflow_inference import write_package
 from scripts.bench.peers.task import Task
 from scripts.bench.pictures import DEFAULT, make_picture
 from scripts.bench.process_tree import end_processes, peak_bytes, process_tree, processor_s
 from scripts.bench.running import ServerFailed, require_answer, running
-from scripts.bench.servers import REFERENCE, our_servers
+from scripts.bench.servers import REFERENCE, reference_server
 from scripts.bench.upload import Address, form_body, post
 from tests.conftest import ROOT
 
 SERVICE_S = 0.01
+GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 
 
 @contextlib.contextmanager
-def one_at_a_time(answer: bytes, service_s: float = 0.0) -> Iterator[Address]:
-    """A server that takes ``service_s`` for each request, one after another, and always answers the same."""
+def one_at_a_time(
+    answer: bytes, service_s: float = 0.0, served: list[int] | None = None, waiting: int | None = None
+) -> Iterator[Address]:
+    """A server that takes ``service_s`` for each request, one after another, and always answers the same.
+
+    Args:
+        served: gets the number of the connection for each request.
+        waiting: requests it has at once; it refuses more with 503. None: any number.
+    """
     ready = threading.Event()
     address: list[Address] = []
     stop: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     async def serve() -> None:
         turn = asyncio.Lock()
+        inside = opened = 0
 
         async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal inside, opened
+            number, opened = opened, opened + 1
             with contextlib.suppress(asyncio.IncompleteReadError):
                 while True:
                     head = await reader.readuntil(b"\r\n\r\n")
                     length = int(head.lower().partition(b"content-length:")[2].split()[0])
                     await reader.readexactly(length)
+                    if served is not None:
+                        served.append(number)
+                    if inside == waiting:
+                        writer.write(REFUSAL)
+                        continue
+                    inside += 1
                     async with turn:
                         await asyncio.sleep(service_s)
+                    inside -= 1
                     writer.write(answer)
             writer.close()
 
@@ -71,7 +90,7 @@ def one_at_a_time(answer: bytes, service_s: float = 0.0) -> Iterator[Address]:
 
 def test_latency_counts_from_the_time_a_request_was_due() -> None:
     requests, rate = 3 * MOST_CONNECTIONS, 10 / SERVICE_S
-    with one_at_a_time(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", SERVICE_S) as address:
+    with one_at_a_time(GOOD, SERVICE_S) as address:
         found = run_open_loop(address, b"body", rate, requests / rate)
     assert len(found.latencies_ms) == requests
     # Ten times what it can do: the last answer cannot come before all work is done. Counted from its sending, which
@@ -99,6 +118,32 @@ def test_a_refusal_fails_the_load(status: str) -> None:
     answer = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()
     with one_at_a_time(answer) as address, pytest.raises(LoadFailed, match=status[:3]):
         run_open_loop(address, b"body", 50, 0.1)
+
+
+def test_connections_take_turns() -> None:
+    served: list[int] = []
+    with one_at_a_time(GOOD, served=served) as address:
+        run_open_loop(address, b"body", 100, 0.48)
+    # A server of several processes would have to answer all in one of them if one connection were used again and again.
+    assert {*range(16)} <= {*served}
+
+
+def test_refusals_are_tallied() -> None:
+    with one_at_a_time(GOOD, 10 * SERVICE_S, waiting=2) as address:
+        found = run_tallied(address, b"body", 4 / SERVICE_S, 1)
+    statuses = [answer.status for answer in found.answers]
+    assert len(statuses) == 400 and set(statuses) == {200, 503}
+    assert statuses[:3] == [200, 200, 503]
+    assert all(answer.good == (answer.status == 200) for answer in found.answers)
+    # One worked on and one waiting: no accepted request has to wait for a third.
+    assert all(answer.latency_ms >= 10 * SERVICE_S * 1000 for answer in found.answers if answer.good)
+    assert statuses.count(200) >= 3  # it lasts for ten times what one takes
+
+
+def test_a_connection_that_breaks_is_tallied_as_no_answer() -> None:
+    with one_at_a_time(b"HTTP/1.1 what\r\nContent-Length: 0\r\n\r\n") as address:
+        assert {answer.status for answer in run_tallied(address, b"body", 50, 0.1).answers} == {0}
+    assert {answer.status for answer in run_tallied(address, b"body", 50, 0.1).answers} == {0}  # nobody listens
 
 
 def test_a_load_has_a_bound() -> None:
@@ -170,7 +215,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of
 program.shutil.which = lambda name: name
 Bench._visit = visit
 Bench._ask = lambda self, reference: Expected({name: [] for name in self._bodies}, {}, 1.0)
-Bench._measure_ceiling = lambda self: Ceiling(10, 10)
+Bench._measure_ceilings = lambda self: {"ONNX Runtime in fp32": Ceiling(10, 10)}
 sys.exit(program.main())
 """
 
@@ -212,7 +257,7 @@ def test_roboflow_gets_the_same_graph_after_its_bytes_have_become_floats(bundle_
 
 
 def test_yolofold_is_started_asked_loaded_and_ended(bundle_path: Path, body: bytes, tmp_path: Path) -> None:
-    server = our_servers(bundle_path)[0]
+    server = reference_server(bundle_path, Path(sys.executable))
     cores, log = sorted(os.sched_getaffinity(0)), tmp_path / "server.log"
     with running(server, _task(bundle_path), cores, log, body, read_answer) as up:
         _, answer = post(up.address, body, 30)
@@ -229,7 +274,7 @@ def test_yolofold_is_started_asked_loaded_and_ended(bundle_path: Path, body: byt
 
 
 def test_a_server_that_does_not_start_says_why(tmp_path: Path, body: bytes) -> None:
-    server = our_servers(tmp_path / "no-bundle")[0]
+    server = reference_server(tmp_path / "no-bundle", Path(sys.executable))
     start = partial(running, server, _task(tmp_path), sorted(os.sched_getaffinity(0)), tmp_path / "log", body)
     with pytest.raises(ServerFailed, match="no bundle"), start(read_answer):
         pass
@@ -239,7 +284,7 @@ def test_a_wrong_first_answer_leaves_a_server_out(bundle_path: Path, body: bytes
     def refuse(answer: bytes) -> None:
         raise WrongAnswer("it is too good")
 
-    server = our_servers(bundle_path)[0]
+    server = reference_server(bundle_path, Path(sys.executable))
     start = partial(running, server, _task(bundle_path), sorted(os.sched_getaffinity(0)), tmp_path / "log", body)
     with pytest.raises(ServerFailed, match="too good"), start(refuse):
         pass

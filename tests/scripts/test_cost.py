@@ -13,9 +13,10 @@ from scripts.bench.closed_loop import LoadFailed
 from scripts.bench.open_loop import OpenLoop
 from scripts.bench.upload import CONTENT_TYPE
 from scripts.cost.__main__ import parse_arguments
-from scripts.cost.drawing import draw_curve, draw_memory, draw_sheet
+from scripts.cost.drawing import draw_curve, draw_memory, draw_overload, draw_sheet
 from scripts.cost.load import answered_per_s, measure_load
 from scripts.cost.measuring import Memory, Point, measure_curve
+from scripts.cost.overload import Overload, measure_overload
 from scripts.cost.spots import OBJECTS, Curve, plan_curves
 from tests.conftest import RunningServer
 from tests.scripts import stand_in_wrk
@@ -100,6 +101,39 @@ def test_what_is_never_answered_has_no_rate() -> None:
         answered_per_s(OpenLoop(10.0, [50.0, math.inf], 0.0))
 
 
+def test_what_is_more_than_the_server_can_answer_is_refused(
+    curves: dict[str, Curve], bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = stand_in_wrk.install(tmp_path, monkeypatch, answers=8)
+    cores = sorted(os.sched_getaffinity(0))
+    spot = replace(curves["concurrency"].spots[0], bundle=bundle_path, cores=len(cores))
+    said: list[str] = []
+    few, many = measure_overload(spot, cores, 1, 1, tmp_path, said.append, factors=(1, 20))
+    calls = stand_in_wrk.read_calls(notes)
+    assert len(calls) == len(said) == 2 and all("-c16" in call.options and "-d1s" in call.options for call in calls)
+    assert (few.factor, many.factor) == (1, 20) and few.capacity_per_s == many.capacity_per_s > 0
+    # Beyond what is worked on and the 64 that may wait, all are refused; nothing else goes wrong.
+    assert few.failed_share == many.failed_share == 0
+    assert many.refused_share > few.refused_share and many.refused_share > 0.5
+    assert many.requests == pytest.approx(20 * few.requests, rel=0.1)
+    assert many.refused_p50_ms is not None and many.refused_p99_ms is not None
+    assert 0 < many.refused_p50_ms <= many.refused_p99_ms < float("inf")
+    for load in (few, many):
+        assert 0 < load.least == load.answered_share == load.greatest  # of the one round
+        assert 50 < load.before_mb < 2000 and 50 < load.after_mb < 2000
+
+
+OVERLOAD = [
+    Overload(1, 20.0, 0.99, 0.97, 1.0, 180, 0.0, 0.0, None, None, 1.0, 200.0, 210.0),
+    Overload(4, 20.0, 0.98, 0.96, 0.99, 720, 0.7, 0.0, 3.0, 9.0, 1.0, 210.0, 211.0),
+]
+
+
+def test_overload_is_told_in_words() -> None:
+    assert "no 503" in OVERLOAD[0].words
+    assert "70.0% refused" in OVERLOAD[1].words and "p50 3, p99 9 ms" in OVERLOAD[1].words
+
+
 def test_charts_are_whole_svg_and_the_same_for_the_same_figures(curves: dict[str, Curve], tmp_path: Path) -> None:
     points = [Point(spot.label, 20.0, 19.0, 21.0, 100.0, 150.0) for spot in curves["picture"].spots]
     for name in ("one.svg", "two.svg"):
@@ -107,7 +141,9 @@ def test_charts_are_whole_svg_and_the_same_for_the_same_figures(curves: dict[str
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
     assert ElementTree.parse(tmp_path / "one.svg").getroot().tag.endswith("svg")
     draw_memory(Memory([0.0, 1.0], [200.0, 210.0]), tmp_path / "memory.svg")
-    assert ElementTree.parse(tmp_path / "memory.svg").getroot().tag.endswith("svg")
+    draw_overload(OVERLOAD, tmp_path / "overload.svg")
+    for name in ("memory.svg", "overload.svg"):
+        assert ElementTree.parse(tmp_path / name).getroot().tag.endswith("svg")
 
 
 @pytest.mark.parametrize("memory", [None, Memory([0.0, 1.0], [200.0, 210.0])])
@@ -118,10 +154,10 @@ def test_the_sheet_holds_every_chart(
     drawn = []
     for curve in list(curves.values())[:count]:
         drawn.append((curve, [Point(spot.label, 20.0, 19.0, 21.0, 100.0, 150.0) for spot in curve.spots]))
-    draw_sheet(drawn, memory, tmp_path / "all.svg")
+    draw_sheet(drawn, OVERLOAD, memory, tmp_path / "all.svg")
     groups = {group.get("id", "") for group in ElementTree.parse(tmp_path / "all.svg").getroot().iter()}
-    # Every curve has a second axis for latency.
-    assert sum(name.startswith("axes_") for name in groups) == 2 * count + (memory is not None)
+    # Every curve has a second axis for latency, overload too.
+    assert sum(name.startswith("axes_") for name in groups) == 2 * (count + 1) + (memory is not None)
 
 
 @pytest.mark.parametrize("wrong", [["--rounds", "0"], ["--minutes", "-1"], ["--scale", "n="]])

@@ -3,12 +3,14 @@
 get_model of the inference-cpu package on a local model package (its own server comes as a Docker image and has no such
 route): the same graph less its first nodes, which turn bytes into the float planes that Inference makes itself. One
 uvicorn worker, since the package leaves the number of threads to ONNX Runtime, which takes all cores; a plain (not
-async) endpoint; no cloud, no telemetry; access log off.
+async) endpoint; one inference at a time, since one takes all cores, while other pictures are decoded; no cloud, no
+telemetry; access log off.
 """
 
 import json
 import os
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import uvicorn
@@ -45,13 +47,15 @@ def write_package(task: Task, folder: Path) -> None:
 
 
 app = FastAPI()
+lock = Lock()
 
 
 @app.post("/detect")
 def detect(file: UploadFile) -> dict[str, Any]:
     """Boxes in the picture."""
     picture = cv2.imdecode(np.frombuffer(file.file.read(), np.uint8), cv2.IMREAD_COLOR)
-    found = model.infer(picture, confidence=task.confidence)[0].predictions
+    with lock:
+        found = model.infer(picture, confidence=task.confidence)[0].predictions
     return {
         "detections": [
             {
