@@ -66,7 +66,7 @@ def our_servers(bundle: Path, environments: Path, scratch: Path) -> list[Server]
     plain = reference_server(bundle, environments / "yolofold" / "bin" / "python")
     python = environments / "yolofold-openvino" / "bin" / "python"
     pins = (*plain.pins, *_pins(ROOT / "requirements" / "serve-openvino.txt"))
-    measured = {"ENGINE": "auto", "PRECISION": "auto", "STATE_DIR": str(scratch / "yolofold-state")}
+    measured = {"ENGINE": "auto", "STATE_DIR": str(scratch / "yolofold-state")}
     kept = " The engine was chosen at a start before the rounds and is remembered in YOLOFOLD_STATE_DIR."
 
     def variant(name: str, title: str, settings: Mapping[str, str], more: str = "") -> Server:
