@@ -187,6 +187,10 @@ class DeadlineExceeded(YolofoldError):
     """The request waited or ran for longer than its time-out."""
 
 
+class NobodyWaits(YolofoldError):
+    """Whoever asked for the work has gone or been told that it takes too long. Nobody is there to be told."""
+
+
 # --- drift -------------------------------------------------------------------------------------------------
 
 

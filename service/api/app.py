@@ -116,6 +116,7 @@ def start_service(settings: Settings, bundle: Bundle) -> Service:
         shrink_arena()  # where OpenVINO serves, checks of the fold still run in it
         give_back_freed()
 
+    pool = WorkerPool(started.workers, settings.queue_size)
     detector = Detector(
         bundle,
         engine,
@@ -123,8 +124,8 @@ def start_service(settings: Settings, bundle: Bundle) -> Service:
         reduced=settings.reduced_decode,
         observe=observe,
         make_room=make_room,
+        require_wanted=pool.require_wanted,
     )
-    pool = WorkerPool(started.workers, settings.queue_size)
     if isinstance(engine, ByLoadEngine):
         engine.follow(lambda: pool.running)
     bulk = BulkTurns(pool, _MOST_BATCHES)

@@ -90,6 +90,7 @@ class Detector:
         reduced: bool = False,
         observe: Callable[[Letterbox, NDArray[np.uint8]], None] | None = None,
         make_room: Callable[[], None] | None = None,
+        require_wanted: Callable[[], None] = lambda: None,
     ) -> None:
         """Serve ``bundle`` with ``engine``.
 
@@ -100,11 +101,14 @@ class Detector:
             reduced: decode large JPEGs smaller (``choose_reduction``); what is answered stays in pixels of the picture.
             observe: shown each letterboxed picture (H, W, 3) that was looked at; it must return at once.
             make_room: called before a picture is decoded alone.
+            require_wanted: called before a picture is decoded, and before the network runs; what it raises ends the
+                work.
         """
         self._model = bundle.manifest.model
         self._engine, self._max_pixels, self._reduced = engine, max_pixels, reduced
         self._shared_bytes, self._most_bytes = decode_bytes, max(max_pixels * _PLAIN_BYTES, decode_bytes)
         self._budget, self._observe, self._make_room = DecodeBudget(decode_bytes), observe, make_room
+        self._require_wanted = require_wanted
 
     def detect(self, data: bytes, selection: Selection) -> DetectionResult:
         """Find objects in one image file.
@@ -169,6 +173,7 @@ class Detector:
         """Hold what decoding takes until the block ends; gives the seconds waited for it."""
         needed = require_memory(header, self._most_bytes, reduction, in_c_order=in_c_order)
         with self._budget.hold(needed) as waited_s:
+            self._require_wanted()  # waiting may have taken long
             if needed > self._shared_bytes and self._make_room is not None:
                 self._make_room()
             yield waited_s
@@ -183,6 +188,7 @@ class Detector:
         return image, _Fitted(plan, letterbox(image, plan), decoded, decoded - asked - waited_s, waited_s)
 
     def _find(self, fitted: _Fitted, selection: Selection) -> DetectionResult:
+        self._require_wanted()
         rows = self._engine.run(fitted.pixels[None])[0]
         inferred = time.perf_counter()
         plan = fitted.plan

@@ -12,6 +12,8 @@ from service.inference.memory_file import named_file
 
 # OpenCV reports every damaged upload to stderr; the answer to its sender says the same.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+# Pictures are resized side by side: OpenCV's own threads would only take cores from the network.
+cv2.setNumThreads(1)
 
 
 #: How OpenCV asks libjpeg for a picture whose sides are divided.

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from service.errors import DeadlineExceeded, Overloaded
+from service.errors import DeadlineExceeded, NobodyWaits, Overloaded
 
 T = TypeVar("T")
 
@@ -35,6 +35,7 @@ class _Job:
     submitted: float
     is_bulk: bool = False
     place: "Place | None" = None
+    is_wanted: bool = True
     future: Future[Finished[Any]] = field(default_factory=Future)
 
 
@@ -67,6 +68,7 @@ class WorkerPool:
         self._changed = threading.Condition()
         self._waiting: deque[_Job] = deque()
         self._running: set[_Job] = set()
+        self._own = threading.local()
         self._places: set[Place] = set()
         self._mean_s = 0.0
         self._begun = 0
@@ -130,7 +132,7 @@ class WorkerPool:
         """Run ``work`` on a worker thread and wait for it.
 
         If the caller is cancelled or the deadline passes while the job waits, it is dropped without being
-        run; once begun it runs to its end and its value is thrown away.
+        run; once begun it runs to its end, or to where it calls ``require_wanted``, and its value is thrown away.
 
         Args:
             deadline: latest moment to wait for, on ``time.monotonic``'s clock, seconds.
@@ -153,6 +155,16 @@ class WorkerPool:
 
             job.future.add_done_callback(tell)
         return await self._run(job)
+
+    def require_wanted(self) -> None:
+        """For a job, before it does something expensive: check whether its caller still waits.
+
+        Raises:
+            NobodyWaits: it does not.
+        """
+        job: _Job | None = getattr(self._own, "job", None)
+        if job is not None and not job.is_wanted:
+            raise NobodyWaits
 
     @contextmanager
     def keep_place(self) -> Iterator[Place]:
@@ -231,6 +243,7 @@ class WorkerPool:
             )
 
     def _forget(self, job: _Job) -> None:
+        job.is_wanted = False
         with self._changed:
             if job in self._waiting:
                 self._waiting.remove(job)
@@ -251,6 +264,7 @@ class WorkerPool:
     def _work(self) -> None:
         while (job := self._next_job()) is not None:
             started = time.monotonic()
+            self._own.job = job
             try:
                 value = job.work()
             except Exception as error:
@@ -264,7 +278,7 @@ class WorkerPool:
             else:
                 self._finish(job, started)
                 job.future.set_result(Finished(value, started - job.submitted))
-            del job  # the last job's picture must not live until the next one arrives
+            del job, self._own.job  # the last job's picture must not live until the next one arrives
 
     def _finish(self, job: _Job, started: float) -> None:
         with self._changed:

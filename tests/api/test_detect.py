@@ -484,6 +484,33 @@ def test_a_picture_that_is_being_looked_at_is_held_though_its_client_has_left(
 
 
 @pytest.mark.parametrize("accept", ["application/json", "image/png"])
+def test_a_picture_whose_client_has_left_is_not_looked_at(
+    server: Serving, monkeypatch: pytest.MonkeyPatch, accept: str
+) -> None:
+    runs = list[int]()
+    run = OnnxRuntimeEngine.run
+
+    def count(engine: OnnxRuntimeEngine, images: np.ndarray) -> np.ndarray:
+        runs.append(len(images))
+        return run(engine, images)
+
+    monkeypatch.setattr(OnnxRuntimeEngine, "run", count)
+    assert post(server, headers=PICTURE | {"accept": accept}).status_code == 200
+    assert runs.pop() == 1 and not runs
+    head = f"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nAccept: {accept}\r\n"
+    host, port = server.url.removeprefix("http://").split(":")
+    pool, budget = server.service.pool, server.service.detector.budget
+    with budget.hold(10**12):  # so that the job, once begun, waits for memory
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(JPEG) + JPEG)
+            wait_until(lambda: budget.waiting == 1)
+        wait_until(lambda: not any(job.is_wanted for job in list(pool._running)))
+    wait_until(lambda: pool.running == 0)
+    assert runs == []
+    assert post(server).status_code == 200
+
+
+@pytest.mark.parametrize("accept", ["application/json", "image/png"])
 def test_what_a_broken_picture_held_is_given_back(server: Serving, accept: str) -> None:
     assert_problem(post(server, JPEG[:-20], PICTURE | {"accept": accept}), 422, "broken-image")
     assert server.service.uploads.held_bytes == 0

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.errors import DeadlineExceeded, Overloaded
+from service.errors import DeadlineExceeded, NobodyWaits, Overloaded
 from service.inference.pool import WorkerPool
 
 
@@ -197,6 +197,36 @@ def test_a_running_job_past_its_deadline_is_given_up_and_its_worker_goes_on(pool
             await pool.submit(gate, time.monotonic() + 0.05)
         gate.open()
         assert (await pool.submit(lambda: 3, soon())).value == 3
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("leaves", ["deadline", "cancelled"])
+def test_a_running_job_learns_that_nobody_waits(pool: WorkerPool, leaves: str) -> None:
+    gate, wanted = Gate(), list[bool]()
+
+    def work() -> None:
+        for _ in range(2):
+            try:
+                pool.require_wanted()
+                wanted.append(True)
+            except NobodyWaits:
+                wanted.append(False)
+            if len(wanted) == 1:
+                gate()
+
+    async def scenario() -> None:
+        pool.require_wanted()  # outside a job there is nobody to ask about
+        caller = asyncio.ensure_future(pool.submit(work, time.monotonic() + (0.2 if leaves == "deadline" else 60)))
+        await gate.wait_started()
+        if leaves == "cancelled":
+            caller.cancel()
+        with pytest.raises(DeadlineExceeded if leaves == "deadline" else asyncio.CancelledError):
+            await caller
+        gate.open()
+        await until(lambda: len(wanted) == 2)
+        assert wanted == [True, False]
+        await pool.submit(pool.require_wanted, soon())  # the next job of the same thread is wanted
 
     asyncio.run(scenario())
 
