@@ -9,7 +9,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _THRESHOLD_BYTES = 3 * 2**20
 #: Kept free at the heap's end. A decoded picture and the letterboxed one come and go with each request; given back and
 #: taken anew they cost 900 page faults and some 5 % of the throughput (1080 x 810 pixels, YOLO26n, two cores).
-_KEPT_BYTES = 8 * 2**20
+_KEPT_BYTES = 4 * 2**20
 #: As far as glibc raises the limit by itself; it then keeps twice as much at the heap's end.
 _MOST_BYTES = 32 * 2**20
 

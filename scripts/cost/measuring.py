@@ -42,7 +42,8 @@ class Memory:
 def measure_curve(
     curve: Curve, cores: Sequence[int], rounds: int, seconds: int, scratch: Path, say: Say
 ) -> list[Point]:
-    """Load every spot once a round, for ``seconds`` each; the first round warms up and does not count.
+    """Load every spot once a round, for ``seconds`` each, or as much longer as the curve says; the first round warms up
+    and does not count.
 
     Args:
         cores: numbers of those that servers may use, a spot's first ones.
@@ -60,7 +61,7 @@ def measure_curve(
         loads = {spot: Load(up[_server(spot)], spot.body, spot.connections, spot.query) for spot in curve.spots}
         for number in range(rounds + 1):
             say(f"{curve.title}: round {number} of {rounds}")
-            for spot, loop in take_turns(loads, seconds, order).items():
+            for spot, loop in take_turns(loads, curve.longer * seconds, order).items():
                 if number:
                     found[spot].append(loop)
     return [_point(spot.label, of_spot) for spot, of_spot in found.items()]

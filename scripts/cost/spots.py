@@ -37,12 +37,13 @@ class Spot:
 
 @dataclass(frozen=True)
 class Curve:
-    """Spots from little work to much. ``name`` is that of its file."""
+    """Spots from little work to much. ``name`` is that of its file; loads last ``longer`` times as long as usual."""
 
     name: str
     title: str
     axis: str
     spots: tuple[Spot, ...]
+    longer: int = 1
 
 
 def plan_curves(bundle: Path, scales: Mapping[str, Path], cores: int) -> list[Curve]:
@@ -85,7 +86,8 @@ def plan_curves(bundle: Path, scales: Mapping[str, Path], cores: int) -> list[Cu
     ]
     if len(scales) > 1:
         spots = tuple(Spot(label, path, cores, usual) for label, path in scales.items())
-        curves.append(Curve("scale", "Scale of the network", "network", spots))
+        # The largest take seconds for a picture.
+        curves.append(Curve("scale", "Scale of the network", "network", spots, longer=4))
     return curves
 
 
