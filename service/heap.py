@@ -5,6 +5,7 @@ import os
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_VARIABLES = frozenset({"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"})
 #: Below the drift probe's maps of a quarter of 640 px with 32 channels, which are 3.3 MB; above a letterboxed picture.
 _THRESHOLD_BYTES = 3 * 2**20
 #: Kept free at the heap's end. A decoded picture and the letterboxed one come and go with each request; given back and
@@ -19,8 +20,8 @@ def map_large_blocks() -> None:
 
     Left alone, glibc raises that limit up to 32 MiB by what is freed. Decoded pictures and activations then lie in the
     heap, where one small block kept behind a freed one holds all of it: measuring 60 pictures with the probe, six
-    versions of each, left 2.8 GB behind, and 0.15 GB this way. ``MALLOC_MMAP_THRESHOLD_`` in the environment decides
-    where it is set; where the C library is another, nothing happens.
+    versions of each, left 2.8 GB behind, and 0.15 GB this way. ``MALLOC_MMAP_THRESHOLD_`` or ``MALLOC_TRIM_THRESHOLD_``
+    in the environment decides where it is set; where the C library is another, nothing happens.
     """
     _set({_M_MMAP_THRESHOLD: _THRESHOLD_BYTES, _M_TRIM_THRESHOLD: _KEPT_BYTES})
 
@@ -45,7 +46,7 @@ def give_back_freed() -> None:
 
 
 def _set(options: dict[int, int]) -> None:
-    if sys.platform != "linux" or "MALLOC_MMAP_THRESHOLD_" in os.environ:
+    if sys.platform != "linux" or not _VARIABLES.isdisjoint(os.environ):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -67,8 +67,8 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the network runs.")
     engine: Literal["auto", "onnxruntime", "openvino"] = Field(
         "onnxruntime",
-        description="Runtime of the network; auto measures what is installed and takes the fastest that finds the same "
-        "boxes.",
+        description="Runtime of the network; auto measures what is installed and takes the fastest that finds nearly "
+        "the same boxes.",
     )
     objective: Objective = Field(
         "balanced", description="What YOLOFOLD_ENGINE=auto looks for: latency, throughput or, balanced, both alike."

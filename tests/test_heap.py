@@ -23,7 +23,7 @@ print(first <= block < end)
 
 
 def _in_heap(call: str, **environ: str) -> bool:
-    environment = {k: v for k, v in clean_environ().items() if k != "MALLOC_MMAP_THRESHOLD_"} | environ
+    environment = {k: v for k, v in clean_environ().items() if not k.startswith("MALLOC_")} | environ
     arguments = [sys.executable, "-c", _PROGRAM.format(call=call)]
     done = subprocess.run(arguments, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
     return done.stdout.splitlines()[-1] == "True"

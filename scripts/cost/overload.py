@@ -29,8 +29,8 @@ class Overload:
     Attributes:
         factor: requests due per second, over the capacity.
         capacity_per_s: images per second of a closed loop, median of the rounds.
-        answered_share: answers 2xx per second, from the first request's time to the last of them, over the closed
-            loop's of the same round: median of the rounds.
+        answered_share: answers 2xx per second, while requests came and until the last of them was answered, over the
+            closed loop's of the same round: median of the rounds.
         least, greatest: of ``answered_share``.
         requests: of all rounds together.
         refused_share: of them, answered 503.
@@ -145,4 +145,4 @@ def _answered_per_s(tally: Tally) -> float:
     ]
     if not ends:
         raise LoadFailed(f"of {len(tally.answers)} requests at {tally.rate_per_s:.1f} a second none was answered")
-    return len(ends) / max(ends)
+    return len(ends) / max(len(due) / tally.rate_per_s, *ends)

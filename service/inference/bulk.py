@@ -71,7 +71,8 @@ class BulkTurns:
     ) -> tuple[float, Finished[T]]:
         """Wait for a turn, have the pool run ``work`` and wait for it.
 
-        The turn ends with the job. Once begun a job runs to its end, though its caller may be cancelled or too late.
+        The turn ends with the job, which may go on after its caller is cancelled or too late: see
+        ``WorkerPool.submit``.
 
         Args:
             deadline: latest moment to wait for, on ``time.monotonic``'s clock, seconds.

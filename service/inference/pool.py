@@ -267,6 +267,9 @@ class WorkerPool:
             self._own.job = job
             try:
                 value = job.work()
+            except NobodyWaits as error:
+                self._finish(job, None)
+                job.future.set_exception(error)
             except Exception as error:
                 self._finish(job, started)
                 job.future.set_exception(error)
@@ -280,8 +283,11 @@ class WorkerPool:
                 job.future.set_result(Finished(value, started - job.submitted))
             del job, self._own.job  # the last job's picture must not live until the next one arrives
 
-    def _finish(self, job: _Job, started: float) -> None:
+    def _finish(self, job: _Job, started: float | None) -> None:
+        """``started`` is None where the job ended early and says nothing about how long jobs take."""
         with self._changed:
             self._running.discard(job)
+            if started is None:
+                return
             took = time.monotonic() - started
             self._mean_s = took if self._mean_s == 0 else self._mean_s + _MEAN_WEIGHT * (took - self._mean_s)

@@ -65,7 +65,7 @@ def openvino_run(plan: OpenVinoPlan, images: NDArray[np.uint8]) -> Run:
             if not hasattr(own, "request"):
                 own.request = request()
             # Not `infer`: started so, it runs on the streams' own threads, however many callers there are.
-            own.request.start_async([images])
+            own.request.start_async([images], share_inputs=True)
             own.request.wait()
             return own.request.get_output_tensor().data.copy()
         except OPENVINO_FAULTS as error:

@@ -105,7 +105,7 @@ class Fingerprint(Record):
 class EngineChoice(Record):
     """One measurement and what follows from it."""
 
-    schema_version: Literal[1] = Field(1, description="Rises with every change that could break a reader.")
+    schema_version: Literal[2] = Field(2, description="Rises with every change that could break a reader.")
     measured_at: str = Field(description="UTC, ISO 8601.")
     measured_in_s: float = Field(description="Seconds it took.")
     other_cores: float | None = Field(

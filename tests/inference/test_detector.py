@@ -1,5 +1,6 @@
 """The whole path against the same steps written out with OpenCV and a plain ONNX Runtime session."""
 
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from service.bundle.store import Bundle
-from service.errors import BrokenImage, ImageTooLarge, UnsupportedImage
+from service.errors import BrokenImage, ImageTooLarge, NobodyWaits, UnsupportedImage
 from service.inference.detector import Detector, Selection
 from service.inference.onnxruntime_engine import OnnxRuntimeEngine
 from service.preprocessing.letterbox import letterbox, plan_letterbox
@@ -136,6 +137,29 @@ def test_refused_and_broken_pictures_give_their_memory_back(bundle: Bundle) -> N
             detector.detect(bytes(data), ALL)
         with pytest.raises(BrokenImage):
             detector.annotate(bytes(data), ALL, "png")
+
+
+@pytest.mark.parametrize("asked_before", [1, 2])
+def test_work_that_nobody_waits_for_ends_before_it_costs_more(
+    bundle: Bundle, samples: list[Path], asked_before: int
+) -> None:
+    """Asked before decoding, then before the network runs."""
+    calls, ran = itertools.count(1), list[int]()
+
+    class Engine(OnnxRuntimeEngine):
+        def run(self, images: np.ndarray) -> np.ndarray:
+            ran.append(len(images))
+            return super().run(images)
+
+    def require_wanted() -> None:
+        if next(calls) == asked_before:
+            raise NobodyWaits
+
+    engine = Engine(bundle.deployed_graph, "cpu", 1)
+    detector = Detector(bundle, engine, 10**8, require_wanted=require_wanted)
+    with pytest.raises(NobodyWaits):
+        detector.detect(samples[0].read_bytes(), Selection(0.25, 300))
+    assert ran == [] and next(calls) == asked_before + 1 and detector.budget.held_bytes == 0
 
 
 def test_annotating_keeps_the_size_and_draws_only_when_something_is_found(detector: Detector) -> None:

@@ -217,7 +217,7 @@ def test_a_running_job_learns_that_nobody_waits(pool: WorkerPool, leaves: str) -
 
     async def scenario() -> None:
         pool.require_wanted()  # outside a job there is nobody to ask about
-        caller = asyncio.ensure_future(pool.submit(work, time.monotonic() + (0.2 if leaves == "deadline" else 60)))
+        caller = asyncio.ensure_future(pool.submit(work, time.monotonic() + (3 if leaves == "deadline" else 60)))
         await gate.wait_started()
         if leaves == "cancelled":
             caller.cancel()
