@@ -1,27 +1,22 @@
 """Latency against load: requests that come at their own pace, as a share of what the server can answer."""
 
 import math
-import random
-import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from scripts.bench.closed_loop import LoadFailed, run_closed_loop
+from scripts.bench.closed_loop import LoadFailed
 from scripts.bench.open_loop import OpenLoop, due_times, run_open_loop
-from scripts.bench.turns import PAUSE_S, SEED, start_ours
+from scripts.bench.running import Running
+from scripts.bench.upload import Address
 from scripts.cost.measuring import Point, Say
+from scripts.cost.paced import LONGER, run_paced_rounds
 from scripts.cost.spots import Curve, Spot
 
 #: Of the capacity, in percent. At all of it a queue only grows.
 SHARES = (20, 40, 60, 80, 90)
-#: A paced load lasts so many times as long as one of the other curves: it has fewer requests, and p99 takes many.
-LONGER = 3
 CURVE = Curve("load", "Load at an even pace", "% of what the server answers to 16 connections", ())
-#: Of the closed loop that tells the capacity.
-CONNECTIONS = 16
 
 
 def measure_load(
@@ -39,18 +34,11 @@ def measure_load(
     Raises:
         ServerFailed, LoadFailed: the server does not start, or refuses a request or leaves it without an answer.
     """
-    found: dict[int, list[OpenLoop]] = {share: [] for share in shares}
-    order = random.Random(SEED)
-    with start_ours(spot.bundle, cores[: spot.cores], scratch / "load.log", spot.body) as up:
-        address = replace(up.address, query=spot.query)
-        for number in range(rounds + 1):
-            say(f"{CURVE.title}: round {number} of {rounds}")
-            capacity = run_closed_loop(address, spot.body, CONNECTIONS, seconds).images_per_s
-            for share in order.sample(list(shares), len(shares)):
-                time.sleep(PAUSE_S)
-                paced = run_open_loop(address, spot.body, capacity * share / 100, LONGER * seconds)
-                if number:
-                    found[share].append(paced)
+
+    def load(_: Running, address: Address, capacity_per_s: float, share: int) -> OpenLoop:
+        return run_open_loop(address, spot.body, capacity_per_s * share / 100, LONGER * seconds)
+
+    found = run_paced_rounds(spot, cores, rounds, seconds, scratch / "load.log", say, CURVE.title, shares, load)
     return [_point(share, loads) for share, loads in found.items()]
 
 

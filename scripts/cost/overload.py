@@ -1,19 +1,20 @@
 """Overload: requests that come at their own pace, more of them than the server can answer."""
 
-import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 
-from scripts.bench.closed_loop import LoadFailed, run_closed_loop
+from scripts.bench.closed_loop import LoadFailed
 from scripts.bench.open_loop import Tally, due_times, run_tallied
-from scripts.bench.turns import PAUSE_S, SEED, start_ours
-from scripts.cost.load import CONNECTIONS, LONGER
+from scripts.bench.running import Running
+from scripts.bench.turns import PAUSE_S
+from scripts.bench.upload import Address
 from scripts.cost.measuring import Say, resident_bytes
+from scripts.cost.paced import LONGER, run_paced_rounds
 from scripts.cost.spots import Spot
 
 #: Times the capacity.
@@ -96,20 +97,14 @@ def measure_overload(
     Raises:
         ServerFailed, LoadFailed: the server does not start, refuses a request of the closed loop or answers none.
     """
-    found: dict[int, list[_Round]] = {factor: [] for factor in factors}
-    order = random.Random(SEED)
-    with start_ours(spot.bundle, cores[: spot.cores], scratch / "overload.log", spot.body) as up:
-        address = replace(up.address, query=spot.query)
-        for number in range(rounds + 1):
-            say(f"Overload: round {number} of {rounds}")
-            capacity = run_closed_loop(address, spot.body, CONNECTIONS, seconds).images_per_s
-            for factor in order.sample(list(factors), len(factors)):
-                time.sleep(PAUSE_S)
-                before = resident_bytes(up.pid)
-                tally = run_tallied(address, spot.body, capacity * factor, LONGER * seconds)
-                time.sleep(PAUSE_S)
-                if number:
-                    found[factor].append(_Round(capacity, tally, before / 1e6, resident_bytes(up.pid) / 1e6))
+
+    def load(up: Running, address: Address, capacity_per_s: float, factor: int) -> _Round:
+        before = resident_bytes(up.pid)
+        tally = run_tallied(address, spot.body, capacity_per_s * factor, LONGER * seconds)
+        time.sleep(PAUSE_S)
+        return _Round(capacity_per_s, tally, before / 1e6, resident_bytes(up.pid) / 1e6)
+
+    found = run_paced_rounds(spot, cores, rounds, seconds, scratch / "overload.log", say, "Overload", factors, load)
     return [_summarise(factor, of_factor) for factor, of_factor in found.items()]
 
 
