@@ -15,9 +15,16 @@ _FIGURES = {
 }
 
 
-def drift_metrics(report: Report) -> Iterator[Metric]:
-    """Gauges and counters of `GET /model/drift`. What is not known yet has no sample."""
+def drift_metrics(report: Report, processor_s: float) -> Iterator[Metric]:
+    """Gauges and counters of `GET /model/drift`. What is not known yet has no sample.
+
+    Args:
+        processor_s: processor time that watching live pictures has taken, seconds.
+    """
     yield CounterMetricFamily("yolofold_drift_pictures", "Pictures measured for drift since the start.", report.sampled)
+    # Beside `process_cpu_seconds_total` it says what watching costs here and now.
+    text = "Processor time of the thread that watches live pictures."
+    yield CounterMetricFamily("yolofold_drift_cpu_seconds", text, processor_s)
     drifting = float(report.onset is not None)
     yield GaugeMetricFamily("yolofold_drift_alarm", "1 while the pictures are drifting, else 0.", drifting)
     if report.onset is not None:

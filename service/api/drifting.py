@@ -55,6 +55,11 @@ class DriftWatch:
     sampler: PictureSampler | None
     cpu_share: float
 
+    @property
+    def processor_s(self) -> float:
+        """Processor time that watching live pictures has taken, seconds."""
+        return 0.0 if self.sampler is None else self.sampler.processor_s
+
     def close(self) -> None:
         """End the sampling."""
         if self.sampler is not None:

@@ -26,7 +26,7 @@ class ServiceGauges(Collector):
         yield _identity(service)
         yield from _queue(service)
         yield from _uploads(service)
-        yield from drift_metrics(service.drift.monitor.report())
+        yield from drift_metrics(service.drift.monitor.report(), service.drift.processor_s)
 
 
 def _readiness(service: Service | None) -> Metric:

@@ -56,6 +56,7 @@ class PictureSampler:
         self._look, self._budget = look, budget
         self._changed = threading.Condition()
         self._open, self._closed = False, False
+        self._processor_s = 0.0
         self._slot: tuple[Letterbox, NDArray[np.uint8], float] | None = None
         self._thread = threading.Thread(target=self._work, name="yolofold-drift", daemon=True)
         self._thread.start()
@@ -64,6 +65,11 @@ class PictureSampler:
     def open(self) -> bool:
         """Whether the next picture offered is taken."""
         return self._open
+
+    @property
+    def processor_s(self) -> float:
+        """Processor time that looking has taken so far, seconds; that of the picture in work is not yet in it."""
+        return self._processor_s
 
     def offer(self, plan: Letterbox, pixels: NDArray[np.uint8]) -> None:
         """Offer the letterboxed picture (H, W, 3) uint8 BGR of ``plan``; it is taken if the mailbox is open."""
@@ -93,6 +99,7 @@ class PictureSampler:
                 # Watching must never end serving; whoever asks sees that the number of pictures stands still.
                 log.exception("A picture could not be measured for drift")
             del pixels
+            self._processor_s = time.thread_time()
             rest_s = self._budget.rest_s(time.monotonic() - began_s)
             with self._changed:
                 self._changed.wait_for(lambda: self._closed, rest_s)

@@ -141,6 +141,7 @@ def test_dark_pictures_raise_the_alarm_and_clean_ones_do_not(server: Serving, sa
     assert found["yolofold_drift_score"] == pytest.approx(dark["windows"][1]["score"])
     assert found["yolofold_drift_threshold"] == pytest.approx(baseline["threshold"])
     assert found["yolofold_jobs_begun_total"] == 2 * WINDOW
+    assert 0 < found["yolofold_drift_cpu_seconds_total"] < found["process_cpu_seconds_total"]
     for figure in ("z_rms", "log_variance_ratio", "symmetric_kl", "wasserstein2"):
         for reference, whole in (("training", "training"), ("baseline", "against_baseline")):
             assert found[f"yolofold_drift_{figure},{reference}"] == pytest.approx(dark[whole][figure])

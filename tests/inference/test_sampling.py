@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -85,6 +86,32 @@ def test_a_picture_that_cannot_be_measured_ends_nothing() -> None:
         assert viewer.seen == [30]
     finally:
         viewer.leave.release(100)
+        sampler.close()
+
+
+def test_the_processor_time_is_that_of_looking() -> None:
+    spent = []
+
+    def look(plan: Letterbox, square: np.ndarray, when: float) -> None:
+        began = time.thread_time()
+        while time.thread_time() - began < 0.05:
+            pass
+        spent.append(time.thread_time())
+
+    sampler = PictureSampler(look, CpuBudget(1.0, 1))
+    try:
+        assert sampler.processor_s == 0
+        for _ in range(2):
+            wait_until(lambda: sampler.open)
+            sampler.offer(PLAN, picture(10))
+            wait_until(lambda: sampler.open)
+            assert spent[-1] <= sampler.processor_s
+        known, began = sampler.processor_s, time.thread_time()
+        assert 0.1 <= known <= time.process_time()
+        while time.thread_time() - began < 0.05:
+            pass  # elsewhere than in the sampler's thread
+        assert sampler.processor_s == known
+    finally:
         sampler.close()
 
 
