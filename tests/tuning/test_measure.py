@@ -11,7 +11,13 @@ from service.tuning.candidates import Installed, list_candidates
 from service.tuning.measure import load_entries
 
 NOTHING_ELSE = Installed(
-    cuda=False, no_openvino="it is not installed", bf16=False, int8=None, no_int8="it is not installed"
+    cuda=False,
+    no_tensorrt="it is not installed",
+    no_openvino="it is not installed",
+    bf16=False,
+    int8=None,
+    no_int8="it is not installed",
+    fp16=False,
 )
 
 

@@ -1,0 +1,51 @@
+"""What of TensorRT can be seen without it: graphs for one size of batch, and why it is not used."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from service.bundle.store import Bundle
+from service.errors import EngineError
+from service.inference.onnxruntime_engine import PROCESSOR, OnnxRuntimeEngine, provider_options
+from service.inference.tensorrt_engine import TENSORRT, TensorRtEngine, open_static, tensorrt_obstacle
+from tests.inference.graphs import UINT8, mean_graph
+from tests.inference.processors import NO_TENSORRT
+
+ON_PROCESSOR = provider_options([PROCESSOR])
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("name", ["model.onnx", "model.fp16.onnx"])
+def test_a_graph_for_one_size_of_batch_answers_the_same(halved: Bundle, name: str, batch: int) -> None:
+    graph, half = halved.path / name, name != "model.onnx"
+    session = open_static(graph, batch, ON_PROCESSOR, 1)
+    side = halved.manifest.model.input.height
+    assert session.get_inputs()[0].shape == [batch, side, side, 3]
+    assert session.get_outputs()[0].shape == [batch, 300, 6]
+    image, _ = halved.self_check_arrays()
+    images = np.concatenate([np.roll(image[None], 31 * number, axis=2) for number in range(batch)])
+    (rows,) = session.run(None, {"images": images})
+    expected = OnnxRuntimeEngine(graph, "cpu", 1, half=half).run(images)
+    for found, wanted in zip(rows, expected, strict=True):
+        sure = int((wanted[:, 4] > 0.1).sum())
+        assert sure and np.allclose(found[:sure], wanted[:sure], rtol=0, atol=0.05)
+    with pytest.raises(Exception, match="images"):
+        session.run(None, {"images": np.concatenate([images, images[:1]])})
+
+
+def test_a_graph_for_pictures_of_many_sizes_is_refused(tmp_path: Path) -> None:
+    sides: list[int | str] = ["batch", "height", "width"]
+    graph = mean_graph(tmp_path / "m.onnx", name="images", element=UINT8, shape=[*sides, 3], output=sides)
+    with pytest.raises(EngineError, match=r"YOLOFOLD_RECT=false.*YOLOFOLD_ENGINE=onnxruntime"):
+        open_static(graph, 1, ON_PROCESSOR, 1)
+
+
+@pytest.mark.skipif(NO_TENSORRT is None, reason="TensorRT is there")
+def test_where_it_is_missing_it_says_so_and_leaves_nothing(bundle: Bundle, tmp_path: Path) -> None:
+    if TENSORRT not in ort.get_available_providers():
+        assert tensorrt_obstacle() == "the installed ONNX Runtime has no TensorRT"
+    with pytest.raises(EngineError, match=r"TensorRT cannot be used: .*Set YOLOFOLD_ENGINE=onnxruntime"):
+        TensorRtEngine(bundle.deployed_graph, "0" * 64, [1], tmp_path, 1)
+    assert list(tmp_path.iterdir()) == []
