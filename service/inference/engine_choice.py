@@ -99,14 +99,35 @@ def _open_tensorrt(bundle: Bundle, settings: Settings, threads: int, batch: int)
             "YOLOFOLD_ENGINE=tensorrt, but YOLOFOLD_DEVICE=cpu: TensorRT runs on NVIDIA's GPUs. Set "
             "YOLOFOLD_DEVICE=cuda, or YOLOFOLD_ENGINE=onnxruntime."
         )
+    if settings.precision == "fp32":  # said before minutes of building
+        raise SettingsError(
+            "YOLOFOLD_PRECISION=fp32, but TensorRT multiplies in TF32. Leave YOLOFOLD_PRECISION empty to accept that, "
+            "or set YOLOFOLD_ENGINE=onnxruntime and YOLOFOLD_DEVICE=cpu."
+        )
+    if misfit := tensorrt_misfit(bundle):
+        raise SettingsError(
+            f"YOLOFOLD_ENGINE=tensorrt, but {misfit}. Set YOLOFOLD_ENGINE=onnxruntime, or serve a bundle that was "
+            "prepared with YOLOFOLD_RECT=false and for a one2one head."
+        )
     half = settings.precision == "fp16"
     graph = require_fp16(bundle, settings.device) if half else bundle.deployed_graph
     sizes = batch_sizes(batch) if batch > 1 else [1]
     sha256 = bundle.manifest.files[graph.name].sha256
     root = settings.state_dir or bundle.path.resolve().parent
-    engine = TensorRtEngine(graph, sha256, sizes, root, threads, half=half)
-    require_precision(engine, settings)
-    return engine
+    return TensorRtEngine(graph, sha256, sizes, root, threads, half=half)
+
+
+def tensorrt_misfit(bundle: Bundle) -> str | None:
+    """Why a bundle is nothing for TensorRT, which builds an engine for each shape that it meets; None if it is fit."""
+    model = bundle.manifest.model
+    if model.input.rect is not None:
+        return f"{bundle.path} takes pictures of many sizes, for each of which TensorRT would build an engine"
+    if model.head.nms == "graph":
+        return (
+            f"{bundle.path} suppresses boxes in its graph, and for each number of boxes left TensorRT would build an "
+            "engine"
+        )
+    return None
 
 
 def require_precision(engine: InferenceEngine, settings: Settings) -> None:

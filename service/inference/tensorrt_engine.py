@@ -29,14 +29,16 @@ from service.machine import gpu_driver, gpu_models
 
 TENSORRT = "TensorrtExecutionProvider"
 #: Of the graph's input; so ``service.prepare.export`` names it.
-BATCH = "batch"
+_BATCH = "batch"
 
 
 class TensorRtEngine:
     """The deployed graph in TensorRT; nodes that TensorRT does not take run on CUDA.
 
-    TensorRT builds its engine, which takes minutes, for given sizes. ONNX Runtime would build another one in the middle
-    of service once a batch had a new size, so there is one for each size that there will be, and no other is run.
+    TensorRT builds its engine, which takes minutes, for given shapes. ONNX Runtime would build another one in the
+    middle of service once a batch had a new size, so there is one for each size that there will be, and no other is
+    run. A profile of several shapes is no way out: the first nodes read uint8, which TensorRT does not take, so that
+    its part of the graph has another input, and a profile that does not name that one is an error.
     """
 
     def __init__(
@@ -127,21 +129,15 @@ def tensorrt_obstacle() -> str | None:
 
 
 def open_static(graph: Path, batch: int, providers: Providers, threads: int) -> ort.InferenceSession:
-    """Load a graph for batches of one size, so that no shape in it is open.
+    """Load a graph for batches of one size, so that no shape in it is open if pictures are of one size, too.
 
     Raises:
         EngineError: it cannot be loaded, or is of another kind.
     """
     options = session_options(threads)
-    options.add_free_dimension_override_by_name(BATCH, batch)
+    options.add_free_dimension_override_by_name(_BATCH, batch)
     session = open_session(graph, providers, options, fall_back=False)
     check_signature(session, graph)
-    sides = session.get_inputs()[0].shape
-    if any(not isinstance(side, int) for side in sides):
-        raise EngineError(
-            f"{graph} takes pictures of many sizes ({sides}), for each of which TensorRT would build an engine. Serve "
-            "a bundle that was prepared with YOLOFOLD_RECT=false, or set YOLOFOLD_ENGINE=onnxruntime."
-        )
     return session
 
 

@@ -11,7 +11,7 @@ import onnxruntime as ort
 from service.bundle.store import Bundle, load_bundle
 from service.errors import fault_in_words
 from service.inference.engine import InferenceEngine
-from service.inference.engine_choice import int8_obstacle, open_engine
+from service.inference.engine_choice import int8_obstacle, open_engine, tensorrt_misfit
 from service.inference.onnxruntime_engine import CUDA, OnnxRuntimeEngine
 from service.inference.self_check import check_engine
 from service.inference.tensorrt_engine import tensorrt_obstacle
@@ -41,7 +41,7 @@ def measure(order: Order) -> EngineChoice:
     bundle, cores = load_bundle(order.bundle), order.fingerprint.cores
     begun = time.perf_counter()
     listing = list_candidates(order.settings, find_installed(bundle), cores)
-    _build_engines(listing, bundle, order.settings, cores)
+    build_engines(listing, bundle, order.settings, cores)
     budget, others = Budget(), CpuWatch()
     plain = OnnxRuntimeEngine(bundle.deployed_graph, "cpu", cores)
     pictures = comparison_pictures(bundle)[: pictures_compared(bundle.health.network.macs)]
@@ -85,7 +85,7 @@ def find_installed(bundle: Bundle) -> Installed:
         no_int8 = int8_obstacle(bundle.int8, dot_products)
     return Installed(
         cuda=CUDA in ort.get_available_providers(),
-        no_tensorrt=tensorrt_obstacle(),
+        no_tensorrt=tensorrt_obstacle() or tensorrt_misfit(bundle),
         no_openvino=no_openvino,
         bf16=bf16,
         int8=int8,
@@ -108,7 +108,7 @@ def _look_at_openvino() -> tuple[str | None, bool]:
         return fault_in_words(error), False
 
 
-def _build_engines(listing: Listing, bundle: Bundle, settings: Settings, cores: int) -> None:
+def build_engines(listing: Listing, bundle: Bundle, settings: Settings, cores: int) -> None:
     """Have TensorRT build what it lacks before time is counted: it takes minutes, but only once."""
     for candidate in listing.candidates:
         if candidate.engine == "tensorrt":

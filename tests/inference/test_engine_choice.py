@@ -2,15 +2,17 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
+from service.bundle.manifest import RectSpec
 from service.bundle.store import Bundle
 from service.errors import EngineError, SettingsError
 from service.inference.engine import InferenceEngine
-from service.inference.engine_choice import open_engine, require_precision
+from service.inference.engine_choice import open_engine, require_precision, tensorrt_misfit
 from service.inference.onnxruntime_engine import OnnxRuntimeEngine
 from service.inference.openvino_engine import OpenVinoEngine
 from service.machine import usable_cores
@@ -127,9 +129,28 @@ def test_tensorrt_is_not_silently_replaced(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
+    ("part", "change", "words"),
+    [
+        ("input", {"rect": RectSpec(multiple=32, shortest=160)}, "takes pictures of many sizes"),
+        ("head", {"kind": "one2many", "nms": "graph", "iou": 0.7}, "suppresses boxes in its graph"),
+    ],
+)
+def test_tensorrt_gets_no_graph_whose_shapes_change(
+    bundle: Bundle, part: str, change: dict[str, Any], words: str
+) -> None:
+    model = bundle.manifest.model
+    model = model.model_copy(update={part: getattr(model, part).model_copy(update=change)})
+    other = replace(bundle, manifest=bundle.manifest.model_copy(update={"model": model}))
+    with pytest.raises(SettingsError, match=f"{words}.*YOLOFOLD_ENGINE=onnxruntime"):
+        choose(other, engine="tensorrt")
+    assert words in (tensorrt_misfit(other) or "") and tensorrt_misfit(bundle) is None
+
+
+@pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"device": "cpu"}, "YOLOFOLD_DEVICE=cpu: TensorRT runs on NVIDIA's GPUs"),
+        ({"precision": "fp32"}, "YOLOFOLD_PRECISION=fp32, but TensorRT multiplies in TF32"),
         ({"precision": "bf16"}, "YOLOFOLD_PRECISION=bf16"),
         ({"precision": "int8"}, "YOLOFOLD_PRECISION=int8"),
     ],

@@ -10,7 +10,6 @@ from service.bundle.store import Bundle
 from service.errors import EngineError
 from service.inference.onnxruntime_engine import PROCESSOR, OnnxRuntimeEngine, provider_options
 from service.inference.tensorrt_engine import TENSORRT, TensorRtEngine, open_static, tensorrt_obstacle
-from tests.inference.graphs import UINT8, mean_graph
 from tests.inference.processors import NO_TENSORRT
 
 ON_PROCESSOR = provider_options([PROCESSOR])
@@ -33,13 +32,6 @@ def test_a_graph_for_one_size_of_batch_answers_the_same(halved: Bundle, name: st
         assert sure and np.allclose(found[:sure], wanted[:sure], rtol=0, atol=0.05)
     with pytest.raises(Exception, match="images"):
         session.run(None, {"images": np.concatenate([images, images[:1]])})
-
-
-def test_a_graph_for_pictures_of_many_sizes_is_refused(tmp_path: Path) -> None:
-    sides: list[int | str] = ["batch", "height", "width"]
-    graph = mean_graph(tmp_path / "m.onnx", name="images", element=UINT8, shape=[*sides, 3], output=sides)
-    with pytest.raises(EngineError, match=r"YOLOFOLD_RECT=false.*YOLOFOLD_ENGINE=onnxruntime"):
-        open_static(graph, 1, ON_PROCESSOR, 1)
 
 
 @pytest.mark.skipif(NO_TENSORRT is None, reason="TensorRT is there")
