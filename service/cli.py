@@ -12,6 +12,7 @@ from service.commands.bundle import bundle
 from service.commands.calibrate import calibrate
 from service.commands.console import print_error
 from service.commands.evaluate import evaluate
+from service.commands.halve import halve
 from service.commands.prepare import prepare
 from service.commands.quantize import quantize
 from service.commands.recalibrate import recalibrate
@@ -31,6 +32,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     evaluate,
     recalibrate,
     quantize,
+    halve,
     bn_stats,
     bn_diff,
 )

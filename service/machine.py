@@ -75,6 +75,11 @@ def gpu_models(proc: Path = PROC) -> list[str]:
     return sorted(found)
 
 
+def gpu_driver(proc: Path = PROC) -> str:
+    """Release of NVIDIA's kernel driver as it describes itself, empty where there is none."""
+    return _read(proc / "driver" / "nvidia" / "version").partition("\n")[0].strip()
+
+
 def usable_cores(proc: Path = PROC, cgroup_root: Path = CGROUP_ROOT) -> int:
     """Whole cores this process can keep busy: CPU affinity, cut to the cgroup's CPU quota, at least 1."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

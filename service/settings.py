@@ -59,13 +59,15 @@ class Settings(BaseSettings):
     )
     bundle_dir: Path = Field(Path("bundles"), description="Folder in which bundles are kept.")
     state_dir: Path | None = Field(
-        None, description="Folder for the choice of YOLOFOLD_ENGINE=auto; empty keeps it beside the bundle."
+        None,
+        description="Folder for the choice of YOLOFOLD_ENGINE=auto and for TensorRT's engines; empty keeps them beside "
+        "the bundle.",
     )
 
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the network runs.")
-    engine: Literal["auto", "onnxruntime", "openvino"] = Field(
+    engine: Literal["auto", "onnxruntime", "openvino", "tensorrt"] = Field(
         "onnxruntime",
         description="Runtime of the network; auto measures what is installed and takes the fastest that finds nearly "
         "the same boxes.",
@@ -73,10 +75,10 @@ class Settings(BaseSettings):
     objective: Objective = Field(
         "balanced", description="What YOLOFOLD_ENGINE=auto looks for: latency, throughput or, balanced, both alike."
     )
-    precision: Literal["fp32", "bf16", "int8"] | None = Field(
+    precision: Literal["fp32", "fp16", "bf16", "int8"] | None = Field(
         None,
-        description="Arithmetic of the network, fp32, bf16 or, from a quantized bundle, int8; empty takes neither bf16 "
-        "nor int8, but lets YOLOFOLD_ENGINE=auto try them.",
+        description="Arithmetic of the network, fp32, bf16 or, from bundles made for them, fp16 (on a GPU) and int8; "
+        "empty takes none of the last three, but lets YOLOFOLD_ENGINE=auto try them.",
     )
     workers: int = Field(
         0, ge=0, le=256, description="Requests worked on at once; 0 chooses from the cores and the batches."

@@ -133,6 +133,26 @@ def faulty_bundle(faulty_root: Path) -> Bundle:
     return load_bundle(path)
 
 
+@pytest.fixture(scope="session")
+def halved_root(bundle_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the bundle that holds a graph in fp16, and what the command that made it printed."""
+
+    def make(root: Path) -> None:
+        environ = clean_environ(weights="embedded", imgsz=str(IMGSZ), bundle_dir=str(bundle_root))
+        arguments = command("halve", "--out", str(root / "fp16"))
+        done = subprocess.run(arguments, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+        (root / "printed.txt").write_text(done.stdout)
+
+    return made_once(tmp_path_factory, "halved", make)
+
+
+@pytest.fixture(scope="session")
+def halved(halved_root: Path) -> Bundle:
+    """That bundle, verified and read."""
+    return load_bundle(halved_root / "fp16")
+
+
 @contextmanager
 def running_server(bundle_root: Path, *, cwd: Path = ROOT, **settings: str) -> Iterator[RunningServer]:
     """A real uvicorn on an ephemeral port of the loopback interface, in a process of its own."""

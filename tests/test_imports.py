@@ -109,7 +109,7 @@ LOADED_BY = {
     "api": {"serve"},
     "evaluation": {"evaluate"},
     "recalibration": {"recalibrate"},
-    "quantization": {"quantize"},
+    "quantization": {"quantize", "halve"},
 }
 NEVER_WHILE_SERVING = ("torch", "torchvision", "ultralytics", "onnx", "dill", "cloudpickle", "pycocotools")
 

@@ -10,6 +10,8 @@ from service.machine import (
     CpuWatch,
     cpu_model,
     describe_machine,
+    gpu_driver,
+    gpu_models,
     has_int8_dot_products,
     resident_peak_bytes,
     usable_cores,
@@ -168,3 +170,13 @@ def test_which_processors_add_products_of_int8_in_32_bits(tmp_path: Path, flags:
     proc, _ = tree(tmp_path, {"proc/cpuinfo": f"processor : 0\n{flags}"})
     assert has_int8_dot_products(proc) == has_them
     assert not has_int8_dot_products(tmp_path / "nowhere")
+
+
+def test_gpus_and_their_driver(tmp_path: Path) -> None:
+    version = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build"
+    files = {"proc/driver/nvidia/version": f"{version}\nGCC version:  gcc 13"}
+    for bus, model in (("0000:02:00.0", "NVIDIA L4"), ("0000:01:00.0", "NVIDIA H200")):
+        files[f"proc/driver/nvidia/gpus/{bus}/information"] = f"Model: \t\t {model}\nIRQ:   \t\t 31"
+    proc, _ = tree(tmp_path, files)
+    assert (gpu_driver(proc), gpu_models(proc)) == (version, ["NVIDIA H200", "NVIDIA L4"])
+    assert (gpu_driver(tmp_path), gpu_models(tmp_path)) == ("", [])

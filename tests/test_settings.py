@@ -45,7 +45,7 @@ def test_an_unknown_variable_names_the_nearest() -> None:
         ("PORT", "70000"),
         ("PORT", "http"),
         ("DEVICE", "tpu"),
-        ("ENGINE", "tensorrt"),
+        ("ENGINE", "coreml"),
         ("PRECISION", "int4"),
         ("HEAD", "both"),
         ("DEFAULT_CONF", "1.01"),

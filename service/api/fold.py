@@ -81,9 +81,9 @@ def get_fold(
 )
 async def check_fold(request: Request, service: ServiceDep, conf: Confidence = None) -> Response:
     """Send the image as to `/detect`. It goes through the graph that kept its BatchNorm, which ONNX Runtime is kept
-    from folding by itself, and through the graph that is served, by the engine that serves it. In bf16 and int8, whose
-    rounding would hide what folding changes, the folded graph runs in ONNX Runtime as well, in float32; the answer says
-    what ran what.
+    from folding by itself, and through the graph that is served, by the engine that serves it. In fp16, bf16 and int8,
+    whose rounding would hide what folding changes, the folded graph runs in ONNX Runtime as well, in float32; the
+    answer says what ran what.
 
     The reference graph is loaded for this request and its memory given back at the end, so one check runs at a time:
     another is answered 503 with `Retry-After`. Each inference takes its turn among live requests. The times are

@@ -87,8 +87,8 @@ class StartupCheckAnswer(BaseModel):
         examples=[0.0],
     )
     box_tolerance_px: float = Field(
-        description="Ten times the worst rounding of float32 seen in preparation; 1024 times as much on CUDA, which "
-        "multiplies in TF32, 8192 times as much in bf16 and 32768 times in int8.",
+        description="Ten times the worst rounding of float32 seen in preparation; 1024 times as much on GPUs, which "
+        "multiply in TF32, 2048 times as much in fp16, 8192 times in bf16 and 32768 times in int8.",
         examples=[0.001],
     )
     score_tolerance: float = Field(
@@ -166,7 +166,8 @@ class FoldCheckAnswer(BaseModel):
         description="Timed runs of each graph, taken in turns after one of each that is not timed.", examples=[5]
     )
     load_ms: float = Field(
-        description="Time it took to load the reference graph, and in bf16 or int8 the deployed one, for this request.",
+        description="Time it took to load the reference graph, and in fp16, bf16 or int8 the deployed one, for this "
+        "request.",
         examples=[180.0],
     )
     reference: GraphRun = Field(description="The graph that kept its BatchNorm.")

@@ -57,6 +57,7 @@ def _model_answer(service: Service) -> ModelAnswer:
         graphs=Graphs(deployed=manifest.deployed, reference=manifest.reference),
         fold=_fold_summary(service.bundle),
         int8=_int8(service.bundle),
+        fp16=service.bundle.fp16,
         engine=EngineInfo(
             runtime=service.engine.runtime,
             provider=service.engine.provider,

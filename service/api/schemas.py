@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.measuring import Measurement
 from service.bundle.batchnorm import BatchNormLayer, BatchNormTotals
+from service.bundle.fp16 import Fp16Spec
 from service.bundle.health import BatchNormWarning, DeadChannel, LayerHealth, NetworkHealth
 from service.bundle.int8 import Int8Spec
 from service.bundle.latency import LatencyReport
@@ -99,7 +100,7 @@ class EngineInfo(BaseModel):
     runtime: str = Field(description="The runtime and its release.", examples=["ONNX Runtime 1.32.0"])
     provider: str = Field(description="What executes the graph, as the runtime names it.", examples=["CPU"])
     precision: Precision = Field(
-        description="What the convolutions multiply in; with a plus, the quantized ones and all else. CUDA multiplies "
+        description="What the convolutions multiply in; with a plus, the quantized ones and all else. GPUs multiply "
         "float32 as TF32."
     )
     threads: int = Field(description="Threads one inference may use while it is alone.", examples=[2])
@@ -127,7 +128,7 @@ class EngineChoiceAnswer(EngineChoice):
 class Graphs(BaseModel):
     """The bundle's two ONNX files in float."""
 
-    deployed: GraphSpec = Field(description="The graph that is served unless in int8, its BatchNorm folded.")
+    deployed: GraphSpec = Field(description="The graph that is served unless in int8 or fp16, its BatchNorm folded.")
     reference: GraphSpec = Field(description="The same network with its BatchNorm kept.")
 
 
@@ -151,6 +152,10 @@ class ModelAnswer(BaseModel):
     fold: FoldSummary = Field(description="What the fold certificate says; GET /model/fold has all of it.")
     int8: Int8Answer | None = Field(
         description="The quantized graph, which `YOLOFOLD_PRECISION=int8` serves; null where the bundle holds none."
+    )
+    fp16: Fp16Spec | None = Field(
+        description="The graph in fp16, which `YOLOFOLD_PRECISION=fp16` serves on a GPU; null where the bundle holds "
+        "none."
     )
     engine: EngineInfo = Field(description="The runtime in this process, and how it shares the cores out.")
     engine_choice: EngineChoiceAnswer | None = Field(

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from service.bundle.batchnorm import BatchNormReport, LayerTree
 from service.bundle.certificate import FoldCertificate
 from service.bundle.certificate_check import find_flaw
+from service.bundle.fp16 import Fp16Spec
 from service.bundle.health import BatchNormHealth
 from service.bundle.int8 import Int8Spec
 from service.bundle.latency import LatencyReport
@@ -52,6 +53,7 @@ HEALTH = "bn_health.json"
 SELF_CHECK, SELF_CHECK_ARRAYS = "self_check.json", "self_check.npz"
 PROBE, PROBE_GRAPH = "probe.json", "probe.onnx"
 INT8, INT8_GRAPH = "int8.json", "model.int8.onnx"
+FP16, FP16_GRAPH = "fp16.json", "model.fp16.onnx"
 REQUIRED = frozenset(
     {
         DEPLOYED,
@@ -68,8 +70,8 @@ REQUIRED = frozenset(
         PROBE_GRAPH,
     }
 )
-#: In a bundle that was quantized.
-_INT8_FILES = frozenset({INT8, INT8_GRAPH})
+#: In a bundle that was quantized or halved: each pair whole or not at all.
+_PAIRS = frozenset({INT8, INT8_GRAPH}), frozenset({FP16, FP16_GRAPH})
 #: All that numpy raises over a file that is no archive, or one whose entries are missing, damaged or pickled.
 _UNREADABLE_ARRAYS = (OSError, EOFError, ValueError, TypeError, KeyError, BadZipFile, zlib.error)
 _PARTIAL_PREFIX = ".partial-"
@@ -93,16 +95,22 @@ class Bundle:
     self_check: SelfCheckSpec
     probe: ProbeSpec
     int8: Int8Spec | None
+    fp16: Fp16Spec | None
 
     @property
     def deployed_graph(self) -> Path:
-        """The ONNX file that is served, unless in int8."""
+        """The ONNX file that is served, unless in int8 or fp16."""
         return self.path / DEPLOYED
 
     @property
     def int8_graph(self) -> Path:
         """The ONNX file that is served in int8; it is there where ``int8`` is."""
         return self.path / INT8_GRAPH
+
+    @property
+    def fp16_graph(self) -> Path:
+        """The ONNX file that is served in fp16; it is there where ``fp16`` is."""
+        return self.path / FP16_GRAPH
 
     @property
     def reference_graph(self) -> Path:
@@ -341,11 +349,11 @@ def load_bundle(path: Path) -> Bundle:
         self_check=_read(path / SELF_CHECK, SelfCheckSpec),
         probe=_read(path / PROBE, ProbeSpec),
         int8=_read(path / INT8, Int8Spec) if INT8 in manifest.files else None,
+        fp16=_read(path / FP16, Fp16Spec) if FP16 in manifest.files else None,
     )
-    if bundle.int8 is not None and bundle.int8.graph.file != INT8_GRAPH:
-        raise BundleSchemaError(
-            f"{path / INT8} is about {bundle.int8.graph.file}, not {INT8_GRAPH}. Quantize it again."
-        )
+    for record, name, graph in ((bundle.int8, INT8, INT8_GRAPH), (bundle.fp16, FP16, FP16_GRAPH)):
+        if record is not None and record.graph.file != graph:
+            raise BundleSchemaError(f"{path / name} is about {record.graph.file}, not {graph}. Make it again.")
     if stranger := _stranger_among_probed(bundle):
         raise BundleSchemaError(f"{path / PROBE} does not fit {BN_STATS} at {stranger}. Prepare it again.")
     if flaw := find_flaw(bundle.certificate, manifest.weights.sha256, bundle.batchnorm, bundle.layers):
@@ -368,7 +376,7 @@ def _stranger_among_probed(bundle: Bundle) -> str | None:
 
 def _verify_files(path: Path, manifest: BundleManifest) -> None:
     listed, present = set(manifest.files), {p.name for p in path.iterdir()} - {MANIFEST}
-    required = REQUIRED | listed | (_INT8_FILES if listed & _INT8_FILES else frozenset())
+    required = (REQUIRED | listed).union(*(pair for pair in _PAIRS if listed & pair))
     if missing := required - present:
         raise BundleIncomplete(f"{path} lacks {', '.join(sorted(missing))}. Prepare it again.")
     if surplus := present - listed:

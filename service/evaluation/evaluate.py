@@ -37,6 +37,7 @@ from service.inference.detector import Detector, Selection
 from service.inference.engine import InferenceEngine
 from service.inference.engine_choice import open_engine
 from service.inference.onnxruntime_engine import OnnxRuntimeEngine, UnfoldedEngine
+from service.inference.tensorrt_engine import TensorRtEngine
 from service.settings import Settings
 from service.tuning.start import settle_engine
 
@@ -166,9 +167,11 @@ def _open_beside(other: Subject, first: InferenceEngine, settings: Settings, thr
     if not other.unfolded:
         if settings.precision == "int8" and bundle.int8 is None:  # what int8 changed is asked
             settings = settings.model_copy(update={"precision": "fp32"})
+        if settings.precision == "fp16" and bundle.fp16 is None:
+            settings = settings.model_copy(update={"precision": None})
         return open_engine(bundle, settings, cores=threads, workers=1)
     # Where another runtime runs the first side, on the processor as that does.
-    device = settings.device if isinstance(first, OnnxRuntimeEngine) else "cpu"
+    device = settings.device if isinstance(first, OnnxRuntimeEngine | TensorRtEngine) else "cpu"
     engine = UnfoldedEngine(bundle.reference_graph, device, threads)
     wanted = bundle.manifest.reference.batch_normalization_nodes
     if engine.batch_normalizations != wanted:

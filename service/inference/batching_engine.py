@@ -26,6 +26,11 @@ class _Call:
         return self.rows is not None or self.error is not None
 
 
+def batch_sizes(most: int) -> list[int]:
+    """How many pictures runs hold that hold up to ``most``: powers of two and the most, ascending."""
+    return [*(1 << power for power in range(most.bit_length()) if 1 << power < most), most]
+
+
 class BatchingEngine(EngineAround):
     """Runs one batch at a time, of the pictures that came while the one before it ran.
 
@@ -41,8 +46,7 @@ class BatchingEngine(EngineAround):
             most: pictures in one run, at least 2. It takes as many callers at once to come to it.
         """
         super().__init__(engine)
-        self._most = most
-        self._sizes = [*(1 << power for power in range(most.bit_length()) if 1 << power < most), most]
+        self._most, self._sizes = most, batch_sizes(most)
         self._changed = threading.Condition()
         self._waiting: deque[_Call] = deque()
         self._running = False

@@ -13,8 +13,9 @@ INPUT, OUTPUT = "images", "detections"
 COLUMNS = 6  # x1, y1, x2, y2, confidence, class id
 
 Device = Literal["auto", "cpu", "cuda"]
-#: Significant bits of what is multiplied: 24, 11 and 8. Sums are kept in float32. Of int8 see ``Int8Precision``.
-Precision = Literal["fp32", "tf32", "bf16", Int8Precision]
+#: Significant bits of what is multiplied: 24, 11, 11 and 8. Sums are kept in float32. In fp16 layers also hand on what
+#: has no more bits, and none above 65504. Of int8 see ``Int8Precision``.
+Precision = Literal["fp32", "tf32", "fp16", "bf16", Int8Precision]
 #: What float32 is multiplied in without being asked: finer than what folding changes.
 FLOAT32: frozenset[Precision] = frozenset({"fp32", "tf32"})
 
@@ -70,7 +71,7 @@ class InferenceEngine(Protocol):
         ...
 
 
-def precision_setting(precision: Precision) -> Literal["fp32", "bf16", "int8"] | None:
+def precision_setting(precision: Precision) -> Literal["fp32", "fp16", "bf16", "int8"] | None:
     """The ``YOLOFOLD_PRECISION`` that asks for it; None for TF32, which comes without one."""
     if precision == "int8+bf16" or precision == "int8+fp32":
         return "int8"

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,38 +10,48 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from service.errors import EngineError
+from service.inference.bound_runs import BoundRuns
 from service.inference.engine import INPUT, OUTPUT, Device, InferenceEngine, Precision, require_rows
 from service.inference.onnxruntime_arena import join_arena, shrink_arena
 from service.onnxruntime_folding import FOLDING_OPTIMISERS
 
 #: ONNX Runtime's name of its provider on the processor.
 PROCESSOR = "CPUExecutionProvider"
-_CUDA = "CUDAExecutionProvider"
+#: And on a GPU.
+CUDA = "CUDAExecutionProvider"
+#: The doubling arena never gives its surplus back; growing by what was asked keeps memory flat.
+_OPTIONS = {CUDA: {"arena_extend_strategy": "kSameAsRequested"}}
+
+#: Names of execution providers with their options, in order of preference.
+Providers = Sequence[tuple[str, Mapping[str, str]]]
 
 
 class OnnxRuntimeEngine:
     """The deployed graph in ONNX Runtime."""
 
-    def __init__(self, model_path: Path, device: Device, threads: int) -> None:
+    def __init__(self, model_path: Path, device: Device, threads: int, *, half: bool = False) -> None:
         """Load the graph and check that it takes and gives what the contract says.
 
         Args:
             model_path: ``model.onnx`` of a verified bundle.
             device: auto takes CUDA where the installed runtime has it.
             threads: intra-op threads, at least 1.
+            half: the graph computes in fp16 and says so itself.
 
         Raises:
             EngineError: CUDA was demanded but is absent, or the graph cannot be loaded or is of another kind.
         """
-        self._threads = threads
+        self._threads, self._half = threads, half
         self._session = self._open(model_path, choose_providers(device), threads)
         self._provider: str = self._session.get_providers()[0]
-        if device == "cuda" and self._provider != _CUDA:
+        if device == "cuda" and self._provider != CUDA:
             raise EngineError("ONNX Runtime could not start CUDA; its driver or libraries are missing or do not fit.")
-        _check_signature(self._session, model_path)
+        check_signature(self._session, model_path)
+        #: On the processor a plain run copies nothing that binding would spare.
+        self._bound = BoundRuns(self._session, "cuda") if self._provider == CUDA else None
 
     def _open(self, model_path: Path, providers: list[str], threads: int) -> ort.InferenceSession:
-        return _open_session(model_path, providers, _session_options(threads))
+        return open_session(model_path, provider_options(providers), session_options(threads))
 
     @property
     def provider(self) -> str:
@@ -55,8 +65,10 @@ class OnnxRuntimeEngine:
 
     @property
     def precision(self) -> Precision:
-        """float32, which CUDA multiplies in TF32."""
-        return "tf32" if self._provider == _CUDA else "fp32"
+        """As the graph says; float32 is multiplied in TF32 by CUDA."""
+        if self._half:
+            return "fp16"
+        return "tf32" if self._provider == CUDA else "fp32"
 
     @property
     def threads(self) -> int:
@@ -71,14 +83,16 @@ class OnnxRuntimeEngine:
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See ``InferenceEngine.run``."""
         try:
-            (rows,) = self._session.run([OUTPUT], {INPUT: images})
+            rows = self._bound.run(images) if self._bound else self._session.run([OUTPUT], {INPUT: images})[0]
         except Exception as error:  # its exceptions share no public base class
             raise EngineError(f"ONNX Runtime failed: {error}") from error
         require_rows(rows, len(images))
-        return rows  # type: ignore[no-any-return]
+        return rows
 
     def release_memory(self) -> None:
         """See ``InferenceEngine.release_memory``."""
+        if self._bound:
+            self._bound.forget()
         shrink_arena()
 
 
@@ -108,11 +122,11 @@ class UnfoldedEngine(OnnxRuntimeEngine):
         return self._batch_normalizations
 
     def _open(self, model_path: Path, providers: list[str], threads: int) -> ort.InferenceSession:
-        options = _session_options(threads)
+        options = session_options(threads)
         # One level higher a BatchNormalization becomes a 1x1 convolution in the blocked (NCHWc) layout.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.enable_profiling, options.profile_file_prefix = True, self._profile_prefix
-        return _open_session(model_path, providers, options, FOLDING_OPTIMISERS)
+        return open_session(model_path, provider_options(providers), options, FOLDING_OPTIMISERS)
 
 
 def choose_providers(device: Device) -> list[str]:
@@ -121,7 +135,7 @@ def choose_providers(device: Device) -> list[str]:
     Raises:
         EngineError: CUDA was demanded, but the installed runtime has none.
     """
-    has_cuda = _CUDA in ort.get_available_providers()
+    has_cuda = CUDA in ort.get_available_providers()
     if device == "cuda" and not has_cuda:
         raise EngineError(
             "YOLOFOLD_DEVICE=cuda, but the installed ONNX Runtime has no CUDA provider. "
@@ -130,10 +144,11 @@ def choose_providers(device: Device) -> list[str]:
     if device == "cpu" or not has_cuda:
         return [PROCESSOR]
     ort.preload_dlls()  # finds the CUDA libraries that pip installed, which are on no library path
-    return [_CUDA, PROCESSOR]
+    return [CUDA, PROCESSOR]
 
 
-def _session_options(threads: int) -> ort.SessionOptions:
+def session_options(threads: int) -> ort.SessionOptions:
+    """What every session of a served graph is opened with."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -144,21 +159,46 @@ def _session_options(threads: int) -> ort.SessionOptions:
     return options
 
 
-def _open_session(
-    model_path: Path, providers: list[str], options: ort.SessionOptions, disabled: tuple[str, ...] = ()
+def provider_options(names: Sequence[str]) -> Providers:
+    """Execution providers with the options that they always get."""
+    return [(name, _OPTIONS.get(name, {})) for name in names]
+
+
+def open_session(
+    model_path: Path,
+    providers: Providers,
+    options: ort.SessionOptions,
+    disabled: tuple[str, ...] = (),
+    *,
+    fall_back: bool = True,
 ) -> ort.InferenceSession:
-    # The doubling arena never gives its surplus back; growing by what was asked keeps memory flat.
-    arena = {"arena_extend_strategy": "kSameAsRequested"}
-    with_options = [(name, arena if name == _CUDA else {}) for name in providers]
+    """Load a graph.
+
+    Args:
+        disabled: names of optimisers.
+        fall_back: do without a provider that does not start, and say so on standard output only.
+
+    Raises:
+        EngineError: ONNX Runtime cannot.
+    """
     try:
         return ort.InferenceSession(
-            str(model_path), options, providers=with_options, disabled_optimizers=list(disabled)
+            str(model_path),
+            options,
+            providers=list(providers),
+            disabled_optimizers=list(disabled),
+            enable_fallback=int(fall_back),
         )
     except Exception as error:
         raise EngineError(f"ONNX Runtime cannot load {model_path}: {error}") from error
 
 
-def _check_signature(session: ort.InferenceSession, model_path: Path) -> None:
+def check_signature(session: ort.InferenceSession, model_path: Path) -> None:
+    """Check that a graph takes pictures and gives rows.
+
+    Raises:
+        EngineError: it takes or gives something else.
+    """
     inputs, outputs = session.get_inputs(), session.get_outputs()
     found = [(t.name, t.type, len(t.shape)) for t in (*inputs, *outputs)]
     if found != [(INPUT, "tensor(uint8)", 4), (OUTPUT, "tensor(float)", 3)]:

@@ -1,1 +1,2 @@
-"""``python -m service quantize``: the deployed graph in int8, in a bundle of its own, if it finds the same boxes."""
+"""``python -m service quantize`` and ``halve``: the deployed graph in int8 or fp16, in a bundle of its own, if it finds
+the same boxes."""

@@ -65,13 +65,18 @@ def quantize_graph(
             raise
         except Exception as error:  # of ONNX Runtime, protobuf and the checker
             raise QuantizationError(f"{source} cannot be quantized: {error}") from error
+    return describe_graph(target, model)
+
+
+def describe_graph(path: Path, model: onnx.ModelProto) -> GraphSpec:
+    """Count what is in a graph that lies at ``path``."""
     kinds = Counter(node.op_type for node in model.graph.node)
     return GraphSpec(
-        file=target.name,
+        file=path.name,
         opset=next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
         nodes=len(model.graph.node),
         batch_normalization_nodes=kinds["BatchNormalization"],
-        bytes=target.stat().st_size,
+        bytes=path.stat().st_size,
     )
 
 

@@ -39,7 +39,7 @@ def choose_convolutions(bundle: Bundle, graph: onnx.GraphProto, weight_bits: Lit
     for node in graph.node:
         if node.op_type != "Conv":
             continue
-        conv = _module_path(node)
+        conv = module_path(node)
         reason = reasons.against(conv)
         if reason is None:
             quantized.append(node.name)
@@ -49,7 +49,7 @@ def choose_convolutions(bundle: Bundle, graph: onnx.GraphProto, weight_bits: Lit
     return Convolutions(quantized, kept, kept_nodes)
 
 
-def _module_path(conv: onnx.NodeProto) -> str:
+def module_path(conv: onnx.NodeProto) -> str:
     """By the name of its weights, such as ``network.model.0.conv.weight``; else that name itself."""
     return str(conv.input[1]).removeprefix(_PREFIX).removesuffix(_SUFFIX)
 

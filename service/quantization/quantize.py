@@ -1,7 +1,5 @@
 """The order of a quantization: pictures, the quantized graph, its gate, and a bundle beside the one given."""
 
-import datetime
-import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,7 +10,7 @@ import onnx
 import onnxruntime as ort
 
 from service.bundle import store
-from service.bundle.beside import beside_name, require_free
+from service.bundle.beside import beside_name, require_free, write_beside
 from service.bundle.int8 import GateVerdict, Int8Gate, Int8Spec
 from service.bundle.store import Bundle
 from service.errors import QuantizationError, QuantizationRefused
@@ -121,8 +119,6 @@ def _refusal(ways: list[GateVerdict], pictures: int) -> str:
 
 
 def _write(bundle: Bundle, graph: Path, spec: Int8Spec, root: Path, out: Path | None) -> Bundle:
-    """The files of the bundle given, with what is new."""
-    manifest = bundle.manifest
     version = store.content_version(
         {
             "source": spec.source_version,
@@ -132,17 +128,5 @@ def _write(bundle: Bundle, graph: Path, spec: Int8Spec, root: Path, out: Path | 
             "cpu": spec.gate.machine.cpu,
         }
     )
-    target = root / beside_name(manifest.model.name, "int8", version) if out is None else out
-    require_free(target)
-    with store.bundle_writer(target.parent, target.name) as folder:
-        for name in manifest.files:
-            shutil.copyfile(bundle.path / name, folder / name)
-        shutil.copyfile(graph, folder / store.INT8_GRAPH)
-        store.write_json(folder / store.INT8, spec)
-        changes = {
-            "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "model": manifest.model.model_copy(update={"version": version}),
-            "files": store.fingerprint_files(folder),
-        }
-        store.write_json(folder / store.MANIFEST, manifest.model_copy(update=changes))
-    return store.load_bundle(target)
+    target = root / beside_name(bundle.manifest.model.name, "int8", version) if out is None else out
+    return write_beside(bundle, target, version, {store.INT8_GRAPH: graph, store.INT8: spec})

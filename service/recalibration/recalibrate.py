@@ -110,11 +110,12 @@ def recalibrate(served: Bundle, request: Request, settings: Settings, progress: 
 
 
 def _require_float(settings: Settings) -> None:
-    if settings.precision == "int8":
+    if settings.precision in ("int8", "fp16"):
+        made_by, others = ("quantize", "=fp32 or bf16") if settings.precision == "int8" else ("halve", " to nothing")
         raise SettingsError(
-            "The engine that serves computes in int8, but a quantized graph belongs to its weights: the recalibrated "
-            "bundle will hold none to compare with. Set YOLOFOLD_PRECISION=fp32 or bf16, and run "
-            "`python -m service quantize` on the new bundle afterwards."
+            f"The engine that serves computes in {settings.precision}, but a graph for that belongs to its weights: "
+            f"the recalibrated bundle will hold none to compare with. Set YOLOFOLD_PRECISION{others}, and run "
+            f"`python -m service {made_by}` on the new bundle afterwards."
         )
 
 

@@ -12,8 +12,13 @@ from service.tuning.records import Candidate
 
 #: Each run at once keeps its own activations, some 30 MB for a YOLO26n at 640 px.
 _MOST_RUNS_AT_ONCE = 16
-#: Sizes of batches tried in ONNX Runtime. On a processor, whose cores one picture fills, they rarely gain anything.
-_BATCH_SIZES: dict[str, tuple[int, ...]] = {"cpu": (4,), "cuda": (4, 16)}
+#: Sizes of batches tried. On a processor, whose cores one picture fills, they rarely gain anything. TensorRT builds an
+#: engine for each size up to the largest, which takes minutes.
+_BATCH_SIZES: dict[tuple[str, str], tuple[int, ...]] = {
+    ("onnxruntime", "cpu"): (4,),
+    ("onnxruntime", "cuda"): (4, 16),
+    ("tensorrt", "cuda"): (4,),
+}
 
 
 @dataclass(frozen=True)
@@ -22,17 +27,21 @@ class Installed:
 
     Attributes:
         cuda: ONNX Runtime was built with it.
+        no_tensorrt: why it cannot be used; None where it can.
         no_openvino: why it cannot be used; None where it can.
         bf16: OpenVINO says that the processor has instructions for it.
         int8: the one way of the served bundle's quantized graph that is worth trying; None where there is none.
         no_int8: why not; None where there is.
+        fp16: the served bundle holds a graph in fp16.
     """
 
     cuda: bool
+    no_tensorrt: str | None
     no_openvino: str | None
     bf16: bool
     int8: Int8Precision | None
     no_int8: str | None
+    fp16: bool
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class _Kind:
-    engine: Literal["onnxruntime", "openvino"]
+    engine: Literal["onnxruntime", "openvino", "tensorrt"]
     device: Literal["cpu", "cuda"]
     precision: Precision
     name: str
@@ -56,6 +65,9 @@ _INT8 = "OpenVINO in int8"
 _KINDS = (
     _Kind("onnxruntime", "cpu", "fp32", "ONNX Runtime in fp32"),
     _Kind("onnxruntime", "cuda", "tf32", "ONNX Runtime on CUDA"),
+    _Kind("onnxruntime", "cuda", "fp16", "ONNX Runtime on CUDA in fp16"),
+    _Kind("tensorrt", "cuda", "tf32", "TensorRT"),
+    _Kind("tensorrt", "cuda", "fp16", "TensorRT in fp16"),
     _Kind("openvino", "cpu", "fp32", "OpenVINO in fp32"),
     _Kind("openvino", "cpu", "bf16", "OpenVINO in bf16"),
     _Kind("openvino", "cpu", "int8+bf16", _INT8),
@@ -115,8 +127,12 @@ def plain_settings(settings: Settings) -> Settings | None:
 
 
 def _obstacle(kind: _Kind, settings: Settings, installed: Installed) -> str | None:
+    if kind.engine == "tensorrt" and installed.no_tensorrt:
+        return installed.no_tensorrt
     if kind.device == "cuda" and not installed.cuda:
         return "the installed ONNX Runtime has no CUDA"
+    if kind.precision == "fp16" and not installed.fp16:
+        return "the bundle holds no graph in fp16, which `python -m service halve` makes"
     if kind.engine == "openvino" and installed.no_openvino:
         return installed.no_openvino
     if kind.precision == "bf16" and not installed.bf16:
@@ -150,7 +166,7 @@ def _in_batches(kind: _Kind, settings: Settings, cores: int) -> list[tuple[int, 
     if settings.max_batch_size:
         sizes: tuple[int, ...] = (settings.max_batch_size,) if settings.max_batch_size > 1 else ()
     else:
-        sizes = _BATCH_SIZES[kind.device] if kind.engine == "onnxruntime" else ()
+        sizes = _BATCH_SIZES.get((kind.engine, kind.device), ())
     workers = {size: settings.workers or workers_for_batches(size) for size in sizes}
     return [(settings.threads_on(cores), workers[size], size) for size in sizes if workers[size] >= size]
 

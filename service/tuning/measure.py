@@ -1,6 +1,7 @@
 """The measurement itself. It runs in a process of its own: what it loads is given back when that ends."""
 
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from importlib.util import find_spec
@@ -10,9 +11,10 @@ import onnxruntime as ort
 from service.bundle.store import Bundle, load_bundle
 from service.errors import fault_in_words
 from service.inference.engine import InferenceEngine
-from service.inference.engine_choice import int8_obstacle, open_engine
-from service.inference.onnxruntime_engine import OnnxRuntimeEngine
+from service.inference.engine_choice import int8_obstacle, open_engine, tensorrt_misfit
+from service.inference.onnxruntime_engine import CUDA, OnnxRuntimeEngine
 from service.inference.self_check import check_engine
+from service.inference.tensorrt_engine import tensorrt_obstacle
 from service.machine import CpuWatch, has_int8_dot_products
 from service.settings import Settings
 from service.tuning.candidates import Installed, Listing, list_candidates
@@ -37,9 +39,10 @@ def measure(order: Order) -> EngineChoice:
         BundleError: the bundle cannot be read.
     """
     bundle, cores = load_bundle(order.bundle), order.fingerprint.cores
-    begun, budget, others = time.perf_counter(), Budget(), CpuWatch()
-    installed = find_installed(bundle)
-    listing = list_candidates(order.settings, installed, cores)
+    begun = time.perf_counter()
+    listing = list_candidates(order.settings, find_installed(bundle), cores)
+    build_engines(listing, bundle, order.settings, cores)
+    budget, others = Budget(), CpuWatch()
     plain = OnnxRuntimeEngine(bundle.deployed_graph, "cpu", cores)
     pictures = comparison_pictures(bundle)[: pictures_compared(bundle.health.network.macs)]
     reference = Reference(bundle, [plain.run(picture[None])[0] for picture in pictures])
@@ -81,11 +84,13 @@ def find_installed(bundle: Bundle) -> Installed:
         int8 = bundle.int8.best(bf16=bf16, dot_products=dot_products)
         no_int8 = int8_obstacle(bundle.int8, dot_products)
     return Installed(
-        cuda="CUDAExecutionProvider" in ort.get_available_providers(),
+        cuda=CUDA in ort.get_available_providers(),
+        no_tensorrt=tensorrt_obstacle() or tensorrt_misfit(bundle),
         no_openvino=no_openvino,
         bf16=bf16,
         int8=int8,
         no_int8=no_int8 if int8 is None else None,
+        fp16=bundle.fp16 is not None,
     )
 
 
@@ -101,6 +106,15 @@ def _look_at_openvino() -> tuple[str | None, bool]:
         return str(error), False
     except Exception as error:  # a library that is broken in its own way must not take the others along
         return fault_in_words(error), False
+
+
+def build_engines(listing: Listing, bundle: Bundle, settings: Settings, cores: int) -> None:
+    """Have TensorRT build what it lacks before time is counted: it takes minutes, but only once."""
+    for candidate in listing.candidates:
+        if candidate.engine == "tensorrt":
+            # What is wrong with it will be its verdict when it is loaded for the trial.
+            with suppress(Exception):
+                open_engine(bundle, candidate.settle(settings), cores=cores, workers=candidate.workers)
 
 
 def load_entries(

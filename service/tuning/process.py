@@ -10,11 +10,12 @@ from service.bundle.manifest import Record
 from service.bundle.store import Bundle
 from service.child import child
 from service.errors import EngineError, EngineNotMeasured
+from service.inference.tensorrt_engine import TENSORRT
 from service.settings import Settings
 from service.tuning.records import EngineChoice, Fingerprint
 
-#: For the largest network on a slow machine. Past it something hangs.
-_TIMEOUT_S = 300.0
+#: For the largest network on a slow machine, and where TensorRT may have to build engines. Past it something hangs.
+_TIMEOUT_S, _BUILDING_TIMEOUT_S = 300.0, 3600.0
 _PROGRAM = "service.tuning"
 
 
@@ -39,15 +40,16 @@ def measure_apart(bundle: Bundle, settings: Settings, fingerprint: Fingerprint) 
     Raises:
         EngineError: no candidate can serve; EngineNotMeasured: the process gave no report.
     """
+    timeout_s = _BUILDING_TIMEOUT_S if TENSORRT in fingerprint.onnxruntime_providers else _TIMEOUT_S
     order = Order(bundle=bundle.path.resolve(), settings=settings, fingerprint=fingerprint)
     try:
         with child([_PROGRAM, order.model_dump_json()]) as process:
-            output, _ = process.communicate(timeout=_TIMEOUT_S)
+            output, _ = process.communicate(timeout=timeout_s)
         report = Report.model_validate_json(output.splitlines()[-1])
     except OSError as error:
         raise _unmeasured(f"cannot be started: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:
-        raise _unmeasured(f"did not end within {_TIMEOUT_S:.0f} s") from error
+        raise _unmeasured(f"did not end within {timeout_s:.0f} s") from error
     except (IndexError, ValidationError) as error:
         raise _unmeasured(f"{_end(process.returncode)} and without a report") from error
     if report.choice is None:

@@ -14,10 +14,12 @@ Verdict = Literal["chosen", "slower", "refused", "failed", "not_measured"]
 class Candidate(Record):
     """One way to run the network."""
 
-    engine: Literal["onnxruntime", "openvino"] = Field(description="The runtime.")
+    engine: Literal["onnxruntime", "openvino", "tensorrt"] = Field(
+        description="The runtime; TensorRT runs inside ONNX Runtime."
+    )
     device: Literal["cpu", "cuda"] = Field(description="Where it runs.")
     precision: Precision = Field(
-        description="What the convolutions multiply in, in int8 also the rest. CUDA multiplies float32 as TF32."
+        description="What the convolutions multiply in, in int8 also the rest. GPUs multiply float32 as TF32."
     )
     threads: int = Field(
         description="Threads of one run; 0 shares the cores out by load: all of them for a run that is alone, fewer "
@@ -34,8 +36,8 @@ class Candidate(Record):
     @property
     def title(self) -> str:
         """For people."""
-        name = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}[self.engine]
-        where = " on CUDA" if self.device == "cuda" else ""
+        name = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT"}[self.engine]
+        where = " on CUDA" if self.kind[:2] == ("onnxruntime", "cuda") else ""
         batches = f", batches of up to {self.max_batch_size}" if self.max_batch_size > 1 else ""
         return (
             f"{name}{where} in {self.precision}, threads per run: {self.threads or 'by load'}, workers: {self.workers}"
@@ -68,9 +70,7 @@ class CandidateResult(Record):
     images_per_second: float | None = Field(None, description="Median, with as many callers as workers.")
     runs: int = Field(0, description="Runs of one caller alone that were timed.")
     boxes: int | None = Field(None, description="Boxes of fp32 ONNX Runtime that were looked for.")
-    boxes_matched: int | None = Field(
-        None, description="Of these, found again: as the tolerance asks in bf16, int8 and TF32, paired in fp32."
-    )
+    boxes_matched: int | None = Field(None, description="Of these, found again: as the tolerance asks, paired in fp32.")
     boxes_extra: int | None = Field(None, description="Boxes found besides.")
     box_px: float | None = Field(None, description="Furthest corner among paired boxes, pixels of the input.")
     confidence: float | None = Field(None, description="Largest difference of confidence among paired boxes.")

@@ -2,20 +2,23 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
+from service.bundle.manifest import RectSpec
 from service.bundle.store import Bundle
 from service.errors import EngineError, SettingsError
 from service.inference.engine import InferenceEngine
-from service.inference.engine_choice import open_engine, require_precision
+from service.inference.engine_choice import open_engine, require_precision, tensorrt_misfit
 from service.inference.onnxruntime_engine import OnnxRuntimeEngine
 from service.inference.openvino_engine import OpenVinoEngine
 from service.machine import usable_cores
 from service.settings import load_settings
 from tests.conftest import ROOT, clean_environ, command
+from tests.inference.processors import HAS_CUDA, NO_TENSORRT
 
 
 def choose(bundle: Bundle, *, cores: int = 2, workers: int = 2, **settings: Any) -> InferenceEngine:
@@ -99,3 +102,59 @@ def test_without_the_package_serve_ends_with_the_reason(bundle_root: Path, tmp_p
     assert "Traceback" not in done.stderr
     ready = [sys.executable, "-c", "import service.api.server"]
     subprocess.run(ready, cwd=ROOT, env=environ, check=True, timeout=120)  # all else does without it
+
+
+@pytest.mark.skipif(HAS_CUDA, reason="there is a GPU")
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda"])
+def test_fp16_is_refused_without_a_gpu(halved: Bundle, device: str) -> None:
+    with pytest.raises(EngineError, match=r"fp16 is for GPUs|has no CUDA provider"):
+        choose(halved, precision="fp16", device=device)
+
+
+def test_fp16_is_not_for_openvino(halved: Bundle) -> None:
+    with pytest.raises(SettingsError, match=r"fp16 is for GPUs.*leave YOLOFOLD_PRECISION empty"):
+        choose(halved, engine="openvino", precision="fp16")
+
+
+def test_a_bundle_without_a_graph_in_fp16_says_what_makes_one(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.inference.engine_choice.choose_providers", lambda _: ["CUDAExecutionProvider"])
+    with pytest.raises(SettingsError, match=r"holds no graph in fp16\. `python -m service halve`"):
+        choose(bundle, precision="fp16")
+
+
+@pytest.mark.skipif(NO_TENSORRT is None, reason="TensorRT is there")
+def test_tensorrt_is_not_silently_replaced(bundle: Bundle) -> None:
+    with pytest.raises(EngineError, match=r"TensorRT cannot be used: .*Set YOLOFOLD_ENGINE=onnxruntime"):
+        choose(bundle, engine="tensorrt")
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "words"),
+    [
+        ("input", {"rect": RectSpec(multiple=32, shortest=160)}, "takes pictures of many sizes"),
+        ("head", {"kind": "one2many", "nms": "graph", "iou": 0.7}, "suppresses boxes in its graph"),
+    ],
+)
+def test_tensorrt_gets_no_graph_whose_shapes_change(
+    bundle: Bundle, part: str, change: dict[str, Any], words: str
+) -> None:
+    model = bundle.manifest.model
+    model = model.model_copy(update={part: getattr(model, part).model_copy(update=change)})
+    other = replace(bundle, manifest=bundle.manifest.model_copy(update={"model": model}))
+    with pytest.raises(SettingsError, match=f"{words}.*YOLOFOLD_ENGINE=onnxruntime"):
+        choose(other, engine="tensorrt")
+    assert words in (tensorrt_misfit(other) or "") and tensorrt_misfit(bundle) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"device": "cpu"}, "YOLOFOLD_DEVICE=cpu: TensorRT runs on NVIDIA's GPUs"),
+        ({"precision": "fp32"}, "YOLOFOLD_PRECISION=fp32, but TensorRT multiplies in TF32"),
+        ({"precision": "bf16"}, "YOLOFOLD_PRECISION=bf16"),
+        ({"precision": "int8"}, "YOLOFOLD_PRECISION=int8"),
+    ],
+)
+def test_what_tensorrt_is_not_given(bundle: Bundle, settings: dict[str, str], words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        choose(bundle, engine="tensorrt", **settings)

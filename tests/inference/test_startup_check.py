@@ -114,7 +114,12 @@ def surer(rows: np.ndarray, score: float) -> np.ndarray:
 def test_the_tolerance_is_exact_and_wider_where_rounding_is_coarser(bundle: Bundle) -> None:
     spec = bundle.self_check
     # A shift of all boxes alike by most of a pixel makes neighbours change places, which rounding does not.
-    precisions: list[tuple[Precision, int, float]] = [("fp32", 1, 0.8), ("tf32", 1024, 0.2), ("bf16", 8192, 0.05)]
+    precisions: list[tuple[Precision, int, float]] = [
+        ("fp32", 1, 0.8),
+        ("tf32", 1024, 0.2),
+        ("fp16", 2048, 0.1),
+        ("bf16", 8192, 0.05),
+    ]
     for precision, factor, within in precisions:
         tolerance = engine_tolerance(bundle, AlteredEngine(bundle, np.copy, precision))
         assert tolerance.box_px == spec.box_tolerance_px * factor

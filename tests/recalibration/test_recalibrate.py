@@ -251,6 +251,7 @@ def test_nothing_that_exists_is_replaced(run: Run, data: Path, tmp_path: Path) -
     [
         ({"precision": "bf16"}, SettingsError),
         ({"engine": "openvino", "precision": "int8"}, SettingsError),
+        ({"precision": "fp16"}, SettingsError),
         ({"engine": "openvino", "device": "cuda"}, SettingsError),
         pytest.param(
             {"device": "cuda"},

@@ -1,5 +1,6 @@
 """Which candidates there are: what is installed, what the processor can do, and what the settings leave."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,11 +10,18 @@ from service.tuning.candidates import Installed, Listing, allowed, list_candidat
 
 NO_INT8: dict[str, Any] = {"int8": None, "no_int8": "the bundle holds no quantized graph"}
 QUANTIZED: dict[str, Any] = {"int8": "int8+bf16", "no_int8": None}
-EVERYTHING = Installed(cuda=True, no_openvino=None, bf16=True, **QUANTIZED)
-NO_GPU = Installed(cuda=False, no_openvino=None, bf16=True, **NO_INT8)
-NO_BF16 = Installed(cuda=False, no_openvino=None, bf16=False, int8="int8+fp32", no_int8=None)
-NO_OPENVINO = Installed(cuda=False, no_openvino="it is not installed", bf16=False, **NO_INT8)
+GPU: dict[str, Any] = {"cuda": True, "no_tensorrt": None, "fp16": True}
+CPU: dict[str, Any] = {"cuda": False, "no_tensorrt": "the installed ONNX Runtime has no TensorRT", "fp16": True}
+EVERYTHING = Installed(**GPU, no_openvino=None, bf16=True, **QUANTIZED)
+NO_FP16 = replace(EVERYTHING, fp16=False)
+NO_TENSORRT = replace(EVERYTHING, no_tensorrt="its libraries cannot be loaded")
+NO_GPU = Installed(**CPU, no_openvino=None, bf16=True, **NO_INT8)
+NO_BF16 = Installed(**CPU, no_openvino=None, bf16=False, int8="int8+fp32", no_int8=None)
+NO_OPENVINO = Installed(**CPU, no_openvino="it is not installed", bf16=False, **NO_INT8)
 ORT, CUDA = ("onnxruntime", "cpu", "fp32"), ("onnxruntime", "cuda", "tf32")
+CUDA_FP16 = ("onnxruntime", "cuda", "fp16")
+TENSORRT, TENSORRT_FP16 = ("tensorrt", "cuda", "tf32"), ("tensorrt", "cuda", "fp16")
+ON_GPU = [CUDA, CUDA_FP16, TENSORRT, TENSORRT_FP16]
 OPENVINO, BF16 = ("openvino", "cpu", "fp32"), ("openvino", "cpu", "bf16")
 INT8, INT8_FP32 = ("openvino", "cpu", "int8+bf16"), ("openvino", "cpu", "int8+fp32")
 
@@ -40,7 +48,9 @@ def all_layouts(listing: Listing, kind: tuple[str, str, str]) -> list[tuple[int,
 @pytest.mark.parametrize(
     ("installed", "settings", "expected"),
     [
-        (EVERYTHING, {}, [ORT, CUDA, OPENVINO, BF16, INT8]),
+        (EVERYTHING, {}, [ORT, *ON_GPU, OPENVINO, BF16, INT8]),
+        (NO_FP16, {}, [ORT, CUDA, TENSORRT, OPENVINO, BF16, INT8]),
+        (NO_TENSORRT, {}, [ORT, CUDA, CUDA_FP16, OPENVINO, BF16, INT8]),
         (NO_GPU, {}, [ORT, OPENVINO, BF16]),
         (NO_BF16, {}, [ORT, OPENVINO, INT8_FP32]),
         (NO_OPENVINO, {}, [ORT]),
@@ -50,7 +60,11 @@ def all_layouts(listing: Listing, kind: tuple[str, str, str]) -> list[tuple[int,
         (NO_BF16, {"precision": "int8"}, [INT8_FP32]),
         (NO_GPU, {"precision": "int8"}, []),
         (EVERYTHING, {"device": "cuda", "precision": "int8"}, []),
-        (EVERYTHING, {"device": "cuda"}, [CUDA]),
+        (EVERYTHING, {"device": "cuda"}, ON_GPU),
+        (EVERYTHING, {"precision": "fp16"}, [CUDA_FP16, TENSORRT_FP16]),
+        (NO_FP16, {"precision": "fp16"}, []),
+        (NO_GPU, {"precision": "fp16"}, []),
+        (EVERYTHING, {"device": "cpu", "precision": "fp16"}, []),
         (EVERYTHING, {"device": "cpu"}, [ORT, OPENVINO, BF16, INT8]),
         (NO_GPU, {"device": "cuda"}, []),
         (EVERYTHING, {"device": "cuda", "precision": "bf16"}, []),
@@ -59,14 +73,19 @@ def all_layouts(listing: Listing, kind: tuple[str, str, str]) -> list[tuple[int,
 def test_kinds(installed: Installed, settings: dict[str, str], expected: list[tuple[str, str, str]]) -> None:
     listing = listed(installed, **settings)
     assert kinds(listing) == expected
-    assert len(listing.not_tried) == 5 - len(expected)
+    assert len(listing.not_tried) == 8 - len(expected)
 
 
 def test_what_is_left_out_says_why() -> None:
     assert listed().not_tried == [
         "ONNX Runtime on CUDA: the installed ONNX Runtime has no CUDA",
+        "ONNX Runtime on CUDA in fp16: the installed ONNX Runtime has no CUDA",
+        "TensorRT: the installed ONNX Runtime has no TensorRT",
+        "TensorRT in fp16: the installed ONNX Runtime has no TensorRT",
         "OpenVINO in int8: the bundle holds no quantized graph",
     ]
+    made_by = "the bundle holds no graph in fp16, which `python -m service halve` makes"
+    assert listed(NO_FP16).not_tried == [f"ONNX Runtime on CUDA in fp16: {made_by}", f"TensorRT in fp16: {made_by}"]
     assert listed(NO_BF16).not_tried[-1] == "OpenVINO in bf16: this processor has no instructions for it"
     assert listed(NO_BF16, precision="fp32").not_tried[-1] == "OpenVINO in int8: YOLOFOLD_PRECISION=fp32"
     bare = listed(NO_OPENVINO, precision="bf16")
@@ -106,6 +125,10 @@ def test_cores_are_shared_out(
     [
         (ORT, {}, [(0, 4, 1), (4, 4, 1), (1, 8, 1), (8, 8, 4)]),
         (CUDA, {}, [(8, 4, 1), (8, 8, 4), (8, 32, 16)]),
+        (CUDA_FP16, {}, [(8, 4, 1), (8, 8, 4), (8, 32, 16)]),
+        # An engine has to be built for each size up to the largest.
+        (TENSORRT, {}, [(8, 4, 1), (8, 8, 4)]),
+        (TENSORRT_FP16, {"max_batch_size": 6}, [(8, 12, 6)]),
         (OPENVINO, {}, [(0, 4, 1), (4, 4, 1), (1, 8, 1)]),
         (ORT, {"max_batch_size": 1}, [(0, 4, 1), (4, 4, 1), (1, 8, 1)]),
         (ORT, {"max_batch_size": 6}, [(8, 12, 6)]),
@@ -124,8 +147,8 @@ def test_pictures_share_runs(
 
 
 def test_there_are_never_many_candidates() -> None:
-    """Three layouts of the four kinds on the processor, one of the GPU's, and three with batches."""
-    assert max(len(listed(EVERYTHING, cores).candidates) for cores in range(1, 129)) <= 16
+    """Three layouts of the four kinds on the processor, one of the GPU's four, and seven with batches."""
+    assert max(len(listed(EVERYTHING, cores).candidates) for cores in range(1, 129)) <= 23
 
 
 @pytest.mark.parametrize(
@@ -135,6 +158,7 @@ def test_there_are_never_many_candidates() -> None:
         {"precision": "fp32"},
         {"precision": "bf16"},
         {"precision": "int8"},
+        {"precision": "fp16"},
         {"device": "cpu"},
         {"threads": 1},
         {"workers": 1, "threads": 2},

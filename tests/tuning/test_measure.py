@@ -3,15 +3,24 @@
 import pytest
 
 from service.bundle.store import Bundle
+from service.errors import EngineError
 from service.inference.batching_engine import BatchingEngine
 from service.inference.by_load_engine import ByLoadEngine
 from service.inference.onnxruntime_engine import OnnxRuntimeEngine
 from service.settings import load_settings
-from service.tuning.candidates import Installed, list_candidates
-from service.tuning.measure import load_entries
+from service.tuning.candidates import Installed, Listing, list_candidates
+from service.tuning.measure import build_engines, load_entries
+from tests.inference.processors import NO_TENSORRT
+from tests.tuning.choices import candidate
 
 NOTHING_ELSE = Installed(
-    cuda=False, no_openvino="it is not installed", bf16=False, int8=None, no_int8="it is not installed"
+    cuda=False,
+    no_tensorrt="it is not installed",
+    no_openvino="it is not installed",
+    bf16=False,
+    int8=None,
+    no_int8="it is not installed",
+    fp16=False,
 )
 
 
@@ -30,3 +39,12 @@ def test_each_candidate_gets_the_engine_it_would_be_served_by(bundle: Bundle, th
     assert [type(engine) for engine in single] == [OnnxRuntimeEngine if threads else ByLoadEngine]
     # The graph that the reference comes from is not loaded twice.
     assert any(engine is plain for engine in loaded.values()) == bool(threads)
+
+
+@pytest.mark.skipif(NO_TENSORRT is None, reason="TensorRT is there")
+def test_what_tensorrt_cannot_build_is_said_when_it_is_loaded_and_not_before(bundle: Bundle) -> None:
+    settings, listing = load_settings({}, engine="auto"), Listing([candidate("tensorrt", "tf32", device="cuda")], [])
+    build_engines(listing, bundle, settings, 2)
+    (entry,) = load_entries(listing, bundle, settings, 2, [])
+    with pytest.raises(EngineError, match="TensorRT cannot be used"):
+        entry.load()

@@ -37,7 +37,7 @@ def moved(answer: np.ndarray, column: int, by: float, boxes: slice = slice(None)
     return answer
 
 
-@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
 def test_the_same_boxes_pass_in_any_order(
     reference: Reference, answers: list[np.ndarray], precision: Precision
 ) -> None:
@@ -46,7 +46,7 @@ def test_the_same_boxes_pass_in_any_order(
     assert found.box_px == found.confidence == 0
 
 
-@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+@pytest.mark.parametrize("precision", ["tf32", "fp16", "bf16"])
 def test_overlap_and_confidence(reference: Reference, answers: list[np.ndarray], precision: Precision) -> None:
     rule = RECURRENCE[precision]
     # Shifted by d, a box of side s overlaps by (s - d) / (s + d).
@@ -60,10 +60,10 @@ def test_overlap_and_confidence(reference: Reference, answers: list[np.ndarray],
             assert (found.box_px, found.confidence) == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+@pytest.mark.parametrize("precision", ["tf32", "fp16", "bf16"])
 def test_the_share_that_must_recur(reference: Reference, answers: list[np.ndarray], precision: Precision) -> None:
-    # 1 of 60 in TF32 (98 %), 3 of 60 in bf16 (95 %).
-    spare = {"tf32": 1, "bf16": 3}[precision]
+    # 1 of 60 in TF32 and fp16 (98 %), 3 of 60 in bf16 (95 %).
+    spare = {"tf32": 1, "fp16": 1, "bf16": 3}[precision]
     assert spare == int(PICTURES * BOXES * (1 - RECURRENCE[precision].share) + 1e-9)
     for many, passes in ((spare, True), (spare + 1, False)):
         for lost in (moved(answers[0], 5, 1.0, slice(many)), moved(answers[0], 0, 50.0, slice(many))):
@@ -103,7 +103,7 @@ def test_fp32_may_differ_by_rounding_only(bundle: Bundle, reference: Reference, 
     assert found.matched == found.boxes - 1 and "in 1 of 2 pictures" in str(found.fault)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
 @pytest.mark.parametrize("fill", [0.0, np.nan])
 def test_broken_answers_are_refused(
     reference: Reference, answers: list[np.ndarray], precision: Precision, fill: float

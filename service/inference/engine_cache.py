@@ -1,0 +1,51 @@
+"""What a runtime builds for a graph on this very machine, kept in a folder so that later starts find it."""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from service.bundle.store import bundle_writer, require_writable
+from service.errors import BundleDirUnusable, EngineError
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def cache_folder(root: Path, kind: str, parts: Mapping[str, object]) -> Path:
+    """A name in ``root`` for what ``kind`` builds, another one for each difference in ``parts``.
+
+    It is none that serving takes for a bundle's.
+    """
+    text = json.dumps(parts, sort_keys=True)
+    return root / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def open_cached(folder: Path, load: Callable[[Path | None], T]) -> T:
+    """Load what ``folder`` keeps, or build and keep it.
+
+    A build that is killed leaves nothing behind, and what is found there but cannot be loaded is built anew.
+
+    Args:
+        load: takes a folder to read from where it holds something, else to write to; None where nothing can be kept.
+
+    Raises:
+        EngineError: ``load`` raised it with nothing kept.
+    """
+    if folder.is_dir():
+        try:
+            return load(folder)
+        except EngineError as error:
+            log.warning("What %s keeps is built anew, since it cannot be used: %s", folder, error)
+            shutil.rmtree(folder, ignore_errors=True)
+    try:
+        require_writable(folder.parent)
+    except BundleDirUnusable:
+        log.warning("Every start builds its engines: %s cannot be written to. Set YOLOFOLD_STATE_DIR.", folder.parent)
+        return load(None)
+    # Written to disk before the folder gets its name; of several processes the last one's stays.
+    with bundle_writer(folder.parent, folder.name) as partial:
+        return load(partial)

@@ -1,0 +1,79 @@
+"""What is kept between starts is whole or not there, and never taken for a bundle."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from service.bundle.store import bundle_names, find_bundle
+from service.errors import EngineError
+from service.inference.engine_cache import cache_folder, open_cached
+
+
+class Runtime:
+    """Stands for one that builds where it finds nothing, as TensorRT does."""
+
+    def __init__(self, *, broken: bool = False) -> None:
+        self.built, self._broken = 0, broken
+
+    def __call__(self, folder: Path | None) -> str:
+        kept = None if folder is None else folder / "graph.engine"
+        if kept is not None and kept.exists():
+            if kept.read_text() != "engine":
+                raise EngineError("it cannot be deserialized")
+            return "kept"
+        self.built += 1
+        if kept is not None:
+            kept.write_text("engi")
+            if self._broken:
+                raise EngineError("out of memory")
+            kept.write_text("engine")
+        return "built"
+
+
+def test_what_was_built_is_kept(tmp_path: Path) -> None:
+    folder, runtime = cache_folder(tmp_path, "tensorrt", {"graph": "a"}), Runtime()
+    assert [open_cached(folder, runtime) for _ in range(3)] == ["built", "kept", "kept"]
+    assert runtime.built == 1 and list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    folder = cache_folder(tmp_path, "tensorrt", {"graph": "a"})
+    with pytest.raises(EngineError, match="out of memory"):
+        open_cached(folder, Runtime(broken=True))
+    assert list(tmp_path.iterdir()) == []
+    assert open_cached(folder, Runtime()) == "built"
+
+
+def test_what_is_damaged_is_built_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder, runtime = cache_folder(tmp_path, "tensorrt", {"graph": "a"}), Runtime()
+    open_cached(folder, runtime)
+    (folder / "graph.engine").write_text("eng")
+    with caplog.at_level(logging.WARNING):
+        assert open_cached(folder, runtime) == "built"
+    assert "built anew" in caplog.text and "cannot be deserialized" in caplog.text
+    assert open_cached(folder, runtime) == "kept"
+
+
+def test_where_nothing_can_be_kept_each_start_builds_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    no_folder = tmp_path / "file"
+    no_folder.touch()
+    folder, runtime = cache_folder(no_folder, "tensorrt", {"graph": "a"}), Runtime()
+    with caplog.at_level(logging.WARNING):
+        assert [open_cached(folder, runtime) for _ in range(2)] == ["built", "built"]
+    assert "YOLOFOLD_STATE_DIR" in caplog.text
+
+
+def test_any_difference_has_a_folder_of_its_own_and_none_is_a_bundle(tmp_path: Path) -> None:
+    parts = {"graph": "a", "gpus": ["A100"], "driver": "580", "onnxruntime": "1.31.1", "tensorrt": 101303, "batch": 1}
+    folders = {cache_folder(tmp_path, "tensorrt", parts)}
+    for name in parts:
+        folders.add(cache_folder(tmp_path, "tensorrt", parts | {name: "other"}))
+    assert len(folders) == 1 + len(parts)
+    for folder in folders:
+        open_cached(folder, Runtime())
+    assert bundle_names(tmp_path) == []
+    for key in ("auto-640-auto", "embedded-640-auto", "tensorrt-640-auto"):
+        assert find_bundle(tmp_path, key) is None
