@@ -7,9 +7,16 @@ windows are drawn from the other half, clean and spoilt. With --faults-every 2 e
 as where the first pictures served are the calibration; with 0 none does. The figures are means over several such
 splits. With --group N, each N pictures that follow each other by name stay in one half: crops of one photograph
 resemble each other more than photographs do.
+
+    .venv/bin/python -m scripts.drift_auc --bundle bundles/NAME --data FOLDER --windows-from OTHER
+
+Where there are pictures enough, all of --data is the calibration, and windows are cut from OTHER one after the other.
+No two share a picture, so the share over the threshold has an interval. With --spoilt N only the first N pictures are
+also spoilt.
 """
 
 import argparse
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.store import load_bundle
-from service.drift.baseline import WINDOW
+from service.drift.baseline import WINDOW, Baseline
 from service.drift.calibration import DEFAULT_RATE, calibrate
 from service.drift.features import Samples
 from service.drift.layers import watch_layers
 from service.drift.taught import TaughtFaults
+from service.evaluation.false_alarms import wilson_interval
 from service.heap import map_large_blocks
 from service.inference.fault_pictures import measure_versions
 from service.inference.images import decode_image
@@ -46,8 +54,8 @@ class Measured:
     faults: NDArray[np.float64]
 
 
-def measure(bundle_path: Path, folder: Path) -> Measured:
-    """Every picture in ``folder``."""
+def measure(bundle_path: Path, folder: Path, *, spoilt: int, taught: bool) -> Measured:
+    """Every picture in ``folder``, the first ``spoilt`` also spoilt; with the known faults if they are to be taught."""
     bundle = load_bundle(bundle_path)
     probe, watched, size = Probe(bundle.probe_graph), watch_layers(bundle), bundle.manifest.model.input.height
     paths = picture_files(folder)
@@ -57,13 +65,29 @@ def measure(bundle_path: Path, folder: Path) -> Measured:
         picture = decode_image(path.read_bytes(), max_pixels=_MAX_PIXELS)
         plan = plan_letterbox(picture.shape[1], picture.shape[0], size)
         for name, found in readings.items():
-            spoilt = picture if name == CLEAN else CORRUPTIONS[name](picture)
-            found.append(probe.measure(content_tensor(letterbox(spoilt, plan), plan)))
-        faults.append(measure_versions(picture, probe, watched, size))
+            if name == CLEAN or number <= spoilt:
+                version = picture if name == CLEAN else CORRUPTIONS[name](picture)
+                found.append(probe.measure(content_tensor(letterbox(version, plan), plan)))
+        if taught:
+            faults.append(measure_versions(picture, probe, watched, size))
         print(f"\r{number}/{len(paths)}", end="", flush=True)
     print()
-    samples = {name: Samples.of(found) for name, found in readings.items()}
-    return Measured(samples, watched.channels, np.stack(faults))
+    samples = {name: Samples.of(found) for name, found in readings.items() if found}
+    return Measured(samples, watched.channels, np.stack(faults) if taught else np.empty(0))
+
+
+def evaluate_apart(calibrated: Measured, others: Measured, faults_every: int) -> dict[str, tuple[float, int, int]]:
+    """By version: area under the curve against clean windows, windows over the threshold, and windows."""
+    baseline = _calibrate(calibrated, np.arange(len(calibrated.samples[CLEAN])), faults_every)
+    scores = {}
+    for name, found in others.samples.items():
+        windows = len(found) // WINDOW
+        rows = found.features(others.channels)[: windows * WINDOW].reshape(windows, WINDOW, -1)
+        scores[name] = np.array([baseline.score(window) for window in rows])
+    return {
+        name: (_area(scores[CLEAN], found), int((found > baseline.threshold).sum()), len(found))
+        for name, found in scores.items()
+    }
 
 
 def evaluate_split(
@@ -74,12 +98,7 @@ def evaluate_split(
     groups = np.arange(len(clean)) // group
     order = rng.permutation(groups[-1] + 1)
     seen = np.isin(groups, order[: len(order) // 2])
-    half = Samples(clean.means[seen], clean.variances[seen], clean.figures[seen])
-    faults: TaughtFaults | None = None
-    if faults_every:
-        rows = np.arange(0, len(half), faults_every)
-        faults = teach_faults(measured.faults[seen][rows], rows)
-    baseline = calibrate(half, measured.channels, DEFAULT_RATE, "", faults).baseline
+    baseline = _calibrate(measured, np.flatnonzero(seen), faults_every)
     unseen = np.flatnonzero(~seen)
     windows = [rng.choice(unseen, WINDOW, replace=False) for _ in range(_WINDOWS)]
     scores = {}
@@ -90,6 +109,16 @@ def evaluate_split(
         name: (_area(scores[CLEAN], found), float((found > baseline.threshold).mean()))
         for name, found in scores.items()
     }
+
+
+def _calibrate(measured: Measured, chosen: NDArray[np.intp], faults_every: int) -> Baseline:
+    clean = measured.samples[CLEAN]
+    samples = Samples(clean.means[chosen], clean.variances[chosen], clean.figures[chosen])
+    faults: TaughtFaults | None = None
+    if faults_every:
+        rows = np.arange(0, len(samples), faults_every)
+        faults = teach_faults(measured.faults[chosen][rows], rows)
+    return calibrate(samples, measured.channels, DEFAULT_RATE, "", faults).baseline
 
 
 def _area(clean: NDArray[np.float64], spoilt: NDArray[np.float64]) -> float:
@@ -106,15 +135,35 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--group", type=int, default=1, help="pictures in a row that stay together")
     parser.add_argument("--faults-every", type=int, default=1, help="pictures of which one teaches the known faults")
+    parser.add_argument("--windows-from", type=Path, help="folder of other clean photographs, which windows are of")
+    parser.add_argument("--spoilt", type=int, default=sys.maxsize, help="how many of those are also spoilt")
     arguments = parser.parse_args()
     map_large_blocks()
-    measured = measure(arguments.bundle, arguments.data)
+    taught = arguments.faults_every > 0
+    if arguments.windows_from is not None:
+        _print_apart(
+            evaluate_apart(
+                measure(arguments.bundle, arguments.data, spoilt=0, taught=taught),
+                measure(arguments.bundle, arguments.windows_from, spoilt=arguments.spoilt, taught=False),
+                arguments.faults_every,
+            )
+        )
+        return
+    measured = measure(arguments.bundle, arguments.data, spoilt=sys.maxsize, taught=taught)
     rng = np.random.default_rng(0)
     splits = [evaluate_split(measured, arguments.group, rng, arguments.faults_every) for _ in range(arguments.splits)]
     print(f"{'':<18}{'area':>8}{'least':>8}{'over the threshold':>20}")
     for name in measured.samples:
         areas, shares = zip(*(split[name] for split in splits), strict=True)
         print(f"{name:<18}{np.mean(areas):8.3f}{min(areas):8.3f}{np.mean(shares):20.1%}")
+
+
+def _print_apart(found: Mapping[str, tuple[float, int, int]]) -> None:
+    print(f"{'':<18}{'area':>8}{'over the threshold':>20}{'':>8}{'95 % interval':>20}")
+    for name, (area, over, windows) in found.items():
+        interval = wilson_interval(over, windows)
+        ends = f"{interval.low:.1%} to {interval.high:.1%}"
+        print(f"{name:<18}{area:8.3f}{f'{over} of {windows}':>20}{over / windows:8.1%}{ends:>20}")
 
 
 if __name__ == "__main__":

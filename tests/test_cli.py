@@ -24,7 +24,7 @@ from service.comparison import Tolerance
 from service.errors import BundleMissing
 from service.prepare.weights import EMBEDDED
 from service.settings import load_settings
-from tests.bundles import change_bias, rehash
+from tests.bundles import change_bias, change_both_graphs, rehash
 from tests.conftest import IMGSZ, ROOT, RunningServer, clean_environ, command, running_server
 from tests.tiny_graphs import Graphs
 
@@ -272,15 +272,24 @@ def test_a_corrupt_bundle_is_not_served(prepared: dict[str, str], bundle_path: P
 def test_a_graph_that_computes_something_else_is_not_served(
     prepared: dict[str, str], bundle_path: Path, tmp_path: Path
 ) -> None:
-    """All hashes fit: only its answer gives it away."""
+    """All hashes fit, and both graphs each other: only its answer gives it away."""
     copy = Path(shutil.copytree(bundle_path, tmp_path / bundle_path.name))
-    change_bias(copy / "model.onnx", "model.4.cv1", lambda bias: bias * 1.5)
-    rehash(copy, "model.onnx")
+    change_both_graphs(copy, "model.4.cv1", 1.5)
     settings = prepared | {"bundle_dir": str(tmp_path)}
     assert run("bundle", **settings).returncode == 0
     done = run("serve", **settings, port="0")
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith("SelfCheckFailed: CPUExecutionProvider of ONNX Runtime")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_wrong_fold_is_not_served(prepared: dict[str, str], bundle_path: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundle_path, tmp_path / bundle_path.name))
+    change_bias(copy / "model.onnx", "model.4.cv1", lambda bias: bias * 1.001)
+    rehash(copy, "model.onnx")
+    done = run("serve", **(prepared | {"bundle_dir": str(tmp_path)}), port="0")
+    assert done.returncode == 3 and done.stdout == ""
+    assert done.stderr.startswith("BundleUncertified") and "/model.4/cv1/conv/Conv" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -15,7 +15,8 @@ from tests.conftest import ROOT, clean_environ
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "settings": {"errors"},
-    "bundle": {"errors"},
+    "onnx_message": set(),
+    "bundle": {"onnx_message", "errors"},
     "preprocessing": {"errors"},
     "comparison": set(),
     "heap": set(),
@@ -28,7 +29,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "onnxruntime_folding": set(),
     "openvino_properties": set(),
     "observatory": {"bundle", "nearest", "errors"},
-    "measurement": {"bundle", "machine", "child", "onnxruntime_folding", "openvino_properties", "errors"},
+    "measurement": {
+        "bundle",
+        "machine",
+        "child",
+        "onnx_message",
+        "onnxruntime_folding",
+        "openvino_properties",
+        "errors",
+    },
     "prepare": {"bundle", "preprocessing", "comparison", "pictures", "settings", "machine", "measurement", "errors"},
     "inference": {
         "bundle",

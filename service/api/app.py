@@ -15,6 +15,7 @@ from service.api.measuring import LatencyStation
 from service.api.problems import BEFORE_OPERATIONS, install_problem_handlers
 from service.api.response_headers import ResponseHeaders
 from service.api.state import Service
+from service.bundle.graph_fold import require_folded_graph
 from service.bundle.store import Bundle
 from service.heap import give_back_freed
 from service.inference.bulk import BulkTurns
@@ -92,17 +93,19 @@ def create_app(settings: Settings, bundle: Bundle, service: Service | None = Non
 
 
 def start_service(settings: Settings, bundle: Bundle) -> Service:
-    """Load the network, check its answer to the stored picture and start the workers.
+    """Check the deployed graph against the reference, load it, check its answer to the stored picture, start workers.
 
     With ``YOLOFOLD_ENGINE=auto`` this may measure first, for seconds.
 
     Raises:
+        BundleUncertified: the deployed graph is not the reference graph folded.
         SettingsError: the settings of the engine contradict each other.
         EngineError: the network cannot be loaded or run, (SelfCheckFailed) computes something else here, or no engine
             could be chosen.
         BundleSchemaError: the stored picture or answer cannot be read.
         CalibrationUnusable: the drift calibration beside the bundle is damaged or another bundle's.
     """
+    require_folded_graph(bundle)
     cores = usable_cores()
     started = start_engine(bundle, settings, cores)
     engine = started.engine

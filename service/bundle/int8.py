@@ -103,10 +103,23 @@ class Int8Spec(Record):
         """The fastest way that passed and a processor can go; None if there is none.
 
         Args:
+            bf16, dot_products: as in ``obstacle``.
+        """
+        ways = (way.precision for way in self.gate.ways)
+        return next((way for way in ways if self.obstacle(way, bf16=bf16, dot_products=dot_products) is None), None)
+
+    def obstacle(self, way: Int8Precision, *, bf16: bool, dot_products: bool) -> str | None:
+        """Why a processor cannot or may not run the quantized graph this way, in words; None if it may.
+
+        Args:
             bf16: it has instructions for it.
             dot_products: it adds products of int8 in 32 bits.
         """
         if self.weight_bits == 8 and not dot_products:
-            return None
-        passed = [way.precision for way in self.gate.ways if way.passed and (bf16 or way.precision != "int8+bf16")]
-        return passed[0] if passed else None
+            return "Its 8-bit weights need VNNI or its like, which this processor lacks."
+        if way == "int8+bf16" and not bf16:
+            return "This processor has no instructions for bf16."
+        verdict = next((verdict for verdict in self.gate.ways if verdict.precision == way), None)
+        if verdict is None:
+            return "Where the bundle was quantized, this could not be judged."
+        return None if verdict.passed else f"It did not pass: {verdict.reason}"

@@ -9,7 +9,7 @@ from service.bundle.manifest import Record
 Verdict = Literal["gain", "loss", "indistinguishable"]
 Engine = Literal["torch", "onnxruntime", "openvino"]
 Device = Literal["cpu", "cuda"]
-Precision = Literal["fp32", "tf32", "bf16"]
+Precision = Literal["fp32", "tf32", "bf16", "int8+bf16", "int8+fp32"]
 SeriesKind = Literal["latency", "throughput"]
 
 

@@ -156,6 +156,10 @@ class Bundle:
             wanted = ("uint8", (*sides, 3), "float64", (self.self_check.rows, 6))
         if found != wanted:
             raise BundleSchemaError(f"{path} holds {found}, not {wanted}. Prepare it again with this release.")
+        if not (np.isfinite(rows).all() and (rows[:, 4] > self.self_check.threshold).all()):
+            raise BundleSchemaError(
+                f"{path} holds boxes that are not above {self.self_check.threshold:g}. Prepare it again."
+            )
         return image, rows
 
 

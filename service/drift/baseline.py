@@ -58,6 +58,8 @@ class Baseline:
     """(F, F), the symmetric inverse square root of the standardised features' shrunk covariance."""
     threshold: float
     """A window of ``LEFT_OUT`` to ``WINDOW`` pictures whose score exceeds it has drifted."""
+    usual: float
+    """The distance of ordinary windows: half of them are farther."""
     faults: tuple[str, ...]
     """The C known faults, in words; none where none was taught."""
     directions: NDArray[np.float64]
@@ -75,6 +77,10 @@ class Baseline:
     def score(self, features: NDArray[np.float64]) -> float:
         """The score of one window, ``features`` (W, F) with W from 1 to ``WINDOW``.
 
+        It is the distance, or more where a projection has come farther on its way from nil to its limit than the
+        distance has from what is usual to the threshold. Distances of ordinary windows are all alike, so by shares of
+        the limits themselves half a fault would rank below them.
+
         Its mean over ordinary windows hardly depends on W, but its scatter grows as W falls: a window shorter than
         ``LEFT_OUT`` exceeds the threshold more often than ``rate`` says.
 
@@ -82,7 +88,7 @@ class Baseline:
             ValueError: the shape is another, or a feature is not finite.
         """
         distance, projections = self._measure(features)
-        return float(max([distance, *(self.threshold * projections / self.limits)]))
+        return float(max([distance, *(self.usual + (self.threshold - self.usual) * projections / self.limits)]))
 
     def foremost_fault(self, features: NDArray[np.float64]) -> tuple[str, float, float] | None:
         """The known fault whose limit a window exceeds by most, its projection and its limit; None where none is.
@@ -151,6 +157,7 @@ def fit_baseline(
         scale=scale,
         whitening=whitening,
         threshold=threshold,
+        usual=math.exp(float(_logarithms(found[:, 0]).mean())),
         faults=taught.names,
         directions=_unit(taught.mean_changes(np.array([], np.intp)) / scale @ whitening),
         limits=limits,
@@ -162,13 +169,18 @@ def fit_baseline(
 
 def safe_threshold(scores: NDArray[np.float64], rate: float, pictures: int) -> float:
     """What a new ordinary distance exceeds at ``rate``, given some ``scores`` above 0; see :func:`fit_baseline`."""
-    return math.exp(safe_limit(np.log(np.maximum(scores, np.finfo(np.float64).tiny)), rate, pictures))
+    return math.exp(safe_limit(_logarithms(scores), rate, pictures))
 
 
 def safe_limit(values: NDArray[np.float64], rate: float, pictures: int) -> float:
     """What a new value exceeds at ``rate``, given some ``values`` of a law that is near normal."""
     deviation = float(values.std()) * (1 + math.sqrt(LEFT_OUT / (2 * pictures)) / 2)
     return float(values.mean()) + NormalDist().inv_cdf(1 - rate) * deviation
+
+
+def _logarithms(distances: NDArray[np.float64]) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = np.log(np.maximum(distances, np.finfo(np.float64).tiny))
+    return found
 
 
 def _nothing(features: NDArray[np.float64]) -> TaughtFaults:

@@ -30,7 +30,7 @@ from service.lint.faults import PICTURE_FAULTS
 from service.lint.signatures import Signatures
 
 Floats = NDArray[np.float64]
-SCHEMA_VERSION: Literal[3] = 3
+SCHEMA_VERSION: Literal[4] = 4
 
 _UNREADABLE = (OSError, EOFError, ValueError, TypeError, KeyError, BadZipFile, zlib.error)
 
@@ -44,6 +44,7 @@ class DriftSpec(Record):
     rate: float
     measured_rate: float
     threshold: float
+    usual: float
     faults: list[str] = Field(description="Known faults that windows are looked over for, in words.")
 
 
@@ -59,7 +60,7 @@ class FaultSpec(Record):
 class CalibrationSpec(Record):
     """What a calibration file says about itself."""
 
-    schema_version: Literal[3] = SCHEMA_VERSION
+    schema_version: Literal[4] = SCHEMA_VERSION
     model_version: str
     probe_sha256: Sha256
     drift: DriftSpec
@@ -113,6 +114,7 @@ def save_calibration(learnt: Learnt, bundle: Bundle) -> Path:
             rate=baseline.rate,
             measured_rate=baseline.measured_rate,
             threshold=baseline.threshold,
+            usual=baseline.usual,
             faults=list(baseline.faults),
         ),
         faults=FaultSpec(
@@ -215,6 +217,7 @@ def _learnt(spec: CalibrationSpec, arrays: dict[str, Floats]) -> Learnt:
         scale=arrays["drift/scale"],
         whitening=arrays["drift/whitening"],
         threshold=drift.threshold,
+        usual=drift.usual,
         faults=tuple(drift.faults),
         directions=arrays["drift/directions"],
         limits=arrays["drift/limits"],

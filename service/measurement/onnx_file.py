@@ -1,40 +1,34 @@
-"""Reads and edits ONNX files as far as measuring needs it: serving has no onnx package.
-
-An ONNX file is a protobuf message, which is a sequence of fields. Each has a key (number * 8 + wire type) and a value;
-a value of wire type 2 has its length before it and may be a message itself. Numbers are those of onnx.proto.
-"""
+"""Counts and cuts in ONNX files, as far as measuring needs it."""
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from service.errors import MeasurementRefused
+from service.onnx_message import (
+    BYTES,
+    FLOAT,
+    GRAPH_INPUT,
+    GRAPH_NODE,
+    MODEL_GRAPH,
+    NODE_INPUT,
+    NODE_OP_TYPE,
+    NODE_OUTPUT,
+    VALUE_NAME,
+    VARINT,
+    Field,
+    read_fields,
+)
 
-_MODEL_GRAPH = 7
-_GRAPH_NODE, _GRAPH_INPUT = 1, 11
-_NODE_INPUT, _NODE_OUTPUT, _NODE_OP_TYPE = 1, 2, 4
-_VALUE_NAME, _VALUE_TYPE = 1, 2
+_VALUE_TYPE = 2
 _TYPE_TENSOR, _TENSOR_ELEMENT, _TENSOR_SHAPE, _SHAPE_DIM, _DIM_VALUE = 1, 1, 2, 1, 1
-_FLOAT = 1
-
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 #: What the deployed graph does to its pictures before the network begins.
 _PREPROCESSING = {"Transpose", "Gather", "Cast", "Div"}
 
 
 @dataclass(frozen=True)
-class _Field:
-    """``value`` without key and length, ``whole`` with them; both are views of the file's bytes."""
-
-    number: int
-    value: memoryview
-    whole: memoryview
-
-
-@dataclass(frozen=True)
 class _Node:
-    field: _Field
+    field: Field
     op_type: str
     inputs: list[str]
     outputs: list[str]
@@ -62,18 +56,18 @@ def write_float_input(source: Path, target: Path) -> None:
     """
     model = _read(source)
     graph = _graph(model, source)
-    inputs = [field for field in graph if field.number == _GRAPH_INPUT]
+    inputs = [field for field in graph if field.number == GRAPH_INPUT]
     if len(inputs) != 1:
         raise MeasurementRefused(f"{source.name} has {len(inputs)} inputs, not 1.")
-    removed, value = _preprocessing(_nodes(graph), _text(_only(inputs[0], _VALUE_NAME)), source)
+    removed, value = _preprocessing(_nodes(graph), _only(inputs[0], VALUE_NAME).text, source)
     gone = {id(node.field) for node in removed}
     kept = [
-        _float_input(value, field) if field.number == _GRAPH_INPUT else bytes(field.whole)
+        _float_input(value, field) if field.number == GRAPH_INPUT else bytes(field.whole)
         for field in graph
         if id(field) not in gone
     ]
-    encoded = _encode(_MODEL_GRAPH, b"".join(kept))
-    parts = [encoded if field.number == _MODEL_GRAPH else bytes(field.whole) for field in model]
+    encoded = _encode(MODEL_GRAPH, b"".join(kept))
+    parts = [encoded if field.number == MODEL_GRAPH else bytes(field.whole) for field in model]
     target.write_bytes(b"".join(parts))
 
 
@@ -98,93 +92,52 @@ def _preprocessing(nodes: list[_Node], pictures: str, source: Path) -> tuple[lis
     return chain + constants, value
 
 
-def _float_input(name: str, pictures: _Field) -> bytes:
+def _float_input(name: str, pictures: Field) -> bytes:
     """An input of a graph: float32 (B, 3, S, S), where ``pictures`` is (B, S, S, 3)."""
     tensor = _only(_only(pictures, _VALUE_TYPE), _TYPE_TENSOR)
-    batch, height, width, _ = (bytes(f.whole) for f in _fields(_only(tensor, _TENSOR_SHAPE).value))
+    batch, height, width, _ = (bytes(f.whole) for f in read_fields(_only(tensor, _TENSOR_SHAPE).value))
     channels = _encode(_SHAPE_DIM, _encode_number(_DIM_VALUE, 3))
     shape = _encode(_TENSOR_SHAPE, batch + channels + height + width)
-    kind = _encode(_VALUE_TYPE, _encode(_TYPE_TENSOR, _encode_number(_TENSOR_ELEMENT, _FLOAT) + shape))
-    return _encode(_GRAPH_INPUT, _encode(_VALUE_NAME, name.encode()) + kind)
+    kind = _encode(_VALUE_TYPE, _encode(_TYPE_TENSOR, _encode_number(_TENSOR_ELEMENT, FLOAT) + shape))
+    return _encode(GRAPH_INPUT, _encode(VALUE_NAME, name.encode()) + kind)
 
 
-def _read(path: Path) -> list[_Field]:
+def _read(path: Path) -> list[Field]:
     try:
-        return list(_fields(memoryview(path.read_bytes())))
+        return list(read_fields(memoryview(path.read_bytes())))
     except (IndexError, ValueError) as error:
         raise MeasurementRefused(f"{path.name} is not an ONNX file.") from error
 
 
-def _graph(model: list[_Field], path: Path) -> list[_Field]:
+def _graph(model: list[Field], path: Path) -> list[Field]:
     try:
-        (graph,) = (field for field in model if field.number == _MODEL_GRAPH)
-        return list(_fields(graph.value))
+        (graph,) = (field for field in model if field.number == MODEL_GRAPH)
+        return list(read_fields(graph.value))
     except (IndexError, ValueError) as error:
         raise MeasurementRefused(f"{path.name} is not an ONNX file.") from error
 
 
-def _nodes(graph: list[_Field]) -> list[_Node]:
-    return [_node(field) for field in graph if field.number == _GRAPH_NODE]
+def _nodes(graph: list[Field]) -> list[_Node]:
+    return [_node(field) for field in graph if field.number == GRAPH_NODE]
 
 
-def _node(field: _Field) -> _Node:
-    parts = list(_fields(field.value))
-    texts = {n: [_text(p) for p in parts if p.number == n] for n in (_NODE_INPUT, _NODE_OUTPUT, _NODE_OP_TYPE)}
-    return _Node(field, texts[_NODE_OP_TYPE][0], texts[_NODE_INPUT], texts[_NODE_OUTPUT])
+def _node(field: Field) -> _Node:
+    parts = list(read_fields(field.value))
+    texts = {n: [p.text for p in parts if p.number == n] for n in (NODE_INPUT, NODE_OUTPUT, NODE_OP_TYPE)}
+    return _Node(field, texts[NODE_OP_TYPE][0], texts[NODE_INPUT], texts[NODE_OUTPUT])
 
 
-def _only(message: _Field, number: int) -> _Field:
-    (found,) = (field for field in _fields(message.value) if field.number == number)
+def _only(message: Field, number: int) -> Field:
+    (found,) = (field for field in read_fields(message.value) if field.number == number)
     return found
 
 
-def _text(field: _Field) -> str:
-    return bytes(field.value).decode()
-
-
-def _fields(message: memoryview) -> Iterator[_Field]:
-    """The fields of a message in order.
-
-    Raises:
-        ValueError, IndexError: it is no message.
-    """
-    at = 0
-    while at < len(message):
-        start = at
-        key, at = _number(message, at)
-        kind, size = key & 7, 0
-        if kind == _VARINT:
-            _, end = _number(message, at)
-            size = end - at
-        elif kind == _BYTES:
-            size, at = _number(message, at)
-        elif kind in (_FIXED64, _FIXED32):
-            size = 8 if kind == _FIXED64 else 4
-        else:
-            raise ValueError(f"unknown wire type {kind}")
-        if at + size > len(message):
-            raise ValueError("a field is longer than its message")
-        yield _Field(key >> 3, message[at : at + size], message[start : at + size])
-        at += size
-
-
-def _number(message: memoryview, at: int) -> tuple[int, int]:
-    """A base-128 number, lowest seven bits first, and where it ends."""
-    value = shift = 0
-    while True:
-        byte = message[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
-
-
 def _encode(number: int, value: bytes) -> bytes:
-    return _varint(number << 3 | _BYTES) + _varint(len(value)) + value
+    return _varint(number << 3 | BYTES) + _varint(len(value)) + value
 
 
 def _encode_number(number: int, value: int) -> bytes:
-    return _varint(number << 3 | _VARINT) + _varint(value)
+    return _varint(number << 3 | VARINT) + _varint(value)
 
 
 def _varint(value: int) -> bytes:

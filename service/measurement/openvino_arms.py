@@ -1,7 +1,8 @@
 """Both graphs in OpenVINO, in each precision that it has. Imported only where OpenVINO is installed.
 
 OpenVINO folds BatchNorm by itself and cannot be told not to. So one question is what folding beforehand saves there,
-the other what OpenVINO saves against ONNX Runtime, with the folded graph in both.
+the other what OpenVINO saves against ONNX Runtime, with the folded graph in both. Where the bundle was quantized, int8
+is measured each way that may be served here.
 """
 
 from collections.abc import Sequence
@@ -11,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from service.bundle.int8 import Int8Precision
 from service.bundle.latency import NotMeasured
-from service.machine import threads_under_load, usable_cores
+from service.machine import has_int8_dot_products, threads_under_load, usable_cores
 from service.measurement import openvino_peak
 from service.measurement.economy import Question
 from service.measurement.openvino_session import (
@@ -22,6 +24,7 @@ from service.measurement.openvino_session import (
     inspect_openvino,
     openvino_run,
 )
+from service.measurement.quantized import QuantizedGraph, int8_left_open
 from service.measurement.runtime_arms import NULL_CONTROL
 from service.measurement.study import Place
 from service.measurement.throughput import in_bursts
@@ -32,6 +35,9 @@ NO_BF16 = NotMeasured(
     question="What does folding save in OpenVINO in bf16?",
     reason="This processor has no instructions for bf16.",
 )
+NO_INT8 = int8_left_open("This bundle holds no quantized graph; `python -m service quantize` makes one that does.")
+#: Each way to run the quantized graph, and what it computes the rest of the network in.
+_WAYS: dict[Int8Precision, FloatPrecision] = {"int8+bf16": "bf16", "int8+fp32": "fp32"}
 
 
 @dataclass(frozen=True)
@@ -51,11 +57,16 @@ class OpenVinoArm:
 class OpenVinoArms:
     """See ``service.measurement.study.MoreArms``."""
 
-    def __init__(self, place: Place, not_measured: Sequence[NotMeasured] = ()) -> None:
+    asked_first = False
+
+    def __init__(
+        self, place: Place, not_measured: Sequence[NotMeasured] = (), quantized: QuantizedGraph | None = None
+    ) -> None:
         """Load each graph once in each precision, to count what is executed.
 
         Args:
             not_measured: what is left open besides.
+            quantized: the graph in int8, if there is one.
 
         Raises:
             MeasurementRefused: OpenVINO cannot load a graph.
@@ -64,6 +75,19 @@ class OpenVinoArms:
         self.not_measured = [*not_measured, *(() if "bf16" in precisions else (NO_BF16,))]
         self._arms = [arm for precision in precisions for arm in _arms(place, precision)]
         self.questions = [question for precision in precisions for question in _questions(precision)]
+        if quantized is None:
+            self.not_measured.append(NO_INT8)
+            return
+        bf16, dot_products = "bf16" in precisions, has_int8_dot_products()
+        for way in _WAYS:
+            questions = _int8_questions(way)
+            obstacle = quantized.spec.obstacle(way, bf16=bf16, dot_products=dot_products)
+            if obstacle is None:
+                self._arms.append(_int8_arm(place, quantized.graph, way))
+                self.questions += questions
+            else:
+                left = [NotMeasured(name=q.name, question=q.question, reason=obstacle) for q in questions]
+                self.not_measured += left
 
     def timed(self, images: NDArray[np.uint8]) -> list[TimedArm]:
         """See ``MoreArms.timed``."""
@@ -107,6 +131,13 @@ def _arms(place: Place, precision: FloatPrecision) -> list[OpenVinoArm]:
     return [OpenVinoArm(name, title, plan, inspect_openvino(plan)) for name, title, plan in plans]
 
 
+def _int8_arm(place: Place, graph: Path, way: Int8Precision) -> OpenVinoArm:
+    floats = _WAYS[way]
+    plan = OpenVinoPlan(graph, floats, place.threads)
+    title = f"OpenVINO in int8, the rest in {floats}, folded"
+    return OpenVinoArm(f"openvino_int8_{floats}", title, plan, replace(inspect_openvino(plan), precision=way))
+
+
 def _questions(precision: FloatPrecision) -> tuple[Question, Question]:
     reference, deployed = f"openvino_reference_{precision}", f"openvino_deployed_{precision}"
     return (
@@ -121,5 +152,24 @@ def _questions(precision: FloatPrecision) -> tuple[Question, Question]:
             f"What does OpenVINO in {precision} save against ONNX Runtime, both folded?",
             baseline=NULL_CONTROL.baseline,
             candidate=deployed,
+        ),
+    )
+
+
+def _int8_questions(way: Int8Precision) -> tuple[Question, Question]:
+    floats = _WAYS[way]
+    candidate = f"openvino_int8_{floats}"
+    return (
+        Question(
+            f"int8_in_openvino_{floats}",
+            f"What does int8 save in OpenVINO, the rest in {floats}, against all of it in {floats}?",
+            baseline=f"openvino_deployed_{floats}",
+            candidate=candidate,
+        ),
+        Question(
+            candidate,
+            f"What does OpenVINO in int8, the rest in {floats}, save against ONNX Runtime, both folded?",
+            baseline=NULL_CONTROL.baseline,
+            candidate=candidate,
         ),
     )

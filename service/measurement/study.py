@@ -107,6 +107,11 @@ class MoreArms(Protocol):
     """Arms of another engine, which take turns with those of ONNX Runtime on the processor."""
 
     @property
+    def asked_first(self) -> bool:
+        """Where the time does not do for all, their questions come before ONNX Runtime's, not after."""
+        ...
+
+    @property
     def questions(self) -> Sequence[Question]:
         """What to compare them by, the more important ones first."""
         ...
@@ -135,6 +140,7 @@ class NoMoreArms:
 
     not_measured: Sequence[NotMeasured] = ()
     questions: Sequence[Question] = ()
+    asked_first: bool = False
 
     def timed(self, images: NDArray[np.uint8]) -> list[TimedArm]:
         """None."""
@@ -154,7 +160,6 @@ def run_study(
     effort: Effort,
     *,
     more: MoreArms | None = None,
-    more_first: bool = True,
     progress: Progress | None = None,
     traffic: Traffic | None = None,
 ) -> LatencyReport:
@@ -165,7 +170,6 @@ def run_study(
 
     Args:
         more: arms of another engine. Where one raises OptionalArmFailed, all of them are left out from there on.
-        more_first: where the time does not do for all, their questions come before ONNX Runtime's, not after.
         progress, traffic: what to tell, and to give way to.
 
     Raises:
@@ -174,9 +178,7 @@ def run_study(
     """
     require_rounds(effort.rounds)
     started = time.monotonic()
-    study = _Study(
-        place, effort, more or NoMoreArms(), more_first, progress or (lambda *_: None), traffic or NoTraffic()
-    )
+    study = _Study(place, effort, more or NoMoreArms(), progress or (lambda *_: None), traffic or NoTraffic())
     with tempfile.TemporaryDirectory(prefix="yolofold-") as folder:
         study.run(Path(folder))
     return LatencyReport(
@@ -194,11 +196,9 @@ def run_study(
 class _Study:
     """Collects the parts of one report."""
 
-    def __init__(
-        self, place: Place, effort: Effort, more: MoreArms, more_first: bool, progress: Progress, traffic: Traffic
-    ) -> None:
+    def __init__(self, place: Place, effort: Effort, more: MoreArms, progress: Progress, traffic: Traffic) -> None:
         self._place, self._effort, self._progress, self._traffic = place, effort, progress, traffic
-        self._more, self._more_first = more, more_first
+        self._more = more
         self._making_ready_since = time.monotonic()
         self.series: list[Series] = []
         self.memory: list[PeakMemory] = []
@@ -266,7 +266,7 @@ class _Study:
     ) -> None:
         """Measure a series with the arms ``more``; where one of those fails, anew without them."""
         asked_of_more = self._more.questions if more else ()
-        parts = (asked_of_more, questions) if self._more_first else (questions, asked_of_more)
+        parts = (asked_of_more, questions) if self._more.asked_first else (questions, asked_of_more)
         try:
             self._measure_series([*more, *arms], [question for part in parts for question in part], workload)
             return

@@ -107,6 +107,8 @@ class TorchArm:
 class TorchArms:
     """The arms in eager PyTorch; see ``service.measurement.study.MoreArms``."""
 
+    asked_first = True
+
     def __init__(self, networks: Networks, place: Place, with_both_heads: bool) -> None:
         """Run each network once on one image, to see what it executes.
 

@@ -17,6 +17,7 @@ import torch
 
 import service
 from service.bundle import store
+from service.bundle.graph_fold import find_graph_flaw
 from service.bundle.health import SCHEMA_VERSION as HEALTH_SCHEMA
 from service.bundle.manifest import (
     BundleManifest,
@@ -28,7 +29,7 @@ from service.bundle.manifest import (
     WeightsSpec,
 )
 from service.bundle.probe import SCHEMA_VERSION as PROBE_SCHEMA
-from service.errors import UnsupportedModel
+from service.errors import ExportFailed, UnsupportedModel
 from service.measurement.runtime_arms import AllowedDevice
 from service.measurement.study import Effort, Place
 from service.prepare.bn_stats import BatchNormStats, collect_bn_stats
@@ -280,6 +281,8 @@ def _export(
             nodes = sum(site.calls for site in kept)  # a layer that runs twice stands there twice
             specs.append(export_onnx(deployed, folder / file, spec.height, nodes, spec.rect))
             check_graph_outputs(folder / file, deployed, inputs)
+    if flaw := find_graph_flaw(folder / store.REFERENCE, folder / store.DEPLOYED, len(subject.result.folded)):
+        raise ExportFailed(f"What was exported would not be served: {flaw}.")
     return specs[0], specs[1]
 
 

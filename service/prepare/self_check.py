@@ -13,7 +13,7 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
-from service.bundle.self_check import IMAGE, ROWS, SelfCheckSpec
+from service.bundle.self_check import IMAGE, ROWS, SAFETY, SelfCheckSpec
 from service.comparison import Repetition, Tolerance, judge_highest, judge_repetition, measure_difference, pair_rows
 from service.errors import ExportFailed
 from service.prepare.deployed_network import NMS_MIN_CONFIDENCE, DeployedNetwork
@@ -25,9 +25,6 @@ from service.prepare.rounding import run, run_shaken
 _MOST_ROWS = 50
 #: The picture keeps this many of each colour's bits. A quarter of the bytes, and as good as any other to compare on.
 _KEPT_BITS = 0xF0
-#: The tolerance over the rounding measured here: other processors add in other orders, with errors of the same kind.
-#: Run under an emulator, ONNX Runtime's kernels for SSE and for AVX2 strayed as far as those for AVX-512, 6e-5 px.
-_SAFETY = 10.0
 #: Rounding is never taken for smaller than what is usual: embedded YOLO26n, 640 px, worst of five pictures.
 _LEAST_ROUNDING = Tolerance(box_px=1e-4, score=2e-5)
 #: Corners of the same computation in float64 that went through suppression in another order.
@@ -161,7 +158,7 @@ def _judge(stored: _Answer, answer: NDArray[np.float64], tolerance: Tolerance, *
 
 
 def _allowed(rounding: Tolerance) -> Tolerance:
-    return Tolerance(_SAFETY * rounding.box_px, _SAFETY * rounding.score)
+    return Tolerance(SAFETY * rounding.box_px, SAFETY * rounding.score)
 
 
 def _coarse(image: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ import json
 import shutil
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -18,12 +18,12 @@ from PIL import Image
 from service.api.fold_schemas import FoldAnswer, FoldCheckAnswer
 from service.api.server import run_server
 from service.bundle.store import Bundle, load_bundle, sha256_file
-from service.errors import SelfCheckFailed
+from service.errors import BundleUncertified, SelfCheckFailed
 from service.inference.fold_check import ROUNDS
 from service.preprocessing.letterbox import letterbox, plan_letterbox
 from service.settings import load_settings
 from tests.api.serving import Serving, assert_problem, serving, wait_until
-from tests.bundles import change_bias, rehash
+from tests.bundles import change_both_graphs, change_constant, rehash
 from tests.inference.pictures import encode, scene
 
 LIMIT_BYTES, LIMIT_PIXELS = 4_000_000, 4_000_000
@@ -207,15 +207,10 @@ def test_every_way_to_send_gives_the_same_answer(server: Serving) -> None:
 
 
 def test_a_wrong_fold_is_seen(bundle_path: Path, tmp_path: Path, parcel: bytes) -> None:
-    """The graph on disk is changed behind the running service's back: the reference's, so that it still starts."""
+    """The reference on disk is changed behind the running service's back, which loads it for the check."""
     folder = Path(shutil.copytree(bundle_path, tmp_path / "bundle"))
-    model = onnx.load(folder / "reference.onnx")
-    variance = next(i for i in model.graph.initializer if i.name.endswith("model.4.cv1.bn.running_var"))
-    changed = onnx.numpy_helper.to_array(variance) * 1.1
-    variance.CopyFrom(onnx.numpy_helper.from_array(changed, variance.name))
-    onnx.save(model, folder / "reference.onnx")
-    rehash(folder, "reference.onnx")
     with serving(load_bundle(folder), workers=1, threads=1) as server:
+        change_constant(folder / "reference.onnx", "network.model.4.cv1.bn.running_var", lambda values: values * 1.1)
         answer = check(server, parcel)
     assert answer["agrees"] is False
     # A sigmoid is nowhere steeper than 1/4: beyond this, no rounding of scores within the tolerance can explain it.
@@ -223,14 +218,32 @@ def test_a_wrong_fold_is_seen(bundle_path: Path, tmp_path: Path, parcel: bytes) 
     assert beyond_rounding or answer["only_in_reference"] + answer["only_in_deployed"]
 
 
-def test_a_deployed_graph_that_computes_something_else_is_refused_before_the_port_opens(
-    bundle_path: Path, tmp_path: Path
-) -> None:
-    folder = Path(shutil.copytree(bundle_path, tmp_path / "bundle"))
-    change_bias(folder / "model.onnx", "model.4.cv1", lambda bias: bias * 1.1)
+def one_channel(folder: Path) -> None:
+    """A hundred-thousandth off, in one channel of one of 96 layers: no picture would show it."""
+
+    def change(weight: np.ndarray) -> np.ndarray:
+        weight[3] *= 1 + 1e-5
+        return weight
+
+    change_constant(folder / "model.onnx", "network.model.4.cv1.conv.weight", change)
     rehash(folder, "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("forge", "refusal", "words"),
+    [
+        (one_channel, BundleUncertified, r"/model\.4/cv1/conv/Conv.*in 1 of its channels, channel 3 first"),
+        (lambda folder: change_both_graphs(folder, "model.4.cv1", 1.1), SelfCheckFailed, "Nothing is served"),
+    ],
+)
+def test_forged_graphs_are_refused_before_the_port_opens(
+    bundle_path: Path, tmp_path: Path, forge: Callable[[Path], None], refusal: type[Exception], words: str
+) -> None:
+    """All hashes fit: in the one the graphs do not fit each other, in the other they do, but not the stored boxes."""
+    folder = Path(shutil.copytree(bundle_path, tmp_path / "bundle"))
+    forge(folder)
     announced: list[str] = []
-    with pytest.raises(SelfCheckFailed, match="Nothing is served"):
+    with pytest.raises(refusal, match=words):
         run_server(load_settings({}, port=0), load_bundle(folder), announced.append)
     assert announced == []
 

@@ -165,6 +165,24 @@ def overshoot(part: str) -> Callable[[dict], None]:
         (lambda c: c["layers"][3].update(relative_error=0.1, tolerance=0.2), "not the one that float32 allows"),
         (lambda c: c.update(end_to_end_tolerance=0.5), "the whole network is not the one that float32 allows"),
         (lambda c: c.update(comparison_threshold=0.99), "it compares boxes from a confidence of 0.99 on only"),
+        (lambda c: c["layers"][3].update(tolerance=c["layers"][3]["relative_error"] / 2), "it failed on model."),
+        (lambda c: c["layers"][3].update(relative_error=-1e-9), "figures for model.* contradict each other"),
+        (lambda c: c["layers"][3].update(relative_error=0.0), "figures for model.* contradict each other"),
+        (lambda c: c["layers"][3].update(max_abs_error=float("nan")), "figures for model.* contradict each other"),
+        (lambda c: c["end_to_end"][0].update(raw_max_abs_error=0.0), "figures for bus.jpg contradict each other"),
+        (lambda c: c["end_to_end"][0].update(max_box_error_px=-1.0), "figures for bus.jpg contradict each other"),
+        (
+            lambda c: c["end_to_end"][0].update(detections=-2, matched=-2),
+            "figures for bus.jpg contradict each other",
+        ),
+        (
+            lambda c: c.update(end_to_end=[p for p in c["end_to_end"] if p["kind"] == "noise"]),
+            "no end-to-end proof on a picture",
+        ),
+        (
+            lambda c: c["unfoldable"].append({"name": "model.0.bn", "reason": "it is"}),
+            "it calls unfoldable are not those that were left",
+        ),
     ],
 )
 def test_a_certificate_is_read_not_believed(copy: Path, change: Callable[[dict], None], says: str) -> None:
@@ -209,6 +227,34 @@ def test_self_check_arrays_that_are_something_else(copy: Path, spoil: Callable[.
     rehash(copy, store.SELF_CHECK_ARRAYS)
     with pytest.raises(BundleSchemaError, match=r"self_check\.npz"):
         store.load_bundle(copy).self_check_arrays()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda s: s.update(box_tolerance_px=100.0), "a tolerance of 100 does not belong to a rounding of"),
+        (lambda s: s.update(score_tolerance=2 * s["score_tolerance"]), "does not belong to a rounding of"),
+        (lambda s: s.update(rounding_box_px=float("nan")), "does not belong to a rounding of"),
+        (lambda s: s.update(rows=0), "either boxes are stored or the highest confidence is"),
+        (lambda s: s.update(highest_confidence=0.5), "either boxes are stored or the highest confidence is"),
+        (lambda s: s.update(threshold=1.5), "is no threshold"),
+    ],
+)
+def test_a_self_check_that_contradicts_itself(copy: Path, change: Callable[[dict], None], says: str) -> None:
+    rewrite(copy, store.SELF_CHECK, change)
+    with pytest.raises(BundleSchemaError, match=rf"self_check\.json.*{says}"):
+        store.load_bundle(copy)
+
+
+def test_stored_boxes_below_the_threshold_or_of_no_number_are_refused(copy: Path) -> None:
+    image, rows = store.load_bundle(copy).self_check_arrays()
+    for column, value in ((4, 0.0), (0, np.nan)):
+        spoilt = rows.copy()
+        spoilt[-1, column] = value
+        write_arrays(copy / store.SELF_CHECK_ARRAYS, image=image, rows=spoilt)
+        rehash(copy, store.SELF_CHECK_ARRAYS)
+        with pytest.raises(BundleSchemaError, match=r"self_check\.npz holds boxes that are not above"):
+            store.load_bundle(copy).self_check_arrays()
 
 
 def test_a_damaged_array_inside_the_archive(copy: Path) -> None:

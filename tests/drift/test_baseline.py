@@ -245,7 +245,8 @@ def test_a_projection_is_fishers_discriminant_in_standard_errors(
     found = aware.foremost_fault(window)
     assert found is not None and found[0] == "fault 2"
     assert found[1] == pytest.approx(expected, rel=1e-9)
-    assert aware.score(window) == pytest.approx(aware.threshold * expected / found[2], rel=1e-9)
+    way = expected / found[2]
+    assert aware.score(window) == pytest.approx(aware.usual + way * (aware.threshold - aware.usual), rel=1e-9)
 
 
 def test_a_small_change_of_a_known_kind_is_seen_where_the_distance_sees_none(
@@ -256,6 +257,18 @@ def test_a_small_change_of_a_known_kind_is_seen_where_the_distance_sees_none(
     assert alarms(baseline, windows) < 0.5
     assert alarms(aware, windows) > 0.95
     assert {found[0] for window in windows if (found := aware.foremost_fault(window))} == {"fault 1"}
+
+
+def test_part_of_a_known_fault_outranks_what_is_usual(aware: Baseline, faults: TaughtFaults, source: Draw) -> None:
+    """Even where it raises no alarm."""
+    move = 0.6 * faults.changes[:, 1].mean(axis=0)
+    ordinary, moved = (np.array([aware.score(source(WINDOW) + by) for _ in range(200)]) for by in (0, move))
+    assert (moved <= aware.threshold).mean() > 0.1
+    assert (ordinary[:, None] < moved).mean() > 0.97
+
+
+def test_half_of_ordinary_windows_are_farther_than_usual(baseline: Baseline, source: Draw) -> None:
+    assert 0.3 < np.mean([baseline.score(source(LEFT_OUT)) > baseline.usual for _ in range(200)]) < 0.7
 
 
 @pytest.mark.parametrize("pictures", [MIN_PICTURES, 256])

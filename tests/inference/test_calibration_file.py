@@ -159,7 +159,7 @@ def test_a_file_of_another_release_is_refused_and_says_so(copy: Bundle, learnt: 
         return np.array(json.dumps(document))
 
     change(save_calibration(learnt, copy), "spec", age)
-    with pytest.raises(CalibrationUnusable, match=r"format of another release; this one reads 3\. Delete it, or run"):
+    with pytest.raises(CalibrationUnusable, match=r"format of another release; this one reads 4\. Delete it, or run"):
         load_calibration(copy)
 
 

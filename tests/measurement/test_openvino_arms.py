@@ -11,20 +11,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service.bundle.int8 import GateBar, GateVerdict, Int8Gate, Int8Precision, Int8Spec, PictureList
 from service.errors import MeasurementRefused
-from service.machine import usable_cores
+from service.machine import describe_machine, usable_cores
 from service.measurement import bench, openvino_arms, study
-from service.measurement.openvino_arms import OpenVinoArms, share_cores
+from service.measurement.openvino_arms import NO_INT8, OpenVinoArms, share_cores
 from service.measurement.openvino_session import OpenVinoPlan, inspect_openvino, openvino_run
 from service.measurement.peak_memory import measure_peak
+from service.measurement.quantized import QuantizedGraph
 from service.measurement.runner import MIN_ROUNDS
 from service.measurement.runtime_arms import RUNTIME_QUESTIONS, SessionPlan, random_images, session_run
 from service.measurement.study import Effort, Place, run_study
 from tests.conftest import ROOT, clean_environ
-from tests.inference.processors import needs_bf16
+from tests.inference.processors import HAS_BF16, needs_bf16
 from tests.tiny_graphs import SIZE, Graphs
 
 CALLERS = 2
+WAYS: tuple[Int8Precision, ...] = ("int8+bf16", "int8+fp32")
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +95,7 @@ def test_where_the_processor_has_bf16_it_is_measured_too(place: Place) -> None:
     names = [arm.name for arm in arms.timed(random_images(SIZE, 1))]
     graphs = ("reference", "deployed")
     assert names == [f"openvino_{graph}_{precision}" for precision in ("fp32", "bf16") for graph in graphs]
-    assert "openvino_bf16" in {question.name for question in arms.questions} and arms.not_measured == []
+    assert "openvino_bf16" in {question.name for question in arms.questions} and arms.not_measured == [NO_INT8]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +126,9 @@ def test_bursts_go_by_whether_threads_were_chosen(place: Place, chosen: bool) ->
 @pytest.mark.usefixtures("only_fp32")
 @pytest.mark.parametrize("first", [True, False])
 def test_its_questions_come_before_or_after_those_of_onnx_runtime(place: Place, first: bool) -> None:
-    report = run_study(place, Effort(MIN_ROUNDS), more=OpenVinoArms(place), more_first=first)
+    arms = OpenVinoArms(place)
+    arms.asked_first = first
+    report = run_study(place, Effort(MIN_ROUNDS), more=arms)
     asked = [answer.name for answer in report.series[0].comparisons]
     own = [question.name for question in RUNTIME_QUESTIONS]
     assert (asked[2:] if first else asked[:2]) == own and len(asked) == 4
@@ -143,7 +148,7 @@ def test_where_it_fails_the_others_are_measured_without_it(
             copy.write_bytes(b"no graph")
 
     effort = Effort(MIN_ROUNDS, math.inf, thorough=True, batches=(1, 4))
-    report = run_study(place, effort, more=arms, more_first=False, progress=break_its_graphs)
+    report = run_study(place, effort, more=arms, progress=break_its_graphs)
     found = {f"{s.kind} on cpu, batch {s.batch}": {arm.engine for arm in s.arms} for s in report.series}
     stages = [f"{kind} on cpu, batch {batch}" for kind in ("latency", "throughput") for batch in (1, 4)]
     both, alone = {"onnxruntime", "openvino"}, {"onnxruntime"}
@@ -170,8 +175,8 @@ def test_a_graph_that_cannot_be_loaded_or_run_is_refused_with_the_reason(place: 
 
 def test_where_it_is_not_installed_the_report_says_so(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "find_spec", lambda name: None)
-    said = {item.name: item.reason for item in bench._openvino(place).not_measured}
-    assert said["openvino"] == "OpenVINO is not installed." and "torch" in said
+    said = {item.name: item.reason for item in bench._openvino(place, None).not_measured}
+    assert said["openvino"] == said["openvino_int8"] == "OpenVINO is not installed." and "torch" in said
 
 
 @pytest.mark.parametrize(
@@ -188,7 +193,7 @@ from pathlib import Path
 from service.measurement.bench import _openvino
 from service.measurement.study import Place
 place = Place(Path({str(place.reference)!r}), Path({str(place.deployed)!r}), {SIZE}, 1, 1)
-print(*(item.reason for item in _openvino(place).not_measured if item.name == "openvino"))
+print(*(item.reason for item in _openvino(place, None).not_measured if item.name == "openvino"))
 """
     environ = clean_environ() | {"PYTHONPATH": str(tmp_path)}
     run = subprocess.run(
@@ -200,3 +205,99 @@ print(*(item.reason for item in _openvino(place).not_measured if item.name == "o
 def test_the_measurement_needs_no_openvino() -> None:
     program = "import sys; import service.measurement.bench; sys.exit(sys.modules.get('openvino') is not None)"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=clean_environ(), check=True)
+
+
+@pytest.fixture(scope="module")
+def quantized(place: Place, tmp_path_factory: pytest.TempPathFactory) -> QuantizedGraph:
+    """The deployed graph in int8, as ``quantize`` makes it, and what a gate would have said that let it pass."""
+    from service.quantization.graph import quantize_graph  # brings the quantizer, hence only where it is needed
+
+    graph = tmp_path_factory.mktemp("int8") / "model.int8.onnx"
+    written = quantize_graph(place.deployed, graph, iter(random_images(SIZE, 8)), [], 7)
+    pictures = PictureList(pictures=1, sha256="0" * 64)
+    ways = [
+        GateVerdict(
+            precision=way, runtime="", boxes=200, repeated=200, new=0, repeated_at_least=0.98, passed=True, reason=None
+        )
+        for way in WAYS
+    ]
+    bar = GateBar(iou=0.9, confidence=0.05, share=0.95, least_boxes=100)
+    gate = Int8Gate(folder="pictures", pictures=pictures, bar=bar, ways=ways, machine=describe_machine())
+    spec = Int8Spec(
+        source_version="0" * 12,
+        quantizer="",
+        graph=written,
+        weight_bits=7,
+        convolutions=2,
+        kept_in_float=[],
+        calibration=pictures,
+        gate=gate,
+    )
+    return QuantizedGraph(graph, spec)
+
+
+def judged(quantized: QuantizedGraph, **changes: object) -> QuantizedGraph:
+    """The same with other verdicts or weights."""
+    return replace(quantized, spec=quantized.spec.model_copy(update=changes))
+
+
+def test_int8_is_timed_where_the_bundle_holds_it(place: Place, quantized: QuantizedGraph) -> None:
+    arms = OpenVinoArms(place, (), quantized)
+    report = run_study(place, Effort(MIN_ROUNDS, thorough=True), more=arms)
+    for series in report.series:
+        found = {arm.name: arm for arm in series.arms}
+        answers = {answer.name: (answer.baseline, answer.candidate) for answer in series.comparisons}
+        for way in WAYS if HAS_BF16 else WAYS[1:]:
+            floats = way.removeprefix("int8+")
+            arm = found[f"openvino_int8_{floats}"]
+            assert (arm.engine, arm.precision) == ("openvino", way) and arm.median_ms > 0
+            assert arm.bytes == quantized.graph.stat().st_size
+            assert answers[f"int8_in_openvino_{floats}"] == (f"openvino_deployed_{floats}", arm.name)
+            assert answers[f"openvino_int8_{floats}"] == ("ort_deployed", arm.name)
+    assert "openvino_int8_fp32" in {item.arm for item in report.memory}
+    left = {item.name: item.reason for item in report.not_measured}
+    assert ("openvino_int8_bf16" in left) != HAS_BF16
+
+
+def test_what_is_timed_as_int8_computes_in_int8(place: Place, quantized: QuantizedGraph) -> None:
+    images = random_images(SIZE, 1)
+    exact = openvino_run(OpenVinoPlan(place.deployed, "fp32", 1), images)()
+    coarse = openvino_run(OpenVinoPlan(quantized.graph, "fp32", 1), images)()
+    apart = np.abs(coarse - exact).max() / np.abs(exact).max()
+    assert 1e-3 < apart < 0.2, "another result, and the same network"
+
+
+@pytest.mark.usefixtures("only_fp32")
+@pytest.mark.parametrize(
+    ("changes", "dot_products", "reason"),
+    [
+        ({"weight_bits": 8}, False, "Its 8-bit weights need VNNI or its like, which this processor lacks."),
+        ({"passed": ()}, True, "It did not pass: it does not"),
+        ({"ways": ()}, True, "Where the bundle was quantized, this could not be judged."),
+    ],
+)
+def test_int8_that_may_not_be_served_here_is_named_with_the_reason(
+    place: Place,
+    quantized: QuantizedGraph,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict,
+    dot_products: bool,
+    reason: str,
+) -> None:
+    monkeypatch.setattr(openvino_arms, "has_int8_dot_products", lambda: dot_products)
+    gate = quantized.spec.gate
+    if "passed" in changes:
+        ways = [way.model_copy(update={"passed": False, "reason": "it does not"}) for way in gate.ways]
+        changes = {"gate": gate.model_copy(update={"ways": ways})}
+    elif "ways" in changes:
+        changes = {"gate": gate.model_copy(update={"ways": []})}
+    arms = OpenVinoArms(place, (), judged(quantized, **changes))
+    assert not any("int8" in question.name for question in arms.questions)
+    left = {item.name: item.reason for item in arms.not_measured}
+    assert left["int8_in_openvino_fp32"] == left["openvino_int8_fp32"] == reason
+    assert "int8_in_openvino_bf16" in left
+
+
+def test_a_bundle_without_int8_says_what_makes_one(place: Place) -> None:
+    left = {item.name: item.reason for item in bench._openvino(place, None).not_measured}
+    assert "`python -m service quantize`" in left["openvino_int8"] and "onnxruntime_int8" in left

@@ -1,0 +1,272 @@
+"""The deployed graph is held to the fold of the reference graph: right folds pass, one wrong number does not."""
+
+import copy
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper, numpy_helper
+from torch import nn
+
+from service.bundle.graph_fold import find_graph_flaw, require_folded_graph
+from service.bundle.store import Bundle, load_bundle
+from service.errors import BundleUncertified
+from tests.bundles import change_constant, fold_anew, rehash
+
+#: The first convolution, two in the middle, one in attention, and one for each scale of the head, which is depthwise.
+CONVS = [
+    "model.0",
+    "model.4.cv1",
+    "model.10.m.0.attn.pe",
+    "model.16.m.0.m.0.cv2",
+    *(f"model.23.one2one_cv3.{scale}.0.0" for scale in range(3)),
+]
+
+
+def node_of(graph: Path, conv: str) -> str:
+    """The node that reads the weights of a convolution."""
+    return next(node.name for node in onnx.load(graph).graph.node if f"network.{conv}.conv.weight" in node.input)
+
+
+def flaw(bundle: Bundle, deployed: Path | None = None, reference: Path | None = None) -> str | None:
+    folded = len(bundle.certificate.layers)
+    return find_graph_flaw(reference or bundle.reference_graph, deployed or bundle.deployed_graph, folded)
+
+
+def test_the_graphs_of_a_bundle_belong_together(bundle: Bundle) -> None:
+    assert flaw(bundle) is None
+    require_folded_graph(bundle)
+
+
+@pytest.mark.parametrize("conv", CONVS)
+@pytest.mark.parametrize(("part", "by"), [("weight", 1 + 4e-7), ("bias", 1 + 1e-5), ("weight", 0.0)])
+def test_one_wrong_channel_of_one_layer_is_named(
+    bundle: Bundle, tmp_path: Path, conv: str, part: str, by: float
+) -> None:
+    """By as little as a few units in the last place, and in the channel whose weights are the least."""
+    graph = Path(shutil.copy(bundle.deployed_graph, tmp_path))
+    changed = []
+
+    def scale(values: np.ndarray) -> np.ndarray:
+        size = np.abs(values.reshape(len(values), -1)).max(1)
+        changed.append(int(size.argmin() if part == "weight" else size.argmax()))
+        values[changed[0]] *= np.float32(by)
+        return values
+
+    change_constant(graph, f"network.{conv}.conv.{part}", scale)
+    found = str(flaw(bundle, graph))
+    assert f"the weights of {node_of(graph, conv)} are not those of the fold of" in found
+    assert f"in 1 of its channels, channel {changed[0]} first" in found
+
+
+def test_a_fold_with_another_eps_is_seen(bundle: Bundle, tmp_path: Path) -> None:
+    """1e-5 for 1e-3, in one layer: right in every other respect."""
+    graph = Path(shutil.copy(bundle.deployed_graph, tmp_path))
+    fold_anew(bundle.reference_graph, graph, "model.4.cv1", eps=1e-5)
+    assert "/model.4/cv1/conv/Conv" in str(flaw(bundle, graph))
+    fold_anew(bundle.reference_graph, graph, "model.4.cv1")
+    assert flaw(bundle, graph) is None, "what the test reckons is what is asked for"
+
+
+@pytest.mark.parametrize("part", ["weight", "bias", "running_mean", "running_var"])
+def test_a_changed_batchnorm_of_the_reference_is_seen(bundle: Bundle, tmp_path: Path, part: str) -> None:
+    graph = Path(shutil.copy(bundle.reference_graph, tmp_path))
+    change_constant(graph, f"network.model.4.cv1.bn.{part}", lambda values: values * np.float32(1.001))
+    assert "/model.4/cv1" in str(flaw(bundle, reference=graph))
+
+
+def change_attribute(model: onnx.ModelProto) -> None:
+    conv = next(node for node in model.graph.node if node.op_type == "Conv")
+    (pads,) = (attribute for attribute in conv.attribute if attribute.name == "pads")
+    pads.ints[0] = 0
+
+
+def leave_out(model: onnx.ModelProto) -> None:
+    sigmoid = next(node for node in model.graph.node if node.op_type == "Sigmoid")
+    for node in model.graph.node:
+        node.input[:] = [sigmoid.input[0] if name == sigmoid.output[0] else name for name in node.input]
+    model.graph.node.remove(sigmoid)
+
+
+def put_in(model: onnx.ModelProto) -> None:
+    last = model.graph.node[-1]
+    model.graph.node.append(helper.make_node("Relu", ["before"], [last.output[0]]))
+    last.output[0] = "before"
+
+
+def swap_inputs(model: onnx.ModelProto) -> None:
+    joint = next(node for node in model.graph.node if node.op_type == "Concat")
+    joint.input[0], joint.input[1] = joint.input[1], joint.input[0]
+
+
+def change_divisor(model: onnx.ModelProto) -> None:
+    """What pixels are divided by."""
+    division = next(node for node in model.graph.node if node.op_type == "Div")
+    constant = next(node for node in model.graph.node if node.output[0] == division.input[1])
+    constant.attribute[0].t.CopyFrom(numpy_helper.from_array(np.array(254, np.float32)))
+
+
+def change_head(model: onnx.ModelProto) -> None:
+    """A convolution that no BatchNorm was folded into."""
+    (bias,) = (t for t in model.graph.initializer if t.name == "network.model.23.one2one_cv3.0.2.bias")
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(1e-3), bias.name))
+
+
+def change_opset(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 18
+
+
+def change_output(model: onnx.ModelProto) -> None:
+    model.graph.output[0].name = model.graph.node[-2].output[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_attribute,
+        leave_out,
+        put_in,
+        swap_inputs,
+        change_divisor,
+        change_head,
+        change_opset,
+        change_output,
+    ],
+)
+def test_nothing_but_batchnorm_may_differ(
+    bundle: Bundle, tmp_path: Path, change: Callable[[onnx.ModelProto], None]
+) -> None:
+    model = onnx.load(bundle.deployed_graph)
+    change(model)
+    onnx.save(model, tmp_path / "model.onnx")
+    assert "is not reference.onnx with its BatchNorm folded: " in str(flaw(bundle, tmp_path / "model.onnx"))
+
+
+def test_a_graph_in_which_fewer_are_folded_than_the_certificate_says(bundle: Bundle) -> None:
+    assert flaw(bundle, bundle.reference_graph) == "0 BatchNorm of reference.onnx are folded in reference.onnx, not 96"
+
+
+@pytest.mark.parametrize("content", [b"", b"no graph", b"\x3a\x02\x0a"])
+def test_what_is_no_graph_is_named(bundle: Bundle, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.onnx").write_bytes(content)
+    assert flaw(bundle, tmp_path / "model.onnx") == "model.onnx is not an ONNX file"
+
+
+def test_a_bundle_is_refused_with_its_folder_and_the_reason(bundle_path: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bundle_path, tmp_path / "bundle"))
+    change_constant(folder / "model.onnx", "network.model.4.cv1.conv.bias", lambda values: values * np.float32(1.01))
+    rehash(folder, "model.onnx")
+    with pytest.raises(BundleUncertified, match=r"tmp.*bundle does not hold: model\.onnx is not .*Prepare it again"):
+        require_folded_graph(load_bundle(folder))
+
+
+def export(network: nn.Module, path: Path) -> Path:
+    with torch.inference_mode():
+        torch.onnx.export(
+            network.eval(),
+            (torch.zeros(1, 4, 8, 8),),
+            str(path),
+            dynamo=False,
+            opset_version=17,
+            training=torch.onnx.TrainingMode.PRESERVE,
+            input_names=["pictures"],
+            output_names=["answers"],
+        )
+    return path
+
+
+def batchnorm(channels: int, *, affine: bool = True) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(channels, affine=affine)
+    for values in (norm.running_mean, *norm.parameters()):
+        values.data.uniform_(-1, 1)
+    norm.running_var.uniform_(0.1, 2)
+    return norm
+
+
+def folded_by_hand(conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.BatchNorm2d) -> nn.Module:
+    """A convolution whose weights and bias are what its answers to single pixels show: linear, so nothing else fits."""
+    found = copy.deepcopy(conv)
+    gain = norm.running_var.double().add(norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight.double())
+    channel = torch.arange(len(gain))
+    groups = conv.groups
+    for index in channel.tolist():
+        if isinstance(conv, nn.ConvTranspose2d):
+            of_group, inputs = len(gain) // groups, conv.in_channels // groups
+            rows = slice(index // of_group * inputs, (index // of_group + 1) * inputs)
+            found.weight.data[rows, index % of_group] = (
+                conv.weight.data[rows, index % of_group].double() * gain[index]
+            ).float()
+        else:
+            found.weight.data[index] = (conv.weight.data[index].double() * gain[index]).float()
+    bias = torch.zeros(len(gain)).double() if conv.bias is None else conv.bias.data.double()
+    beta = 0 if norm.bias is None else norm.bias.data.double()
+    found.bias = nn.Parameter(((bias - norm.running_mean.double()) * gain + beta).float())
+    return found
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        lambda: nn.Conv2d(4, 6, 3, bias=True),
+        lambda: nn.Conv2d(4, 8, 3, groups=4, bias=False),
+        lambda: nn.ConvTranspose2d(4, 6, 3, bias=False),
+        lambda: nn.ConvTranspose2d(4, 6, 3, groups=2, bias=True),
+    ],
+)
+@pytest.mark.parametrize("affine", [True, False])
+def test_every_kind_of_convolution_is_folded_as_its_answers_say(
+    conv: Callable[[], nn.Conv2d | nn.ConvTranspose2d], affine: bool, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    before = conv()
+    norm = batchnorm(before.out_channels, affine=affine)
+    reference = nn.Sequential(before, norm, nn.SiLU()).eval()
+    deployed = nn.Sequential(folded_by_hand(before, norm), nn.Identity(), nn.SiLU()).eval()
+    picture = torch.rand(1, 4, 8, 8)
+    torch.testing.assert_close(deployed(picture), reference(picture), atol=1e-5, rtol=1e-5)
+    files = export(reference, tmp_path / "reference.onnx"), export(deployed, tmp_path / "model.onnx")
+    assert find_graph_flaw(*files, 1) is None
+    weight = deployed[0].weight.data
+    channels = weight.shape[1] if isinstance(before, nn.ConvTranspose2d) else weight.shape[0]
+    (weight[:, channels - 1] if isinstance(before, nn.ConvTranspose2d) else weight[channels - 1]).mul_(1.001)
+    assert "channels" in str(find_graph_flaw(files[0], export(deployed, tmp_path / "model.onnx"), 1))
+
+
+class _TwoNorms(nn.Module):
+    """A convolution that two BatchNorm read."""
+
+    def __init__(self, *, one_folded: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.first, self.second = nn.Conv2d(4, 6, 3), batchnorm(6), batchnorm(6)
+        if one_folded:
+            self.conv, self.first = folded_by_hand(self.conv, self.first), nn.Identity()
+
+    def forward(self, picture: torch.Tensor) -> torch.Tensor:
+        read = self.conv(picture)
+        return torch.sigmoid(self.first(read)) + self.second(read)
+
+
+def test_a_convolution_that_two_read_may_not_be_folded_into(tmp_path: Path) -> None:
+    whole = export(_TwoNorms(one_folded=False), tmp_path / "reference.onnx")
+    assert find_graph_flaw(whole, whole, 0) is None
+    wrong = export(_TwoNorms(one_folded=True), tmp_path / "model.onnx")
+    assert "is gone, and no convolution can stand for it" in str(find_graph_flaw(whole, wrong, 1))
+
+
+def test_batchnorm_whose_numbers_are_equal_is_told_apart(tmp_path: Path) -> None:
+    """The exporter stores equal constants once: frozen layers share them."""
+    torch.manual_seed(0)
+    norms = [nn.BatchNorm2d(4).eval() for _ in range(2)]
+    convs = [nn.Conv2d(4, 4, 1, bias=False) for _ in range(2)]
+    reference = nn.Sequential(convs[0], norms[0], convs[1], norms[1])
+    deployed = nn.Sequential(*(folded_by_hand(*pair) for pair in zip(convs, norms, strict=True)))
+    files = export(reference, tmp_path / "reference.onnx"), export(deployed, tmp_path / "model.onnx")
+    assert find_graph_flaw(*files, 2) is None
+    only_one = export(nn.Sequential(deployed[0], convs[1], norms[1]), tmp_path / "one.onnx")
+    assert find_graph_flaw(files[0], only_one, 1) is None
+    assert find_graph_flaw(files[0], only_one, 2) == "1 BatchNorm of reference.onnx are folded in one.onnx, not 2"
