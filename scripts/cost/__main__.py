@@ -4,7 +4,8 @@
 
 Images per second and latency against concurrency, picture size, objects, cores, the share of the capacity that is asked
 for and, where bundles of other scales are named, the scale of the network; what is answered and what is refused at one,
-two and four times the capacity; memory against time. Linux only; wrk has to be installed.
+two and four times the capacity; how late the event loop is meanwhile; memory against time. Linux only; wrk has to be
+installed.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from scripts.bench.process_tree import adopt_orphans
 from scripts.bench.running import ServerFailed
 from scripts.bench.servers import ROOT
 from scripts.cost.drawing import draw_curve, draw_memory, draw_overload, draw_sheet
+from scripts.cost.lag import measure_lag
 from scripts.cost.load import CURVE, measure_load
 from scripts.cost.measuring import Point, measure_curve, measure_memory
 from scripts.cost.overload import measure_overload
@@ -104,6 +106,11 @@ def _run(options: argparse.Namespace, scratch: Path) -> None:
     _write(document, options.out)
     for load in overload:
         _say(f"  {load.words}")
+    lags = measure_lag(usual, cores, options.seconds, scratch, _say)
+    document["loop_lag"] = [asdict(lag) for lag in lags]
+    _write(document, options.out)
+    for lag in lags:
+        _say(f"  {lag.words}")
     if options.minutes:
         spot = Spot("memory", usual.bundle, usual.cores, usual.body, connections=MEMORY_CONNECTIONS)
         memory = measure_memory(spot, cores, options.minutes, scratch, _say)

@@ -86,7 +86,7 @@ class BatchRun:
         self._detections += len(class_ids)
         for step, ms in steps.items():
             self._steps_ms[step] += ms
-        return detect_answer(found.value, self._service.bundle.manifest.model, steps, began).model_dump(by_alias=True)
+        return detect_answer(found.value, self._service.bundle.manifest.model, steps, began)
 
     def _raise_common_fault(self, images: int) -> None:
         """Let the request fail as a single one would, where no picture had a chance."""

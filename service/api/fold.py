@@ -4,11 +4,13 @@ import time
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import TypeAdapter
 from starlette.requests import ClientDisconnect
 
 from service.api import problems
 from service.api.answers import json_answer
 from service.api.body import read_image_file
+from service.api.detect_answer import describe_detections
 from service.api.fold_schemas import (
     CertifiedGraph,
     CertifiedGraphs,
@@ -26,11 +28,10 @@ from service.api.image_request import (
     IMAGE_BODY,
     IMAGE_PROBLEMS,
     Confidence,
-    describe_detections,
     until_client_leaves,
 )
 from service.api.query import KnownQuery
-from service.api.schemas import ImageSize, ModelRef
+from service.api.schemas import Detection, ImageSize, ModelRef
 from service.api.state import Service, ServiceDep
 from service.bundle.certificate import FoldCertificate
 from service.bundle.store import Bundle
@@ -39,6 +40,8 @@ from service.inference.pool import WorkerPool
 from service.observatory.selection import find_layer
 
 router = APIRouter(prefix="/model/fold", tags=["model"])
+
+_DETECTIONS = TypeAdapter(list[Detection])
 
 
 @router.get(
@@ -200,7 +203,7 @@ def _check_answer(found: FoldCheckResult, bundle: Bundle, conf: float) -> FoldCh
             runtime=engine.runtime,
             precision=engine.precision,
             median_ms=round(median_ms, 3),
-            detections=describe_detections(detections, manifest.model),
+            detections=_DETECTIONS.validate_python(describe_detections(detections, manifest.model)),
         )
         for graph, engine, median_ms, detections in (
             (manifest.reference, found.reference_engine, found.reference_ms, found.reference),

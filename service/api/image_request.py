@@ -2,16 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from fastapi import Query, Request
 from starlette.requests import ClientDisconnect
 
 from service.api import problems
 from service.api.body import FILE_FIELDS, UploadShare
-from service.api.schemas import Box, Detection
-from service.bundle.manifest import ModelSpec
-from service.inference.detections import Detections
 from service.inference.headers import ACCEPTED
 from service.inference.pool import Finished, WorkerPool
 
@@ -104,18 +101,3 @@ async def until_client_leaves(request: Request, work: Awaitable[T]) -> T:
 async def _wait_for_departure(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def describe_detections(found: Detections, model: ModelSpec) -> list[Detection]:
-    """Detections as they are answered."""
-    # Rounded to what the figures mean; float32 noise would triple the answer.
-    rows: Any = zip(found.xyxy.tolist(), found.confidence.tolist(), found.class_id.tolist(), strict=True)
-    return [
-        Detection(
-            name=model.classes[class_id],
-            class_id=class_id,
-            confidence=round(confidence, 6),
-            box=Box(**dict(zip(("x1", "y1", "x2", "y2"), (round(v, 3) for v in xyxy), strict=True))),
-        )
-        for xyxy, confidence, class_id in rows
-    ]

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Histogram
 
 INTERVAL_S = 0.05
 #: The loop's timers count whole milliseconds, so that an idle one is late by up to one.
-BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
+BUCKETS_S = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0)
 
 
 class LoopLag:

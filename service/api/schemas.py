@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from service.api.measuring import Measurement
 from service.bundle.batchnorm import BatchNormLayer, BatchNormTotals
@@ -41,8 +41,6 @@ class Box(BaseModel):
 
 class Detection(BaseModel):
     """One object found."""
-
-    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
 
     name: str = Field(description="Name of its class.", examples=["bus"])
     class_id: int = Field(alias="class", description="Id of its class.", examples=[5])

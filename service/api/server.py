@@ -1,5 +1,6 @@
 """Runs the application under uvicorn and says where it listens once it really does."""
 
+import gc
 import logging
 import socket
 from collections.abc import Callable
@@ -95,6 +96,9 @@ def run_server(settings: Settings, bundle: Bundle, announce: Callable[[str, str]
     """
     # Not left to the lifespan: uvicorn would report a failure there as a traceback.
     service = start_service(settings, bundle)
+    # What has been loaded stays: without this, each full collection walks through all of it and holds the event loop
+    # (and every thread) for tens of milliseconds.
+    gc.freeze()
     config = server_config(settings, bundle, service)
     server = _AnnouncingServer(config, lambda address: announce(address, service.runs_on))
     server.run()

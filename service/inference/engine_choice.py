@@ -1,5 +1,6 @@
 """Which engine the settings ask for; what cannot be had is refused, never replaced."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -46,11 +47,12 @@ def open_engine(bundle: Bundle, settings: Settings, *, cores: int, workers: int)
                 "batch changes, and on a processor one picture fills the cores. Set YOLOFOLD_MAX_BATCH_SIZE=0, or "
                 "YOLOFOLD_ENGINE=onnxruntime."
             )
-        alone = _open_openvino(bundle, settings, threads, streams=max(1, min(workers, cores // threads)))
+        alone = (threads, max(1, min(workers, cores // threads)))
         if settings.threads or fill == 1:
-            return alone
-        shared = _open_openvino(bundle, settings, threads_under_load(cores, fill), streams=fill)
-        return ByLoadEngine(alone, shared, fill)
+            return _open_openvino(bundle, settings, [alone])[0]
+        shared = (threads_under_load(cores, fill), fill)
+        wide, narrow = _open_openvino(bundle, settings, [alone, shared])
+        return ByLoadEngine(wide, narrow, fill)
     if settings.precision in ("bf16", "int8"):
         has_it = {"bf16": "bf16 where the processor has it", "int8": "int8 for bundles that were quantized"}
         raise SettingsError(
@@ -143,7 +145,8 @@ def require_precision(engine: InferenceEngine, settings: Settings) -> None:
         )
 
 
-def _open_openvino(bundle: Bundle, settings: Settings, threads: int, streams: int) -> InferenceEngine:
+def _open_openvino(bundle: Bundle, settings: Settings, layouts: Sequence[tuple[int, int]]) -> Sequence[InferenceEngine]:
+    """An engine for each of ``layouts``, threads of one run and runs at once."""
     if settings.device == "cuda":
         raise SettingsError(
             "YOLOFOLD_ENGINE=openvino, but YOLOFOLD_DEVICE=cuda: OpenVINO runs on the processor here. Set "
@@ -161,9 +164,9 @@ def _open_openvino(bundle: Bundle, settings: Settings, threads: int, streams: in
     if settings.precision == "int8":
         bf16 = "BF16" in openvino_engine.processor_capabilities()
         precision = require_int8(bundle, bf16=bf16, dot_products=has_int8_dot_products())
-        return openvino_engine.OpenVinoEngine(bundle.int8_graph, precision, threads, streams)
+        return openvino_engine.open_engines(bundle.int8_graph, precision, layouts)
     asked: Literal["bf16", "fp32"] = "bf16" if settings.precision == "bf16" else "fp32"
-    return openvino_engine.OpenVinoEngine(bundle.deployed_graph, asked, threads, streams)
+    return openvino_engine.open_engines(bundle.deployed_graph, asked, layouts)
 
 
 def require_int8(bundle: Bundle, *, bf16: bool, dot_products: bool) -> Int8Precision:

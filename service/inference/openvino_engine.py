@@ -28,7 +28,12 @@ class OpenVinoEngine:
     """The deployed graph in OpenVINO."""
 
     def __init__(
-        self, model_path: Path, precision: Literal["fp32", "bf16"] | Int8Precision, threads: int, streams: int
+        self,
+        model_path: Path,
+        precision: Literal["fp32", "bf16"] | Int8Precision,
+        threads: int,
+        streams: int,
+        read: ov.Model | None = None,
     ) -> None:
         """Load the graph and check that it takes and gives what the contract says.
 
@@ -42,6 +47,7 @@ class OpenVinoEngine:
             threads: threads of one run, at least 1.
             streams: runs at once, at least 1; further ones wait. OpenVINO never takes more threads in all than there
                 are cores, so more streams may leave each fewer threads: see ``threads`` for what one really has.
+            read: what ``model_path`` holds, for one picture, where it has been read already.
 
         Raises:
             EngineError: the processor has no bf16, or the graph cannot be loaded or is of another kind.
@@ -50,7 +56,8 @@ class OpenVinoEngine:
         require_bf16(processor_capabilities(), floats)
         self._model_path, self._precision = model_path, precision
         self._properties = openvino_properties(floats, threads, streams)
-        self._single = _LoadedGraph(model_path, self._properties, batch=1)
+        single = _read_graph(model_path, batch=1) if read is None else read
+        self._single = _LoadedGraph(single, model_path, self._properties)
         self._any: _LoadedGraph | None = None
         self._loading = threading.Lock()
 
@@ -103,25 +110,47 @@ class OpenVinoEngine:
             return self._single
         with self._loading:
             if self._any is None:
-                self._any = _LoadedGraph(self._model_path, self._properties, batch=None)
+                graph = _read_graph(self._model_path, batch=None)
+                self._any = _LoadedGraph(graph, self._model_path, self._properties)
             return self._any
 
 
-class _LoadedGraph:
-    """The graph for one batch size, or for any, with the requests that run it."""
+def open_engines(
+    model_path: Path,
+    precision: Literal["fp32", "bf16"] | Int8Precision,
+    layouts: Sequence[tuple[int, int]],
+) -> list[OpenVinoEngine]:
+    """An engine for each of ``layouts``, threads and streams. Arguments and errors as for ``OpenVinoEngine``.
 
-    def __init__(self, path: Path, properties: dict[str, object], batch: int | None) -> None:
+    The graph is read once for all of them: each keeps it with its weights besides what it made of them, and so all keep
+    the same. The embedded YOLO26n twice takes 13 MB less this way.
+    """
+    graph = _read_graph(model_path, batch=1)
+    return [OpenVinoEngine(model_path, precision, threads, streams, graph) for threads, streams in layouts]
+
+
+def _read_graph(path: Path, batch: int | None) -> ov.Model:
+    """The graph for one batch size, or for any."""
+    try:
+        model = ov.Core().read_model(str(path))
+        _check_signature(model, path)
+        if batch is not None:
+            model.reshape([batch, *list(model.inputs[0].get_partial_shape())[1:]])
+        return model
+    except OPENVINO_FAULTS as error:
+        raise EngineError(f"OpenVINO cannot load {path}: {openvino_reason(error)}") from error
+
+
+class _LoadedGraph:
+    """The graph ready to run, with the requests that run it."""
+
+    def __init__(self, model: ov.Model, path: Path, properties: dict[str, object]) -> None:
         try:
-            core = ov.Core()
-            model = core.read_model(str(path))
-            _check_signature(model, path)
-            if batch is not None:
-                model.reshape([batch, *list(model.inputs[0].get_partial_shape())[1:]])
             if model.inputs[0].get_partial_shape().is_dynamic:
                 # What is prepared for each size would be kept for the next of it: hundreds of MB for those of a
                 # network that leaves padding out. Without, pictures of two sizes in turn take some 10 % longer.
                 properties = properties | {"CPU_RUNTIME_CACHE_CAPACITY": 0}
-            self._compiled = core.compile_model(model, DEVICE, properties)
+            self._compiled = ov.Core().compile_model(model, DEVICE, properties)
         except OPENVINO_FAULTS as error:
             raise EngineError(f"OpenVINO cannot load {path}: {openvino_reason(error)}") from error
         wanted, taken = properties["INFERENCE_PRECISION_HINT"], self._compiled.get_property("INFERENCE_PRECISION_HINT")
@@ -130,7 +159,7 @@ class _LoadedGraph:
         # One thread at a time may use a request, so each run takes one and puts it back; what a list does is atomic.
         # There are never more of them than there were runs at once.
         self._idle: list[ov.InferRequest] = []
-        if batch is not None:
+        if model.inputs[0].get_partial_shape()[0].is_static:
             self._idle.append(self._first_request())
 
     def _first_request(self) -> ov.InferRequest:

@@ -14,6 +14,7 @@ from scripts.bench.open_loop import OpenLoop
 from scripts.bench.upload import CONTENT_TYPE
 from scripts.cost.__main__ import parse_arguments
 from scripts.cost.drawing import draw_curve, draw_memory, draw_overload, draw_sheet
+from scripts.cost.lag import GOAL_S, lag_buckets, largest_picture, measure_lag, summarise
 from scripts.cost.load import answered_per_s, measure_load
 from scripts.cost.measuring import Memory, Point, measure_curve
 from scripts.cost.overload import Overload, measure_overload
@@ -132,6 +133,43 @@ OVERLOAD = [
 def test_overload_is_told_in_words() -> None:
     assert "no 503" in OVERLOAD[0].words
     assert "70.0% refused" in OVERLOAD[1].words and "p50 3, p99 9 ms" in OVERLOAD[1].words
+
+
+def test_the_lag_is_what_the_server_counts_during_each_load(
+    curves: dict[str, Curve], bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = stand_in_wrk.install(tmp_path, monkeypatch, answers=8)
+    cores = sorted(os.sched_getaffinity(0))
+    spot = replace(curves["concurrency"].spots[0], bundle=bundle_path, cores=len(cores))
+    said: list[str] = []
+    plain, mixed = measure_lag(spot, cores, 1, tmp_path, said.append)
+    assert [call.options[2] for call in stand_in_wrk.read_calls(notes)] == ["-d1s", "-d5s", "-d5s"]
+    assert len(said) == 2 and "MB" not in plain.load and "MB" in mixed.load
+    assert plain.uploads == 0 < mixed.uploads
+    for lag in (plain, mixed):
+        assert lag.looks > 2 and lag.load in lag.words
+        assert lag.p99_ms is not None and lag.most_ms is not None and 0 < lag.p99_ms <= lag.most_ms
+        assert (lag.over_goal > 0) == (lag.most_ms > GOAL_S * 1e3)
+
+
+def test_lags_are_told_by_the_edges_of_their_buckets() -> None:
+    text = "".join(
+        f'yolofold_event_loop_lag_seconds_bucket{{le="{edge}"}} {count}\n'
+        for edge, count in (("0.001", 10), ("0.02", 12), ("0.05", 13), ("+Inf", 14))
+    )
+    before = lag_buckets(f"# TYPE yolofold_event_loop_lag_seconds histogram\n{text}")
+    assert list(before) == [0.001, GOAL_S, 0.05, math.inf]
+    after = {0.001: 209, GOAL_S: 211, 0.05: 213, math.inf: 214}
+    lag = summarise("load", before, after, 3)
+    assert (lag.looks, lag.p99_ms, lag.most_ms, lag.over_goal, lag.uploads) == (200, 1.0, 50.0, 1, 3)
+    beyond = summarise("load", before, after | {math.inf: 300}, 0)
+    assert beyond.p99_ms is beyond.most_ms is None and "off the scale" in beyond.words
+    with pytest.raises(LoadFailed):
+        summarise("load", before, before, 0)
+
+
+def test_the_largest_picture_fills_the_limit() -> None:
+    assert 0.97 < len(largest_picture(2_000_000)) / 2_000_000 < 1
 
 
 def test_charts_are_whole_svg_and_the_same_for_the_same_figures(curves: dict[str, Curve], tmp_path: Path) -> None:
