@@ -47,11 +47,11 @@ def open_engine(bundle: Bundle, settings: Settings, *, cores: int, workers: int)
                 "batch changes, and on a processor one picture fills the cores. Set YOLOFOLD_MAX_BATCH_SIZE=0, or "
                 "YOLOFOLD_ENGINE=onnxruntime."
             )
-        alone = (threads, max(1, min(workers, cores // threads)))
+        layouts = [(threads, max(1, min(workers, cores // threads)))]
         if settings.threads or fill == 1:
-            return _open_openvino(bundle, settings, [alone])[0]
-        shared = (threads_under_load(cores, fill), fill)
-        wide, narrow = _open_openvino(bundle, settings, [alone, shared])
+            return _open_openvino(bundle, settings, layouts)[0]
+        layouts.append((threads_under_load(cores, fill), fill))
+        wide, narrow = _open_openvino(bundle, settings, layouts)
         return ByLoadEngine(wide, narrow, fill)
     if settings.precision in ("bf16", "int8"):
         has_it = {"bf16": "bf16 where the processor has it", "int8": "int8 for bundles that were quantized"}
