@@ -144,7 +144,7 @@ class DriftMonitor:
         """
         calibration = self._gather(reading, when, faults)
         self._window.append((when, reading))
-        # Computed before the lock is taken: this thread has the least priority, and readers wait for the lock.
+        # Computed before the lock is taken: readers wait for the lock.
         closed = self._close_window(calibration) if len(self._window) == WINDOW else None
         # All at once, so that no report counts the last picture of a window without the window.
         with self._lock:

@@ -1,9 +1,6 @@
 """Lets somebody look at a share of the pictures that the detector sees, on a thread of its own, bounded in CPU."""
 
-import contextlib
 import logging
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,8 +12,6 @@ from numpy.typing import NDArray
 from service.preprocessing.letterbox import Letterbox
 
 log = logging.getLogger(__name__)
-
-_LOWEST_PRIORITY = 19
 
 
 @dataclass(frozen=True)
@@ -42,6 +37,9 @@ class CpuBudget:
 
 class PictureSampler:
     """A mailbox for one picture and the thread that empties it.
+
+    The thread has the priority of all others and keeps to its budget by resting. With the least priority it stood still
+    for minutes while requests filled the cores, at times with the interpreter's lock in its hands.
 
     While the thread works or rests the mailbox is shut and offering costs one look at a flag. It keeps a reference to
     the letterboxed picture, which nobody changes afterwards.
@@ -88,7 +86,6 @@ class PictureSampler:
         self._thread.join(timeout_s)
 
     def _work(self) -> None:
-        _yield_to_others()
         while (taken := self._next()) is not None:
             began_s = time.monotonic()
             plan, pixels, when = taken
@@ -110,11 +107,3 @@ class PictureSampler:
             self._changed.wait_for(lambda: self._slot is not None or self._closed)
             taken, self._slot = self._slot, None
             return None if self._closed else taken
-
-
-def _yield_to_others() -> None:
-    """Let the network's threads go first, where the system knows priorities of threads."""
-    if sys.platform == "linux":
-        # A sandbox may forbid it: the pictures are watched nevertheless.
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
