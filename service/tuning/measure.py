@@ -40,9 +40,10 @@ def measure(order: Order) -> EngineChoice:
     """
     bundle, cores = load_bundle(order.bundle), order.fingerprint.cores
     begun = time.perf_counter()
-    listing = list_candidates(order.settings, find_installed(bundle), cores)
-    build_engines(listing, bundle, order.settings, cores)
     budget, others = Budget(), CpuWatch()
+    listing = list_candidates(order.settings, find_installed(bundle), cores)
+    if build_engines(listing, bundle, order.settings, cores):
+        budget, others = Budget(), CpuWatch()  # what others did during minutes of building says nothing
     plain = OnnxRuntimeEngine(bundle.deployed_graph, "cpu", cores)
     pictures = comparison_pictures(bundle)[: pictures_compared(bundle.health.network.macs)]
     reference = Reference(bundle, [plain.run(picture[None])[0] for picture in pictures])
@@ -108,13 +109,18 @@ def _look_at_openvino() -> tuple[str | None, bool]:
         return fault_in_words(error), False
 
 
-def build_engines(listing: Listing, bundle: Bundle, settings: Settings, cores: int) -> None:
-    """Have TensorRT build what it lacks before time is counted: it takes minutes, but only once."""
-    for candidate in listing.candidates:
-        if candidate.engine == "tensorrt":
-            # What is wrong with it will be its verdict when it is loaded for the trial.
-            with suppress(Exception):
-                open_engine(bundle, candidate.settle(settings), cores=cores, workers=candidate.workers)
+def build_engines(listing: Listing, bundle: Bundle, settings: Settings, cores: int) -> list[Candidate]:
+    """Have TensorRT build what it lacks before time is counted: it takes minutes, but only once.
+
+    Returns:
+        The candidates of TensorRT; where there is none, no time has gone by.
+    """
+    built = [candidate for candidate in listing.candidates if candidate.engine == "tensorrt"]
+    for candidate in built:
+        # What is wrong with it will be its verdict when it is loaded for the trial.
+        with suppress(Exception):
+            open_engine(bundle, candidate.settle(settings), cores=cores, workers=candidate.workers)
+    return built
 
 
 def load_entries(

@@ -41,6 +41,13 @@ def test_each_candidate_gets_the_engine_it_would_be_served_by(bundle: Bundle, th
     assert any(engine is plain for engine in loaded.values()) == bool(threads)
 
 
+def test_time_is_counted_anew_only_where_tensorrt_is_a_candidate(bundle: Bundle) -> None:
+    settings = load_settings({}, engine="auto", device="cpu")
+    assert not build_engines(list_candidates(settings, NOTHING_ELSE, 2), bundle, settings, 2)
+    with_tensorrt = [candidate(), candidate("tensorrt", "tf32", device="cuda")]
+    assert [*build_engines(Listing(with_tensorrt, []), bundle, settings, 2)] == with_tensorrt[1:]
+
+
 @pytest.mark.skipif(NO_TENSORRT is None, reason="TensorRT is there")
 def test_what_tensorrt_cannot_build_is_said_when_it_is_loaded_and_not_before(bundle: Bundle) -> None:
     settings, listing = load_settings({}, engine="auto"), Listing([candidate("tensorrt", "tf32", device="cuda")], [])
