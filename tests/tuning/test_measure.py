@@ -7,9 +7,11 @@ from service.errors import EngineError
 from service.inference.batching_engine import BatchingEngine
 from service.inference.by_load_engine import ByLoadEngine
 from service.inference.onnxruntime_engine import OnnxRuntimeEngine
+from service.inference.tensorrt_engine import TENSORRT, tensorrt_obstacle
 from service.settings import load_settings
 from service.tuning.candidates import Installed, Listing, list_candidates
 from service.tuning.measure import build_engines, load_entries
+from service.tuning.process import longest_s
 from tests.inference.processors import NO_TENSORRT
 from tests.tuning.choices import candidate
 
@@ -55,3 +57,15 @@ def test_what_tensorrt_cannot_build_is_said_when_it_is_loaded_and_not_before(bun
     (entry,) = load_entries(listing, bundle, settings, 2, [])
     with pytest.raises(EngineError, match="TensorRT cannot be used"):
         entry.load()
+
+
+@pytest.mark.skipif(NO_TENSORRT is None, reason="TensorRT is there")
+def test_only_what_tensorrt_may_build_gets_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As with onnxruntime-gpu, which lists the provider though its libraries are missing.
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [TENSORRT, "CPUExecutionProvider"])
+    assert tensorrt_obstacle() is not None
+    assert longest_s(load_settings({}, engine="auto")) == 300
+    monkeypatch.setattr("service.inference.tensorrt_engine._load_libraries", lambda: 101303)
+    assert tensorrt_obstacle() is None
+    assert longest_s(load_settings({}, engine="auto")) == 3600
+    assert longest_s(load_settings({}, engine="auto", device="cpu")) == 300
