@@ -33,7 +33,9 @@ def test_each_candidate_gets_the_engine_it_would_be_served_by(bundle: Bundle, th
     listing = list_candidates(settings, NOTHING_ELSE, cores)
     plain = OnnxRuntimeEngine(bundle.deployed_graph, "cpu", cores)
     handed_over = [plain]
-    loaded = {entry.candidate: entry.load() for entry in load_entries(listing, bundle, settings, cores, handed_over)}
+    loaded = {
+        entry.candidate: entry.load() for entry in load_entries(listing, bundle, settings, cores, handed_over, {})
+    }
     assert not handed_over, "nothing is kept that is no candidate"
     batched = [engine for candidate, engine in loaded.items() if candidate.max_batch_size > 1]
     single = [engine for candidate, engine in loaded.items() if candidate.max_batch_size == 1]
@@ -53,10 +55,11 @@ def test_time_is_counted_anew_only_where_tensorrt_is_a_candidate(bundle: Bundle)
 @pytest.mark.skipif(NO_TENSORRT is None, reason="TensorRT is there")
 def test_what_tensorrt_cannot_build_is_said_when_it_is_loaded_and_not_before(bundle: Bundle) -> None:
     settings, listing = load_settings({}, engine="auto"), Listing([candidate("tensorrt", "tf32", device="cuda")], [])
-    build_engines(listing, bundle, settings, 2)
-    (entry,) = load_entries(listing, bundle, settings, 2, [])
-    with pytest.raises(EngineError, match="TensorRT cannot be used"):
+    built = build_engines(listing, bundle, settings, 2)
+    (entry,) = load_entries(listing, bundle, settings, 2, [], built)
+    with pytest.raises(EngineError, match="TensorRT cannot be used") as raised:
         entry.load()
+    assert raised.value is built[entry.candidate], "it is not built a second time"
 
 
 @pytest.mark.skipif(NO_TENSORRT is None, reason="TensorRT is there")
