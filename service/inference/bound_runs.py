@@ -14,6 +14,10 @@ from numpy.typing import NDArray
 
 from service.inference.engine import INPUT, OUTPUT
 
+#: Shapes that inputs are kept for: more than there are sizes of batches. A network that takes pictures of many sizes
+#: would fill the device.
+MOST_SHAPES = 8
+
 
 @dataclass(frozen=True)
 class _Slot:
@@ -30,18 +34,23 @@ class BoundRuns:
         """Run ``session``, which reads its input on ``device``."""
         self._session, self._device = session, device
         self._lock = threading.Lock()
-        #: Of each shape, those that no run uses: as many as there have been runs at once.
+        #: Of each shape, the last one run at the end, those that no run uses: as many as there were runs at once.
         self._free: dict[tuple[int, ...], list[_Slot]] = {}
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Rows (B, N, 6) for pictures (B, H, W, 3); they belong to the caller. Raises what ONNX Runtime raises."""
         with self._lock:
-            free = self._free.setdefault(images.shape, [])
+            free = self._free[images.shape] = self._free.pop(images.shape, [])
             slot = free.pop() if free else None
+            if len(self._free) > MOST_SHAPES:  # its runs that are still under way keep theirs until they end
+                del self._free[next(iter(self._free))]
         slot = slot or self._bind(images.shape)
         slot.pixels.update_inplace(np.ascontiguousarray(images))  # returns once they are there
+        # Else the last run's rows were taken for memory to write to, and how many there are may depend on the pictures.
+        slot.binding.clear_binding_outputs()
+        slot.binding.bind_output(OUTPUT, "cpu")
         self._session.run_with_iobinding(slot.binding)
-        # Rows are a few KB in the slot's own memory, which the next run overwrites.
+        # Rows are a few KB in the runtime's memory.
         rows = np.array(slot.binding.copy_outputs_to_cpu()[0])
         with self._lock:  # not after an error: whatever state the run left it in, it is not used again
             free.append(slot)
@@ -50,12 +59,10 @@ class BoundRuns:
     def forget(self) -> None:
         """Give back the inputs that no run uses."""
         with self._lock:
-            for free in self._free.values():
-                free.clear()
+            self._free.clear()
 
     def _bind(self, shape: tuple[int, ...]) -> _Slot:
         binding = self._session.io_binding()
         pixels = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.uint8, self._device)
         binding.bind_ortvalue_input(INPUT, pixels)
-        binding.bind_output(OUTPUT, "cpu")
         return _Slot(pixels, binding)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -27,20 +26,20 @@ def cache_folder(root: Path, kind: str, parts: Mapping[str, object]) -> Path:
 def open_cached(folder: Path, load: Callable[[Path | None], T]) -> T:
     """Load what ``folder`` keeps, or build and keep it.
 
-    A build that is killed leaves nothing behind, and what is found there but cannot be loaded is built anew.
+    A build that is killed leaves nothing behind. What is found there but cannot be loaded is built anew and stays until
+    that has been done: it may have been for want of memory, and not its fault.
 
     Args:
         load: takes a folder to read from where it holds something, else to write to; None where nothing can be kept.
 
     Raises:
-        EngineError: ``load`` raised it with nothing kept.
+        EngineError: ``load`` raised it with nothing to read.
     """
     if folder.is_dir():
         try:
             return load(folder)
         except EngineError as error:
             log.warning("What %s keeps is built anew, since it cannot be used: %s", folder, error)
-            shutil.rmtree(folder, ignore_errors=True)
     try:
         require_writable(folder.parent)
     except BundleDirUnusable:

@@ -1,6 +1,7 @@
 """What a choice depends on: the processor, its share of it, the runtimes, the bundle and the settings."""
 
 import hashlib
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
@@ -8,9 +9,12 @@ import onnxruntime as ort
 
 import service
 from service.bundle.store import DEPLOYED, Bundle
-from service.machine import cpu_flags, cpu_model, gpu_models
+from service.machine import cpu_flags, cpu_model, gpu_driver, gpu_models
 from service.settings import Settings
 from service.tuning.records import Fingerprint
+
+#: What pip knows TensorRT as: the libraries that are loaded, for each release of CUDA, else what requires them.
+_TENSORRT = ("tensorrt-cu13-libs", "tensorrt-cu12-libs", "tensorrt-libs", "tensorrt")
 
 
 def take_fingerprint(bundle: Bundle, settings: Settings, cores: int) -> Fingerprint:
@@ -27,9 +31,11 @@ def take_fingerprint(bundle: Bundle, settings: Settings, cores: int) -> Fingerpr
         cpu_flags_sha256=hashlib.sha256(" ".join(cpu_flags()).encode()).hexdigest(),
         cores=cores,
         gpus=gpu_models(),
+        gpu_driver=gpu_driver(),
         onnxruntime=ort.__version__,
         onnxruntime_providers=ort.get_available_providers(),
         openvino=openvino_version(),
+        tensorrt=tensorrt_version(),
         objective=settings.objective,
         device=settings.device,
         precision=settings.precision,
@@ -47,6 +53,14 @@ def openvino_version() -> str | None:
         return version("openvino")
     except PackageNotFoundError:
         return "unknown"
+
+
+def tensorrt_version() -> str | None:
+    """TensorRT's release without loading it, None where pip installed none."""
+    for name in _TENSORRT:
+        with suppress(PackageNotFoundError):
+            return version(name)
+    return None
 
 
 def machine_digest(fingerprint: Fingerprint) -> str:

@@ -1,7 +1,8 @@
 """The measurement itself. It runs in a process of its own: what it loads is given back when that ends."""
 
 import time
-from contextlib import suppress
+import traceback
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
 from importlib.util import find_spec
@@ -40,14 +41,15 @@ def measure(order: Order) -> EngineChoice:
     """
     bundle, cores = load_bundle(order.bundle), order.fingerprint.cores
     begun = time.perf_counter()
-    listing = list_candidates(order.settings, find_installed(bundle), cores)
-    build_engines(listing, bundle, order.settings, cores)
     budget, others = Budget(), CpuWatch()
+    listing = list_candidates(order.settings, find_installed(bundle), cores)
+    if built := build_engines(listing, bundle, order.settings, cores):
+        budget, others = Budget(), CpuWatch()  # what others did during minutes of building says nothing
     plain = OnnxRuntimeEngine(bundle.deployed_graph, "cpu", cores)
     pictures = comparison_pictures(bundle)[: pictures_compared(bundle.health.network.macs)]
     reference = Reference(bundle, [plain.run(picture[None])[0] for picture in pictures])
     # Handed over, so that it is given back when it is out of the race, or at once where it is no candidate.
-    entries = load_entries(listing, bundle, order.settings, cores, [plain])
+    entries = load_entries(listing, bundle, order.settings, cores, [plain], built)
     del plain
     trial = Trial(
         entries,
@@ -108,27 +110,46 @@ def _look_at_openvino() -> tuple[str | None, bool]:
         return fault_in_words(error), False
 
 
-def build_engines(listing: Listing, bundle: Bundle, settings: Settings, cores: int) -> None:
-    """Have TensorRT build what it lacks before time is counted: it takes minutes, but only once."""
+def build_engines(
+    listing: Listing, bundle: Bundle, settings: Settings, cores: int
+) -> dict[Candidate, Exception | None]:
+    """Have TensorRT build what it lacks before time is counted: it takes minutes, but only once.
+
+    Returns:
+        What each candidate of TensorRT failed with, None if it did not; where there is none, no time has gone by.
+    """
+    built: dict[Candidate, Exception | None] = {}
     for candidate in listing.candidates:
         if candidate.engine == "tensorrt":
-            # What is wrong with it will be its verdict when it is loaded for the trial.
-            with suppress(Exception):
+            try:
                 open_engine(bundle, candidate.settle(settings), cores=cores, workers=candidate.workers)
+                built[candidate] = None
+            except Exception as error:  # its verdict in the trial
+                traceback.clear_frames(error.__traceback__)  # which hold what was loaded until then
+                built[candidate] = error
+    return built
 
 
 def load_entries(
-    listing: Listing, bundle: Bundle, settings: Settings, cores: int, loaded: list[OnnxRuntimeEngine]
+    listing: Listing,
+    bundle: Bundle,
+    settings: Settings,
+    cores: int,
+    loaded: list[OnnxRuntimeEngine],
+    built: Mapping[Candidate, Exception | None],
 ) -> list[Entry]:
     """What loads each candidate as it would be served.
 
     Args:
         loaded: holds an engine of every core, which the candidate that is the same takes over; cleared where none is.
+        built: see ``build_engines``; what failed there is not built again while time is counted.
     """
     if not any(_is_plain(candidate, cores) for candidate in listing.candidates):
         loaded.clear()
 
     def load(candidate: Candidate) -> InferenceEngine:
+        if failure := built.get(candidate):
+            raise failure
         if loaded and _is_plain(candidate, cores):
             return loaded.pop()
         settled = candidate.settle(settings)

@@ -10,7 +10,7 @@ from service.bundle.manifest import Record
 from service.bundle.store import Bundle
 from service.child import child
 from service.errors import EngineError, EngineNotMeasured
-from service.inference.tensorrt_engine import TENSORRT
+from service.inference.tensorrt_engine import tensorrt_obstacle
 from service.settings import Settings
 from service.tuning.records import EngineChoice, Fingerprint
 
@@ -40,7 +40,7 @@ def measure_apart(bundle: Bundle, settings: Settings, fingerprint: Fingerprint) 
     Raises:
         EngineError: no candidate can serve; EngineNotMeasured: the process gave no report.
     """
-    timeout_s = _BUILDING_TIMEOUT_S if TENSORRT in fingerprint.onnxruntime_providers else _TIMEOUT_S
+    timeout_s = longest_s(settings)
     order = Order(bundle=bundle.path.resolve(), settings=settings, fingerprint=fingerprint)
     try:
         with child([_PROGRAM, order.model_dump_json()]) as process:
@@ -55,6 +55,12 @@ def measure_apart(bundle: Bundle, settings: Settings, fingerprint: Fingerprint) 
     if report.choice is None:
         raise EngineError(report.failure or "The measuring process gave no choice.")
     return report.choice
+
+
+def longest_s(settings: Settings) -> float:
+    """Seconds after which the measuring process is given up."""
+    may_build = settings.device != "cpu" and tensorrt_obstacle() is None
+    return _BUILDING_TIMEOUT_S if may_build else _TIMEOUT_S
 
 
 def _end(status: int) -> str:

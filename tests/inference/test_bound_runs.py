@@ -1,13 +1,15 @@
 """Bound runs answer what plain runs answer. On the processor here; what binds them to a GPU is one argument."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 
 from service.bundle.store import Bundle
-from service.inference.bound_runs import BoundRuns
+from service.inference.bound_runs import MOST_SHAPES, BoundRuns
+from tests.inference.graphs import places_graph
 
 
 def batches(bundle: Bundle, sizes: list[int]) -> list[np.ndarray]:
@@ -65,3 +67,33 @@ def test_a_run_that_fails_costs_nobody_else(bundle: Bundle, plain: ort.Inference
         with pytest.raises(Exception, match="images"):
             bound.run(images[:, :-1])  # the graph takes squares of one size only
     np.testing.assert_array_equal(bound.run(images), expected)
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> ort.InferenceSession:
+    """As many rows as bytes of the picture are not zero."""
+    return ort.InferenceSession(places_graph(tmp_path / "places.onnx"), providers=["CPUExecutionProvider"])
+
+
+def picture(rows: int, height: int = 4) -> np.ndarray:
+    image = np.zeros((1, height, 4, 3), np.uint8)
+    image.reshape(-1)[:rows] = 1
+    return image
+
+
+def test_how_many_rows_there_are_may_depend_on_the_picture(places: ort.InferenceSession) -> None:
+    bound = BoundRuns(places, "cpu")
+    for rows in (3, 7, 0, 40, 1):
+        (expected,) = places.run(["detections"], {"images": picture(rows)})
+        assert expected.shape == (1, rows, 4)
+        np.testing.assert_array_equal(bound.run(picture(rows)), expected)
+
+
+def test_inputs_of_a_few_shapes_are_kept_and_no_more(places: ort.InferenceSession) -> None:
+    bound = BoundRuns(places, "cpu")
+    for height in [*range(1, 2 * MOST_SHAPES), 1]:
+        assert bound.run(picture(1, height)).shape == (1, 1, 4)
+        bound.run(picture(2, 5))  # comes again and again, and so is never the oldest
+    kept = [shape[1] for shape in bound._free]
+    assert len(kept) == MOST_SHAPES and kept[-2:] == [1, 5]
+    assert all(len(slots) == 1 for slots in bound._free.values())

@@ -55,6 +55,19 @@ def test_what_is_damaged_is_built_anew(tmp_path: Path, caplog: pytest.LogCapture
     assert open_cached(folder, runtime) == "kept"
 
 
+def test_what_cannot_be_loaded_stays_until_something_else_was_built(tmp_path: Path) -> None:
+    folder, runtime = cache_folder(tmp_path, "tensorrt", {"graph": "a"}), Runtime()
+    open_cached(folder, runtime)
+
+    def out_of_memory(_: Path | None) -> str:
+        raise EngineError("out of memory")
+
+    with pytest.raises(EngineError, match="out of memory"):
+        open_cached(folder, out_of_memory)
+    assert list(tmp_path.iterdir()) == [folder]
+    assert open_cached(folder, runtime) == "kept" and runtime.built == 1
+
+
 def test_where_nothing_can_be_kept_each_start_builds_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -104,7 +104,7 @@ def test_without_the_package_serve_ends_with_the_reason(bundle_root: Path, tmp_p
     subprocess.run(ready, cwd=ROOT, env=environ, check=True, timeout=120)  # all else does without it
 
 
-@pytest.mark.skipif(HAS_CUDA, reason="there is a GPU")
+@pytest.mark.skipif(HAS_CUDA, reason="the installed ONNX Runtime has CUDA")
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda"])
 def test_fp16_is_refused_without_a_gpu(halved: Bundle, device: str) -> None:
     with pytest.raises(EngineError, match=r"fp16 is for GPUs|has no CUDA provider"):

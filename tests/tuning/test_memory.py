@@ -9,7 +9,7 @@ import pytest
 from service.bundle.store import Bundle, load_bundle
 from service.machine import BUSY_SHARE
 from service.settings import Settings, load_settings
-from service.tuning.fingerprint import differences, machine_digest, openvino_version, take_fingerprint
+from service.tuning.fingerprint import differences, machine_digest, openvino_version, take_fingerprint, tensorrt_version
 from service.tuning.memory import ChoiceMemory
 from service.tuning.records import EngineChoice
 from service.tuning.start import Choice
@@ -72,7 +72,10 @@ def test_other_settings_are_measured_anew(
     assert memory(bundle, settings_in(tmp_path, **changed)).recall() == (None, f"it was made otherwise: {words}")
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "bundle_version", "graph_sha256", "yolofold"])
+@pytest.mark.parametrize(
+    "name",
+    ["onnxruntime", "openvino", "tensorrt", "gpu_driver", "bundle_version", "graph_sha256", "yolofold"],
+)
 def test_other_releases_and_bundles_are_measured_anew(
     bundle: Bundle, tmp_path: Path, kept: EngineChoice, name: str
 ) -> None:
@@ -81,6 +84,17 @@ def test_other_releases_and_bundles_are_measured_anew(
     found, reason = ChoiceMemory(bundle, settings_in(tmp_path), present).recall()
     assert found is None and reason is not None
     assert f"{name} was" in reason and reason.endswith(f"is {value}")
+
+
+def test_tensorrt_is_noticed_by_what_pip_installed(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "tensorrt_cu13_libs-0.1.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: tensorrt_cu13_libs\nVersion: 0.1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert tensorrt_version() == "0.1"
+    assert take_fingerprint(bundle, settings_in(tmp_path), CORES).tensorrt == "0.1"
 
 
 @pytest.mark.parametrize(
