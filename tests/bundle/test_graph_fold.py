@@ -156,6 +156,27 @@ def test_what_is_no_graph_is_named(bundle: Bundle, tmp_path: Path, content: byte
     assert flaw(bundle, tmp_path / "model.onnx") == "model.onnx is not an ONNX file"
 
 
+def test_a_name_that_stands_twice_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    """Protobuf merges what stands twice: it takes the last name, whatever stood first."""
+    model = onnx.load(bundle.deployed_graph)
+    tensor = model.graph.initializer.pop()
+    first, graph = tensor.name.encode(), model.graph.SerializeToString()
+    tensor.name = "another"
+    forged = graph + message(0x2A, message(0x42, first) + tensor.SerializeToString())
+    model.ClearField("graph")
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString() + message(0x3A, forged))
+    assert onnx.load(tmp_path / "model.onnx").graph.initializer[-1].name == "another"
+    assert flaw(bundle, tmp_path / "model.onnx") == "model.onnx is not an ONNX file"
+
+
+def message(key: int, content: bytes) -> bytes:
+    size, length = len(content), bytearray()
+    while size > 0x7F:
+        length.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes([key, *length, size]) + content
+
+
 def test_a_bundle_is_refused_with_its_folder_and_the_reason(bundle_path: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(bundle_path, tmp_path / "bundle"))
     change_constant(folder / "model.onnx", "network.model.4.cv1.conv.bias", lambda values: values * np.float32(1.01))
