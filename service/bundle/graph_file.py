@@ -3,7 +3,7 @@
 import math
 import mmap
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +84,7 @@ class Node:
 
     name: str
     op_type: str
+    domain: str
     kind: tuple[bytes, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -156,15 +157,17 @@ def _without_names(
     """Constants that are nodes become tensors; what an Identity names goes by its first name."""
     kept, first_name = list[Node](), dict[str, str]()
     for node in nodes:
-        value = node.attribute("value") if node.op_type == "Constant" else ()
+        # A function of the file's own may have any name, in a domain of its own.
+        standard = node.domain in ("", "ai.onnx")
+        value = node.attribute("value") if standard and node.op_type == "Constant" else ()
         constant = next((part for part in value if part.number == ATTRIBUTE_TENSOR), None)
         if constant is not None:
             tensors[node.outputs[0]] = Tensor(_parts(constant, _TENSOR))
-        elif node.op_type == "Identity":
+        elif standard and node.op_type == "Identity" and len(node.inputs) == len(node.outputs) == 1:
             first_name[node.outputs[0]] = first_name.get(node.inputs[0], node.inputs[0])
         else:
             read = tuple(first_name.get(name, name) for name in node.inputs)
-            kept.append(Node(node.name, node.op_type, node.kind, read, node.outputs, node.attributes))
+            kept.append(replace(node, inputs=read))
     return Graph(kept, tensors, inputs, [first_name.get(name, name) for name in outputs], frame)
 
 
@@ -173,6 +176,7 @@ def _node(field: Field) -> Node:
     return Node(
         name=_text(parts, NODE_NAME),
         op_type=_text(parts, NODE_OP_TYPE),
+        domain=_text(parts, NODE_DOMAIN),
         kind=tuple(sorted(bytes(p.whole) for p in parts if p.number in (NODE_OP_TYPE, NODE_DOMAIN, NODE_ATTRIBUTE))),
         inputs=tuple(part.text for part in parts if part.number == NODE_INPUT),
         outputs=tuple(part.text for part in parts if part.number == NODE_OUTPUT),

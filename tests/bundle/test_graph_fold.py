@@ -120,6 +120,12 @@ def change_opset(model: onnx.ModelProto) -> None:
     model.opset_import[0].version = 18
 
 
+def compute_in_an_identity(model: onnx.ModelProto) -> None:
+    """A function of that name, which computes something."""
+    model.graph.node.append(helper.make_node("Identity", ["before"], [model.graph.node[-1].output[0]], domain="own"))
+    model.graph.node[-2].output[0] = "before"
+
+
 def change_output(model: onnx.ModelProto) -> None:
     model.graph.output[0].name = model.graph.node[-2].output[0]
 
@@ -134,6 +140,7 @@ def change_output(model: onnx.ModelProto) -> None:
         change_divisor,
         change_head,
         change_opset,
+        compute_in_an_identity,
         change_output,
     ],
 )
