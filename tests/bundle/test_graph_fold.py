@@ -163,6 +163,16 @@ def test_what_is_no_graph_is_named(bundle: Bundle, tmp_path: Path, content: byte
     assert flaw(bundle, tmp_path / "model.onnx") == "model.onnx is not an ONNX file"
 
 
+@pytest.mark.parametrize("part", ["input", "output"])
+def test_a_node_that_lacks_a_part_is_named(bundle: Bundle, tmp_path: Path, part: str) -> None:
+    for file in (bundle.reference_graph, bundle.deployed_graph):
+        model = onnx.load(file)
+        next(node for node in model.graph.node if node.op_type == "Conv").ClearField(part)
+        onnx.save(model, tmp_path / file.name)
+    found = flaw(bundle, tmp_path / "model.onnx", tmp_path / "reference.onnx")
+    assert found == "model.onnx or reference.onnx holds a node that lacks a part, or a damaged one"
+
+
 def test_a_name_that_stands_twice_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     """Protobuf merges what stands twice: it takes the last name, whatever stood first."""
     model = onnx.load(bundle.deployed_graph)
