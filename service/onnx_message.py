@@ -20,9 +20,10 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 @dataclass(frozen=True)
 class Field:
-    """``value`` without key and length, ``whole`` with them; both are views of the file's bytes."""
+    """``value`` without key and length, ``whole`` with them, views of the file's bytes; ``kind`` is the wire type."""
 
     number: int
+    kind: int
     value: memoryview
     whole: memoryview
 
@@ -54,7 +55,7 @@ def read_fields(message: memoryview) -> Iterator[Field]:
             raise ValueError(f"unknown wire type {kind}")
         if at + size > len(message):
             raise ValueError("a field is longer than its message")
-        yield Field(key >> 3, message[at : at + size], message[start : at + size])
+        yield Field(key >> 3, kind, message[at : at + size], message[start : at + size])
         at += size
 
 

@@ -3,7 +3,7 @@
 import math
 import mmap
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,8 @@ from service.onnx_message import (
     ATTRIBUTE_INT,
     ATTRIBUTE_NAME,
     ATTRIBUTE_TENSOR,
+    BYTES,
+    FIXED32,
     FLOAT,
     GRAPH_INITIALIZER,
     GRAPH_INPUT,
@@ -31,6 +33,7 @@ from service.onnx_message import (
     TENSOR_NAME,
     TENSOR_RAW,
     VALUE_NAME,
+    VARINT,
     Field,
     read_fields,
     read_number,
@@ -38,6 +41,16 @@ from service.onnx_message import (
 
 #: A graph's name, its description and the types of values in between: nothing that is computed depends on them.
 _NO_CONTENT = {2, 10, 13}
+#: The wire types of fields that stand once in a message at most. Of two, who loads the file takes the last.
+_TENSOR = {TENSOR_ELEMENT: VARINT, TENSOR_NAME: BYTES, TENSOR_RAW: BYTES}
+_NODE = {NODE_NAME: BYTES, NODE_OP_TYPE: BYTES, NODE_DOMAIN: BYTES}
+_VALUE = {VALUE_NAME: BYTES}
+_ATTRIBUTE = {
+    ATTRIBUTE_NAME: BYTES,
+    ATTRIBUTE_FLOAT: FIXED32,
+    ATTRIBUTE_INT: VARINT,
+    ATTRIBUTE_TENSOR: BYTES,
+}
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,7 @@ class Node:
 
     name: str
     op_type: str
+    domain: str
     kind: tuple[bytes, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -79,7 +93,7 @@ class Node:
     def attribute(self, name: str) -> tuple[Field, ...]:
         """The parts of an attribute; none where the node lacks it."""
         # Looked into when asked for: most nodes are never asked.
-        found = (tuple(read_fields(field.value)) for field in self.attributes)
+        found = (_parts(field, _ATTRIBUTE) for field in self.attributes)
         return next((parts for parts in found if _text(parts, ATTRIBUTE_NAME) == name), ())
 
     def number(self, attribute: str, default: float) -> float:
@@ -128,12 +142,12 @@ def read_graph(path: Path) -> Graph:
         if field.number == GRAPH_NODE:
             nodes.append(_node(field))
         elif field.number == GRAPH_INITIALIZER:
-            parts = tuple(read_fields(field.value))
+            parts = _parts(field, _TENSOR)
             tensors[_text(parts, TENSOR_NAME)] = Tensor(parts)
         elif field.number not in _NO_CONTENT:
             frame.append(bytes(field.whole))
             if field.number in ends:
-                ends[field.number].append(_text(tuple(read_fields(field.value)), VALUE_NAME))
+                ends[field.number].append(_text(_parts(field, _VALUE), VALUE_NAME))
     return _without_names(nodes, tensors, ends[GRAPH_INPUT], ends[GRAPH_OUTPUT], tuple(frame))
 
 
@@ -143,28 +157,49 @@ def _without_names(
     """Constants that are nodes become tensors; what an Identity names goes by its first name."""
     kept, first_name = list[Node](), dict[str, str]()
     for node in nodes:
-        value = node.attribute("value") if node.op_type == "Constant" else ()
+        # A function of the file's own may have any name, in a domain of its own.
+        standard = node.domain in ("", "ai.onnx")
+        value = node.attribute("value") if standard and node.op_type == "Constant" else ()
         constant = next((part for part in value if part.number == ATTRIBUTE_TENSOR), None)
         if constant is not None:
-            tensors[node.outputs[0]] = Tensor(tuple(read_fields(constant.value)))
-        elif node.op_type == "Identity":
+            tensors[node.outputs[0]] = Tensor(_parts(constant, _TENSOR))
+        elif standard and node.op_type == "Identity" and len(node.inputs) == len(node.outputs) == 1:
             first_name[node.outputs[0]] = first_name.get(node.inputs[0], node.inputs[0])
         else:
             read = tuple(first_name.get(name, name) for name in node.inputs)
-            kept.append(Node(node.name, node.op_type, node.kind, read, node.outputs, node.attributes))
+            kept.append(replace(node, inputs=read))
     return Graph(kept, tensors, inputs, [first_name.get(name, name) for name in outputs], frame)
 
 
 def _node(field: Field) -> Node:
-    parts = tuple(read_fields(field.value))
+    parts = _parts(field, _NODE, several={NODE_INPUT: BYTES, NODE_OUTPUT: BYTES, NODE_ATTRIBUTE: BYTES})
     return Node(
         name=_text(parts, NODE_NAME),
         op_type=_text(parts, NODE_OP_TYPE),
+        domain=_text(parts, NODE_DOMAIN),
         kind=tuple(sorted(bytes(p.whole) for p in parts if p.number in (NODE_OP_TYPE, NODE_DOMAIN, NODE_ATTRIBUTE))),
         inputs=tuple(part.text for part in parts if part.number == NODE_INPUT),
         outputs=tuple(part.text for part in parts if part.number == NODE_OUTPUT),
         attributes=tuple(part for part in parts if part.number == NODE_ATTRIBUTE),
     )
+
+
+def _parts(field: Field, once: dict[int, int], several: dict[int, int] | None = None) -> tuple[Field, ...]:
+    """The fields of a message whose wire types are known, ``once`` and ``several`` by number.
+
+    Raises:
+        ValueError: one is of another wire type, or stands twice.
+    """
+    parts = tuple(read_fields(field.value))
+    kinds, seen = once | (several or {}), set[int]()
+    for part in parts:
+        if part.kind != kinds.get(part.number, part.kind):
+            raise ValueError(f"field {part.number} is of wire type {part.kind}")
+        if part.number in seen:
+            raise ValueError(f"field {part.number} stands twice")
+        if part.number in once:
+            seen.add(part.number)
+    return parts
 
 
 def _text(parts: tuple[Field, ...], number: int) -> str:

@@ -4,6 +4,7 @@ A picture shows a wrong fold only where it excites the channel, so every weight 
 formulae, by none of the code that folds.
 """
 
+import struct
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,8 @@ def find_graph_flaw(reference: Path, deployed: Path, folded: int) -> str | None:
         found = _Comparison(*graphs).count_folded()
     except _Different as difference:
         return f"{deployed.name} is not {reference.name} with its BatchNorm folded: {difference}"
+    except (ValueError, IndexError, struct.error):
+        return f"{deployed.name} or {reference.name} holds a node that lacks a part, or a damaged one"
     if found != folded:
         return f"{found} BatchNorm of {reference.name} are folded in {deployed.name}, not {folded}"
     return None

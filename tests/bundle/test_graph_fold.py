@@ -120,6 +120,12 @@ def change_opset(model: onnx.ModelProto) -> None:
     model.opset_import[0].version = 18
 
 
+def compute_in_an_identity(model: onnx.ModelProto) -> None:
+    """A function of that name, which computes something."""
+    model.graph.node.append(helper.make_node("Identity", ["before"], [model.graph.node[-1].output[0]], domain="own"))
+    model.graph.node[-2].output[0] = "before"
+
+
 def change_output(model: onnx.ModelProto) -> None:
     model.graph.output[0].name = model.graph.node[-2].output[0]
 
@@ -134,6 +140,7 @@ def change_output(model: onnx.ModelProto) -> None:
         change_divisor,
         change_head,
         change_opset,
+        compute_in_an_identity,
         change_output,
     ],
 )
@@ -154,6 +161,37 @@ def test_a_graph_in_which_fewer_are_folded_than_the_certificate_says(bundle: Bun
 def test_what_is_no_graph_is_named(bundle: Bundle, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.onnx").write_bytes(content)
     assert flaw(bundle, tmp_path / "model.onnx") == "model.onnx is not an ONNX file"
+
+
+@pytest.mark.parametrize("part", ["input", "output"])
+def test_a_node_that_lacks_a_part_is_named(bundle: Bundle, tmp_path: Path, part: str) -> None:
+    for file in (bundle.reference_graph, bundle.deployed_graph):
+        model = onnx.load(file)
+        next(node for node in model.graph.node if node.op_type == "Conv").ClearField(part)
+        onnx.save(model, tmp_path / file.name)
+    found = flaw(bundle, tmp_path / "model.onnx", tmp_path / "reference.onnx")
+    assert found == "model.onnx or reference.onnx holds a node that lacks a part, or a damaged one"
+
+
+def test_a_name_that_stands_twice_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    """Protobuf merges what stands twice: it takes the last name, whatever stood first."""
+    model = onnx.load(bundle.deployed_graph)
+    tensor = model.graph.initializer.pop()
+    first, graph = tensor.name.encode(), model.graph.SerializeToString()
+    tensor.name = "another"
+    forged = graph + message(0x2A, message(0x42, first) + tensor.SerializeToString())
+    model.ClearField("graph")
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString() + message(0x3A, forged))
+    assert onnx.load(tmp_path / "model.onnx").graph.initializer[-1].name == "another"
+    assert flaw(bundle, tmp_path / "model.onnx") == "model.onnx is not an ONNX file"
+
+
+def message(key: int, content: bytes) -> bytes:
+    size, length = len(content), bytearray()
+    while size > 0x7F:
+        length.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes([key, *length, size]) + content
 
 
 def test_a_bundle_is_refused_with_its_folder_and_the_reason(bundle_path: Path, tmp_path: Path) -> None:
