@@ -2,7 +2,7 @@
 
 python -m scripts.train_embedded                 # the whole run; repeat the command to resume it
 python -m scripts.train_embedded --samples       # only the example pictures
-python -m scripts.train_embedded --confidence    # only choose the default confidence of the shipped weights anew
+python -m scripts.train_embedded --defaults      # only choose the default head and confidence of the shipped weights
 python -m scripts.train_embedded --card          # only write the model card anew from metrics.json
 
 Pictures and a run in --work that older or other code made are refused unless --adopt vouches for them.
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from scripts.embedded_model.confidence import DefaultConfidence
+    from scripts.embedded_model.defaults import Defaults
     from scripts.embedded_model.metrics import Provenance
 
 # All three must be set before torch and ultralytics are imported: stay offline, install nothing, and let
@@ -35,8 +35,8 @@ CARD = "MODEL_CARD.md"
 FAILURES = "failures.jpg"
 DATA_SEED = 2026
 VAL_PICTURES = 240
-#: That the default confidence is chosen on, those of val first. F1 is flat about its maximum: on 240 pictures two runs
-#: of nearly the same weights had it at 0.44 and 0.55.
+#: That the default head and confidence are chosen on, those of val first. F1 is flat about its maximum: on 240 pictures
+#: two runs of nearly the same weights had it at 0.44 and 0.55.
 CONFIDENCE_PICTURES = 1200
 
 
@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--samples", action="store_true", help="only write the example pictures to samples/")
-    only.add_argument("--confidence", action="store_true", help="only measure and note the default confidence")
+    only.add_argument("--defaults", action="store_true", help="only measure and note the default head and confidence")
     only.add_argument("--card", action="store_true", help="only write the model card from the shipped metrics.json")
     parser.add_argument("--work", type=Path, default=Path("build/embedded-model"), help="pictures and checkpoints")
     parser.add_argument("--hours", type=float, default=1.28, help="length of the training schedule")
@@ -101,8 +101,8 @@ def _run(options: argparse.Namespace) -> None:
         raise RunRefused("--one2one-alone: a network of random weights has nothing to leave; give --start-from.")
     if options.card:
         _rewrite_card(options.note)
-    elif options.confidence:
-        print(_note_confidence(options))
+    elif options.defaults:
+        print(_note_defaults(options))
     else:
         from scripts.embedded_model.samples import write_samples
 
@@ -125,25 +125,26 @@ def _rewrite_card(notes: list[str]) -> None:
     write_card(SHIPPED / CARD, metrics)
 
 
-def _note_confidence(options: argparse.Namespace) -> str:
+def _note_defaults(options: argparse.Namespace) -> str:
     from scripts.embedded_model.card import write_card
     from scripts.embedded_model.metrics import read_metrics, write_metrics
     from scripts.embedded_model.run_state import METRICS, WEIGHTS
 
-    found = _measure_confidence(SHIPPED / WEIGHTS, options.work.resolve(), options)
-    metrics = replace(read_metrics(SHIPPED / METRICS), default_confidence=found)
+    found = _measure_defaults(SHIPPED / WEIGHTS, options.work.resolve(), options)
+    metrics = replace(read_metrics(SHIPPED / METRICS), default_head=found.head, default_confidence=found.confidence)
     write_metrics(SHIPPED / METRICS, metrics)
     write_card(SHIPPED / CARD, metrics)
-    return f"{found.value:g}: {found.chosen}"
+    head, confidence = found.head, found.confidence
+    return f"{head.value}: {head.chosen}\n{confidence.value:g}: {confidence.chosen}"
 
 
-def _measure_confidence(weights: Path, work: Path, options: argparse.Namespace) -> DefaultConfidence:
-    from scripts.embedded_model.confidence import measure_confidence
+def _measure_defaults(weights: Path, work: Path, options: argparse.Namespace) -> Defaults:
     from scripts.embedded_model.dataset import write_dataset
+    from scripts.embedded_model.defaults import measure_defaults
 
     pictures = {"val": CONFIDENCE_PICTURES}
     data = write_dataset(work / "confidence-data", DATA_SEED, pictures, options.threads, options.adopt)
-    return measure_confidence(weights, data, work)
+    return measure_defaults(weights, data, work)
 
 
 def _build(options: argparse.Namespace) -> None:
@@ -184,11 +185,13 @@ def _measure(run: Path, data: Path, options: argparse.Namespace) -> None:
     release = run / RELEASE
     made, weights = _provenance(run, options), release / WEIGHTS
     export_checkpoint(run / LAST, weights, _averaged_with(made.start_sha256, options))
+    defaults = _measure_defaults(weights, run.parent, options)
     metrics = Metrics(
         weights_sha256=sha256_of(weights),
         machine=machine(),
         provenance=made,
-        default_confidence=_measure_confidence(weights, run.parent, options),
+        default_head=defaults.head,
+        default_confidence=defaults.confidence,
         confidence_of_counts=CONFIDENCE,
         reports=tuple(evaluate(weights, data, head, size) for head in HEADS for size in SIZES),
     )

@@ -48,7 +48,8 @@ class Settings(BaseSettings):
     )
     head: Literal["auto", "one2one", "one2many"] = Field(
         "auto",
-        description="Detection head: auto takes the NMS-free one2one head where the checkpoint has it.",
+        description="Detection head: auto takes the NMS-free one2one head where the checkpoint has it; of the embedded "
+        "model one2many, which finds more.",
     )
     default_conf: float | None = Field(
         None,

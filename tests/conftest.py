@@ -18,6 +18,8 @@ from service.prepare.weights import EMBEDDED
 
 ROOT = Path(__file__).parent.parent
 IMGSZ = 640
+#: What the bundle of the session is prepared with. The head is that of the official YOLO26, not the embedded model's.
+SESSION_BUNDLE = {"weights": "embedded", "imgsz": str(IMGSZ), "head": "one2one"}
 
 
 def pytest_collection_finish() -> None:
@@ -78,16 +80,16 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     return folder
 
 
-def prepare_with_command(weights: str, imgsz: int, bundle_dir: Path) -> None:
+def prepare_with_command(bundle_dir: Path, **settings: str) -> None:
     """Prepare a checkpoint as a user would, its latency measured as briefly as can be asked for."""
-    environ = clean_environ(weights=weights, imgsz=str(imgsz), bundle_dir=str(bundle_dir))
+    environ = clean_environ(bundle_dir=str(bundle_dir), **settings)
     subprocess.run(command("prepare", "--latency-rounds", "12"), cwd=ROOT, env=environ, check=True, timeout=600)
 
 
 @pytest.fixture(scope="session")
 def bundle_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle folder in which the embedded checkpoint has been prepared by the command itself."""
-    return made_once(tmp_path_factory, "bundles", lambda root: prepare_with_command("embedded", IMGSZ, root))
+    return made_once(tmp_path_factory, "bundles", lambda root: prepare_with_command(root, **SESSION_BUNDLE))
 
 
 @pytest.fixture(scope="session")
@@ -117,7 +119,8 @@ def _prepare_faulty(root: Path) -> None:
 
     network = calibrated_network("yolo26n.yaml")
     plant_faults(network)
-    prepare_with_command(str(save_checkpoint(network, root / "faulty.pt")), 128, root / "bundles")
+    checkpoint = save_checkpoint(network, root / "faulty.pt")
+    prepare_with_command(root / "bundles", weights=str(checkpoint), imgsz="128")
 
 
 @pytest.fixture(scope="session")
@@ -138,7 +141,7 @@ def halved_root(bundle_root: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """A folder with the bundle that holds a graph in fp16, and what the command that made it printed."""
 
     def make(root: Path) -> None:
-        environ = clean_environ(weights="embedded", imgsz=str(IMGSZ), bundle_dir=str(bundle_root))
+        environ = clean_environ(**SESSION_BUNDLE, bundle_dir=str(bundle_root))
         arguments = command("halve", "--out", str(root / "fp16"))
         done = subprocess.run(arguments, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
@@ -156,7 +159,7 @@ def halved(halved_root: Path) -> Bundle:
 @contextmanager
 def running_server(bundle_root: Path, *, cwd: Path = ROOT, **settings: str) -> Iterator[RunningServer]:
     """A real uvicorn on an ephemeral port of the loopback interface, in a process of its own."""
-    environ = clean_environ(weights="embedded", imgsz=str(IMGSZ), bundle_dir=str(bundle_root), port="0", **settings)
+    environ = clean_environ(**SESSION_BUNDLE, bundle_dir=str(bundle_root), port="0", **settings)
     process = subprocess.Popen(command("serve"), cwd=cwd, env=environ, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

@@ -22,10 +22,10 @@ from service.bundle.latency import LatencyReport
 from service.bundle.store import DEPLOYED, REFERENCE, bundle_key, find_bundle, load_bundle, sha256_file
 from service.comparison import Tolerance
 from service.errors import BundleMissing
-from service.prepare.weights import EMBEDDED
+from service.prepare.weights import EMBEDDED, embedded_head
 from service.settings import load_settings
 from tests.bundles import change_bias, change_both_graphs, rehash
-from tests.conftest import IMGSZ, ROOT, RunningServer, clean_environ, command, running_server
+from tests.conftest import IMGSZ, ROOT, SESSION_BUNDLE, RunningServer, clean_environ, command, running_server
 from tests.tiny_graphs import Graphs
 
 RUNTIME = f"OpenVINO {version('openvino')}"
@@ -47,7 +47,7 @@ def run(*arguments: str, timeout: float = 300, **settings: str) -> subprocess.Co
 @pytest.fixture
 def prepared(bundle_root: Path) -> dict[str, str]:
     """Settings under which a bundle exists."""
-    return {"weights": "embedded", "imgsz": str(IMGSZ), "bundle_dir": str(bundle_root)}
+    return {**SESSION_BUNDLE, "bundle_dir": str(bundle_root)}
 
 
 def test_the_banner_says_what_is_served_where_and_how_to_try_it(server: RunningServer) -> None:
@@ -245,7 +245,9 @@ def test_a_default_confidence_is_stored_and_served(tmp_path: Path, samples: list
     assert run("bundle", **settings).returncode == 3
     path = Path(run("bundle", **settings, default_conf="0.41").stdout.strip())
     with TestClient(create_app(load_settings({}), load_bundle(path))) as client:
-        assert client.get("/model").json()["model"]["default_confidence"] == 0.41
+        model = client.get("/model").json()["model"]
+        assert model["default_confidence"] == 0.41
+        assert model["head"]["kind"] == embedded_head(), "nobody asked for another"
         found = 0
         for picture in samples:
             data = picture.read_bytes()

@@ -71,7 +71,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def kept_bundle(checkpoint: Path) -> Bundle:
     root = checkpoint.parent / "bundles"
-    prepare_with_command(str(checkpoint), SIZE, root)
+    prepare_with_command(root, weights=str(checkpoint), imgsz=str(SIZE))
     (path,) = (p for p in root.iterdir() if (p / "manifest.json").is_file())
     return load_bundle(path)
 

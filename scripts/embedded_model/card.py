@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from textwrap import wrap
 
-from scripts.embedded_model.confidence import DefaultConfidence
 from scripts.embedded_model.evaluation import Report
 from scripts.embedded_model.metrics import Metrics, Provenance
 from scripts.embedded_model.run_files import write_whole
@@ -25,7 +24,7 @@ def render_card(metrics: Metrics) -> str:
         _introduction(),
         _origin(metrics.provenance, metrics.machine),
         _accuracy(metrics.reports, metrics.confidence_of_counts),
-        _limits(metrics.reports, metrics.default_confidence),
+        _limits(metrics),
     ]
     return "\n".join(sections)
 
@@ -164,11 +163,11 @@ def _alarm_line(report: Report) -> str:
     return f"- {_name(report)}: {alarms.boxes} boxes, in {alarms.pictures_with_boxes} of {alarms.pictures} pictures"
 
 
-def _limits(reports: tuple[Report, ...], confidence: DefaultConfidence) -> str:
-    best = max(reports, key=lambda report: report.map50_95)
+def _limits(metrics: Metrics) -> str:
+    head, confidence = metrics.default_head, metrics.default_confidence
     return f"""## Limits
 
-- Recommended: {_name(best)}, the best of the measured combinations on the test split.
+- Default head {head.value}: {head.chosen}.
 - Default confidence {confidence.value:g}: {confidence.chosen}.
 - It has only seen drawings. They imitate what phones do to a picture, and the faces, leaves, crowds
   and house fronts that ordinary pictures show, but coarsely. Expect lower scores on photographs, and

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.embedded_model.confidence import DefaultConfidence
+from scripts.embedded_model.defaults import DefaultConfidence, DefaultHead
 from scripts.embedded_model.evaluation import Alarms, ClassScore, Recall, Report
 from scripts.embedded_model.run_files import write_whole
 from scripts.embedded_model.symbols import CLASS_NAMES
@@ -60,6 +60,7 @@ class Metrics:
     weights_sha256: str | None
     machine: str
     provenance: Provenance
+    default_head: DefaultHead
     default_confidence: DefaultConfidence
     confidence_of_counts: float
     reports: tuple[Report, ...]
@@ -76,6 +77,7 @@ def read_metrics(source: Path) -> Metrics:
         weights_sha256=stored.get("weights_sha256"),
         machine=stored["machine"],
         provenance=provenance_of(stored["provenance"]),
+        default_head=DefaultHead(**stored["default_head"]),
         default_confidence=DefaultConfidence(**stored["default_confidence"]),
         confidence_of_counts=stored["confidence_of_counts"],
         reports=tuple(_report(report) for report in stored["held_out"]),
@@ -107,6 +109,7 @@ def write_metrics(target: Path, metrics: Metrics) -> None:
         "weights_sha256": metrics.weights_sha256,
         "machine": metrics.machine,
         "provenance": asdict(metrics.provenance),
+        "default_head": asdict(metrics.default_head),
         "default_confidence": asdict(metrics.default_confidence),
         "confidence_of_counts": metrics.confidence_of_counts,
         "held_out": [asdict(report) for report in metrics.reports],

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 WeightsSource = Literal["official", "local", "embedded"]
+HeadKind = Literal["one2one", "one2many"]
 
 
 class Record(BaseModel):
@@ -41,7 +42,7 @@ class InputSpec(Record):
 class HeadSpec(Record):
     """How boxes leave the network; the output is always (batch, max_det, 6): x1, y1, x2, y2, confidence, class."""
 
-    kind: Literal["one2one", "one2many"] = Field(description="one2one heads are trained to need no suppression.")
+    kind: HeadKind = Field(description="one2one heads are trained to need no suppression.")
     nms: Literal["none", "graph"] = Field(description="Where non-maximum suppression runs; none for one2one heads.")
     max_det: int = Field(description="Rows of the output.", examples=[300])
     iou: float | None = Field(

@@ -17,7 +17,8 @@ from service.bundle.batchnorm import (
     Distribution,
     FoldStatus,
 )
-from service.prepare.checkpoint import HeadKind, blocks, stage_of_block
+from service.bundle.manifest import HeadKind
+from service.prepare.checkpoint import blocks, stage_of_block
 from service.prepare.dataflow import CONVOLUTIONS, BatchNormSite
 from service.prepare.fold import scale_and_shift
 

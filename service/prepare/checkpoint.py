@@ -9,11 +9,10 @@ import torch
 from torch import nn
 
 from service.bundle.batchnorm import Stage
+from service.bundle.manifest import HeadKind
 from service.errors import UnreadableCheckpoint, UnsupportedModel
 from service.prepare.checkpoint_file import why_unreadable
 from service.prepare.ultralytics_runtime import Detect, Focus, load_checkpoint, v10Detect
-
-HeadKind = Literal["one2one", "one2many"]
 
 
 @dataclass(frozen=True)
@@ -138,8 +137,8 @@ def _trained_imgsz(stored: dict[str, Any]) -> int | None:
     return imgsz if isinstance(imgsz, int) else None
 
 
-def choose_head(network: nn.Module, wanted: Literal["auto", "one2one", "one2many"]) -> HeadKind:
-    """The head to deploy: ``auto`` prefers the NMS-free one2one head where the checkpoint has it.
+def choose_head(network: nn.Module, wanted: HeadKind | Literal["auto"], preferred: HeadKind = "one2one") -> HeadKind:
+    """The head to deploy: ``auto`` takes the ``preferred`` one where the checkpoint has both.
 
     Raises:
         UnsupportedModel: a one2one head was demanded of a checkpoint without one.
@@ -148,7 +147,7 @@ def choose_head(network: nn.Module, wanted: Literal["auto", "one2one", "one2many
     if wanted == "one2one" and not has_one2one:
         raise UnsupportedModel("The checkpoint has no one2one head. Use the head 'auto' or 'one2many'.")
     if wanted == "auto":
-        return "one2one" if has_one2one else "one2many"
+        return preferred if has_one2one else "one2many"
     return wanted
 
 

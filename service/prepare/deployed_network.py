@@ -9,8 +9,8 @@ import torchvision
 from numpy.typing import NDArray
 from torch import nn
 
-from service.bundle.manifest import HeadSpec
-from service.prepare.checkpoint import HeadKind, blocks
+from service.bundle.manifest import HeadKind, HeadSpec
+from service.prepare.checkpoint import blocks
 from service.prepare.detection_match import DetectionMatch, match_detections, match_suppressed
 
 MAX_DET = 300

@@ -20,8 +20,8 @@ from service.bundle.health import (
     NetworkHealth,
     RemovalCounts,
 )
+from service.bundle.manifest import HeadKind
 from service.prepare.bn_stats import BatchNormStats, describe_distribution
-from service.prepare.checkpoint import HeadKind
 from service.prepare.dataflow import BatchNormSite
 from service.prepare.deployed_network import DeployedNetwork
 from service.prepare.fold import FoldResult

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import onnx
@@ -22,6 +22,7 @@ from service.bundle.health import SCHEMA_VERSION as HEALTH_SCHEMA
 from service.bundle.manifest import (
     BundleManifest,
     GraphSpec,
+    HeadKind,
     InputSpec,
     ModelSpec,
     Recalibration,
@@ -34,7 +35,6 @@ from service.measurement.runtime_arms import AllowedDevice
 from service.measurement.study import Effort, Place
 from service.prepare.bn_stats import BatchNormStats, collect_bn_stats
 from service.prepare.checkpoint import (
-    HeadKind,
     LoadedModel,
     choose_head,
     drop_unused_head,
@@ -55,7 +55,7 @@ from service.prepare.proof_inputs import ProofInput, proof_inputs
 from service.prepare.self_check import make_self_check
 from service.prepare.ultralytics_runtime import ULTRALYTICS_VERSION
 from service.prepare.verify import require_pass, verify_fold
-from service.prepare.weights import Checkpoint, WeightsRequest, embedded_confidence, resolve_weights
+from service.prepare.weights import Checkpoint, WeightsRequest, embedded_confidence, embedded_head, resolve_weights
 from service.settings import Settings
 
 #: Of checkpoints whose best threshold nobody has measured: what Ultralytics' predict takes.
@@ -150,7 +150,7 @@ def prepare_bundle(settings: Settings, progress: Progress, effort: Effort, cores
         _require_stride(loaded, settings.imgsz)
     choices = Choices(
         settings.imgsz,
-        choose_head(loaded.network, settings.head),
+        _head(checkpoint, loaded, settings.head),
         _default_confidence(checkpoint, settings.default_conf),
         settings.rect,
     )
@@ -313,6 +313,12 @@ def _networks(subject: _Subject, with_both_heads: bool) -> Networks:
         select_head(whole, subject.head)
         forms += [whole, fold_batchnorm(whole, subject.everything.sites).network]
     return Networks(*(DeployedNetwork(form, subject.head).eval() for form in forms))
+
+
+def _head(checkpoint: Checkpoint, loaded: LoadedModel, asked: HeadKind | Literal["auto"]) -> HeadKind:
+    if asked == "auto" and checkpoint.source == "embedded":
+        return choose_head(loaded.network, asked, embedded_head())
+    return choose_head(loaded.network, asked)
 
 
 def _default_confidence(checkpoint: Checkpoint, asked: float | None) -> float:

@@ -17,8 +17,9 @@ from service.bundle.certificate import (
     Unfoldable,
     layer_tolerance,
 )
+from service.bundle.manifest import HeadKind
 from service.errors import FoldRejected, UnsupportedModel
-from service.prepare.checkpoint import HeadKind, blocks
+from service.prepare.checkpoint import blocks
 from service.prepare.dataflow import BatchNormSite
 from service.prepare.deployed_network import DeployedNetwork, match_rows
 from service.prepare.detection_match import DetectionMatch

@@ -4,11 +4,13 @@ import json
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_args
 
-from service.bundle.manifest import WeightsSource
+from service.bundle.manifest import HeadKind, WeightsSource
 from service.bundle.store import sha256_file
 from service.errors import WeightsDownloadFailed, WeightsHashMismatch, WeightsNotFound
 
@@ -107,16 +109,39 @@ def embedded_confidence() -> float:
     Raises:
         WeightsNotFound: the installation lacks the figures, or they do not say.
     """
-    try:
-        confidence = float(json.loads(EMBEDDED_FIGURES.read_bytes())["default_confidence"]["value"])
+    with _reading("confidence", "Set YOLOFOLD_DEFAULT_CONF."):
+        confidence = float(_chosen("default_confidence"))
         if not 0 <= confidence <= 1:
             raise ValueError(f"{confidence} is not between 0 and 1")
+    return confidence
+
+
+def embedded_head() -> HeadKind:
+    """The head that was chosen for the embedded checkpoint.
+
+    Raises:
+        WeightsNotFound: the installation lacks the figures, or they do not say.
+    """
+    with _reading("head", "Set YOLOFOLD_HEAD."):
+        chosen = _chosen("default_head")
+        head: HeadKind | None = next((kind for kind in get_args(HeadKind) if kind == chosen), None)
+        if head is None:
+            raise ValueError(f"{chosen!r} is no head")
+    return head
+
+
+def _chosen(name: str) -> Any:
+    return json.loads(EMBEDDED_FIGURES.read_bytes())[name]["value"]
+
+
+@contextmanager
+def _reading(what: str, remedy: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsNotFound(
-            f"{EMBEDDED_FIGURES} does not give the default confidence of the embedded checkpoint: {error!r}. "
-            "Set YOLOFOLD_DEFAULT_CONF."
+            f"{EMBEDDED_FIGURES} does not give the default {what} of the embedded checkpoint: {error!r}. {remedy}"
         ) from error
-    return confidence
 
 
 def official_names() -> frozenset[str]:

@@ -22,7 +22,7 @@ from service.evaluation.layouts import open_data_set
 from service.inference.detections import Detections
 from service.inference.detector import Detector, Selection
 from service.inference.onnxruntime_engine import OnnxRuntimeEngine, UnfoldedEngine
-from tests.conftest import IMGSZ, ROOT, clean_environ, command
+from tests.conftest import IMGSZ, ROOT, SESSION_BUNDLE, clean_environ, command
 from tests.evaluation.invented import as_coco
 
 PICTURES = 30
@@ -40,7 +40,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(data: Path, bundle_dir: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    environ = clean_environ(weights="embedded", imgsz=str(IMGSZ), bundle_dir=str(bundle_dir), **settings)
+    environ = clean_environ(**SESSION_BUNDLE, bundle_dir=str(bundle_dir), **settings)
     return subprocess.run(
         command("evaluate", "--data", str(data), *arguments),
         cwd=ROOT,
@@ -272,7 +272,7 @@ def test_a_missing_evaluator_is_said_with_the_command_that_installs_it(
     module: str, package: str, data: Path, bundle_root: Path
 ) -> None:
     program = f"import sys; sys.modules[{module!r}] = None; from service.cli import main; main()"
-    environ = clean_environ(weights="embedded", imgsz=str(IMGSZ), bundle_dir=str(bundle_root))
+    environ = clean_environ(**SESSION_BUNDLE, bundle_dir=str(bundle_root))
     arguments = [sys.executable, "-c", program, "evaluate", "--data", str(data)]
     done = subprocess.run(arguments, cwd=ROOT, env=environ, capture_output=True, text=True)
     assert done.returncode == 1 and "EvaluatorMissing" in done.stderr and package in done.stderr

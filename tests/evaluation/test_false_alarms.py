@@ -17,7 +17,7 @@ from service.evaluation.false_alarms import EmptyPicture, count_alarms, mean_int
 from service.inference.detections import Detections
 from service.inference.detector import Detector, Selection
 from service.inference.onnxruntime_engine import OnnxRuntimeEngine
-from tests.conftest import IMGSZ, ROOT, clean_environ, command
+from tests.conftest import ROOT, SESSION_BUNDLE, clean_environ, command
 
 PICTURES = 12
 Z = 1.959963984540054
@@ -83,7 +83,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(data: Path, bundle_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environ = clean_environ(weights="embedded", imgsz=str(IMGSZ), bundle_dir=str(bundle_dir))
+    environ = clean_environ(**SESSION_BUNDLE, bundle_dir=str(bundle_dir))
     given = command("evaluate", "--data", str(data), *arguments)
     return subprocess.run(given, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=600)
 

@@ -17,7 +17,7 @@ from service.inference.onnxruntime_engine import OnnxRuntimeEngine
 from service.inference.openvino_engine import OpenVinoEngine
 from service.machine import usable_cores
 from service.settings import load_settings
-from tests.conftest import ROOT, clean_environ, command
+from tests.conftest import ROOT, SESSION_BUNDLE, clean_environ, command
 from tests.inference.processors import HAS_CUDA, NO_TENSORRT
 
 
@@ -93,7 +93,7 @@ def test_fp32_on_demand_is_not_tf32(bundle: Bundle) -> None:
 def test_without_the_package_serve_ends_with_the_reason(bundle_root: Path, tmp_path: Path) -> None:
     """Python runs sitecustomize before anything else; here it stands for an environment without OpenVINO."""
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['openvino'] = None\n")
-    environ = clean_environ(weights="embedded", bundle_dir=str(bundle_root), port="0", engine="openvino")
+    environ = clean_environ(**SESSION_BUNDLE, bundle_dir=str(bundle_root), port="0", engine="openvino")
     environ["PYTHONPATH"] = str(tmp_path)
     done = subprocess.run(command("serve"), cwd=ROOT, env=environ, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1

@@ -249,7 +249,9 @@ def test_a_zip_that_is_not_torchs(tmp_path: Path) -> None:
 def test_the_head_follows_the_checkpoint() -> None:
     both, one = calibrated_network("yolo26n.yaml"), calibrated_network("yolo11n.yaml")
     assert (choose_head(both, "auto"), choose_head(both, "one2many")) == ("one2one", "one2many")
-    assert choose_head(one, "auto") == "one2many"
+    assert choose_head(one, "auto") == "one2many" == choose_head(one, "auto", "one2one")
+    assert choose_head(both, "auto", "one2many") == "one2many"
+    assert choose_head(both, "one2one", "one2many") == "one2one"
     with pytest.raises(UnsupportedModel, match="no one2one head"):
         choose_head(one, "one2one")
 

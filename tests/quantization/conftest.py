@@ -10,7 +10,7 @@ import pytest
 
 from service.bundle.store import Bundle, load_bundle
 from service.machine import has_int8_dot_products
-from tests.conftest import IMGSZ, ROOT, clean_environ, command, made_once
+from tests.conftest import ROOT, SESSION_BUNDLE, clean_environ, command, made_once
 
 CALIBRATION = 16
 #: Labels and shelves of about four codes each, so that 32 of them hold the hundred boxes that a gate asks for.
@@ -29,7 +29,7 @@ def draw_pictures(folder: Path) -> None:
 
 def run_quantize(bundle_root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command on the prepared bundle."""
-    environ = clean_environ(weights="embedded", imgsz=str(IMGSZ), bundle_dir=str(bundle_root))
+    environ = clean_environ(**SESSION_BUNDLE, bundle_dir=str(bundle_root))
     return subprocess.run(
         command("quantize", *arguments), cwd=ROOT, env=environ, capture_output=True, text=True, timeout=600
     )

@@ -11,8 +11,8 @@ import torch
 import service.prepare.ultralytics_runtime  # noqa: F401  before any test imports Ultralytics
 from scripts.embedded_model.card import render_card
 from scripts.embedded_model.checkpoint import export_checkpoint
-from scripts.embedded_model.confidence import DefaultConfidence, best_confidence
 from scripts.embedded_model.dataset import write_dataset
+from scripts.embedded_model.defaults import DefaultConfidence, DefaultHead, Measured, choose_defaults, measure_bundle
 from scripts.embedded_model.evaluation import Alarms, ClassScore, Recall, Report
 from scripts.embedded_model.metrics import Metrics, Provenance, read_metrics, write_metrics
 from scripts.embedded_model.run_files import put_in_place, sha256_of
@@ -21,6 +21,7 @@ from service.errors import WeightsNotFound
 from service.prepare import weights
 
 MADE = Provenance("python -m scripts.train_embedded", 2026, 26, {"train": 10, "test": 5}, 3, 1.0)
+HEAD = DefaultHead("one2many", "finds more")
 CHOSEN = DefaultConfidence(0.31, "highest F1")
 SECRET = "/home/somebody/secret-project"
 
@@ -31,7 +32,7 @@ def report(size, ap):
 
 
 def metrics(made=MADE, chosen=CHOSEN):
-    return Metrics("ab" * 32, "A machine", made, chosen, 0.25, (report(320, 0.6), report(640, 0.8)))
+    return Metrics("ab" * 32, "A machine", made, HEAD, chosen, 0.25, (report(320, 0.6), report(640, 0.8)))
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,7 @@ def test_figures_are_complete_json(tmp_path):
     write_metrics(tmp_path / "metrics.json", metrics())
     figures = json.loads((tmp_path / "metrics.json").read_text())
     assert figures["weights_sha256"] == "ab" * 32
+    assert figures["default_head"] == {"value": "one2many", "chosen": "finds more"}
     assert figures["default_confidence"] == {"value": 0.31, "chosen": "highest F1"}
     assert figures["classes"] == list(CLASS_NAMES)
     assert figures["provenance"]["command"] == MADE.command
@@ -113,10 +115,10 @@ def test_figures_are_read_as_they_were_written(tmp_path):
     assert read_metrics(tmp_path / "metrics.json") == metrics(made)
 
 
-def test_the_card_shows_every_class_at_every_size_and_recommends_the_best():
+def test_the_card_shows_every_class_at_every_size_and_the_defaults():
     card = render_card(metrics())
     assert card.count("| linear | 0.900 | 0.800 |") == 2
-    assert "Recommended: one2one head, 640 px" in card
+    assert "Default head one2many: finds more." in card
     assert "3 boxes, in 2 of 7 pictures" in card
     assert "Default confidence 0.31: highest F1." in card
     assert "AGPL-3.0" in card
@@ -186,9 +188,33 @@ def test_the_shipped_figures_give_the_embedded_model_its_default(monkeypatch, tm
             weights.embedded_confidence()
 
 
-def test_the_best_confidence_is_that_of_the_evaluation(bundle_path, tmp_path):
+def test_the_shipped_figures_give_the_embedded_model_its_head(monkeypatch, tmp_path):
+    figures = json.loads(weights.EMBEDDED_FIGURES.read_text())["default_head"]
+    assert weights.embedded_head() == figures["value"] and figures["chosen"]
+    monkeypatch.setattr(weights, "EMBEDDED_FIGURES", tmp_path / "metrics.json")
+    for content in ("", "{}", '{"default_head": {"value": null}}', '{"default_head": {"value": "auto"}}'):
+        weights.EMBEDDED_FIGURES.write_text(content)
+        with pytest.raises(WeightsNotFound, match="default head"):
+            weights.embedded_head()
+
+
+def test_the_default_confidence_is_that_of_the_evaluation(bundle_path, tmp_path):
     data = write_dataset(tmp_path, 78, {"train": 0, "val": 12, "test": 0}, 1)
-    best = best_confidence(bundle_path, data, tmp_path)
+    measured = measure_bundle(bundle_path, data, tmp_path)
     points = json.loads((tmp_path / "confidence.json").read_text())["figures"]["points"]
-    assert best.value == points["lenient"]["confidence"] <= points["best_f1"]["confidence"]
-    assert "12 generated val pictures" in best.chosen and "one2one head, 640 px" in best.chosen
+    assert measured.confidence.value == points["lenient"]["confidence"] <= points["best_f1"]["confidence"]
+    assert measured.highest_f1 == points["best_f1"]["f1"]
+    chosen = measured.confidence.chosen
+    assert "one2one head" in chosen and "12 generated val pictures, 640 px" in chosen
+
+
+@pytest.mark.parametrize(("one", "many", "chosen"), [(0.9, 0.904, "one2one"), (0.9, 0.906, "one2many")])
+def test_suppression_has_to_be_worth_it(one, many, chosen):
+    """The head that needs none is served unless the other is better by more than chance."""
+    confidences = {head: DefaultConfidence(value, head) for head, value in (("one2one", 0.3), ("one2many", 0.4))}
+    measured = {
+        head: Measured(f1, confidences[head], "on pictures") for head, f1 in (("one2one", one), ("one2many", many))
+    }
+    defaults = choose_defaults(measured["one2one"], measured["one2many"])
+    assert defaults.head.value == chosen and defaults.confidence is confidences[chosen]
+    assert f"{one:.3f} for one2one" in defaults.head.chosen and f"{many:.3f} for one2many" in defaults.head.chosen

@@ -16,7 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.conftest import IMGSZ, ROOT, clean_environ
+from tests.conftest import ROOT, SESSION_BUNDLE, clean_environ
 
 INDEX = "https://torch.example/whl/cpu"
 #: Stands for the interpreter of a new environment: it notes how it is called, installs nothing and runs all else.
@@ -223,7 +223,7 @@ def start_and_ask(environ: dict[str, str]) -> float:
 def test_the_second_start_installs_and_prepares_nothing(
     environment: Environment, bundle_root: Path, record_property: Callable
 ) -> None:
-    settings = clean_environ(weights="embedded", imgsz=str(IMGSZ), bundle_dir=str(bundle_root), port="0")
+    settings = clean_environ(**SESSION_BUNDLE, bundle_dir=str(bundle_root), port="0")
     environ = environment.variables(**{k: v for k, v in settings.items() if k.startswith("YOLOFOLD_")})
     record_property("first_start_ready_s", round(start_and_ask(environ), 2))
     serving = ["-m service bundle", "-m service serve"]

@@ -15,8 +15,8 @@ import torch
 
 from scripts import train_embedded
 from scripts.embedded_model.checkpoint import export_checkpoint
-from scripts.embedded_model.confidence import DefaultConfidence
 from scripts.embedded_model.dataset import write_dataset
+from scripts.embedded_model.defaults import DefaultConfidence, DefaultHead
 from scripts.embedded_model.evaluation import Alarms, ClassScore, Recall, Report
 from scripts.embedded_model.metrics import Metrics, Provenance, read_metrics, write_metrics
 from scripts.embedded_model.run_files import read_lines, sha256_of
@@ -48,7 +48,16 @@ def write_weights(folder: Path, content: bytes, sha256: str | None = None) -> Pa
     score = ClassScore(0.5, 0.5, 0.5, 0.5)
     report = Report("one2one", 640, 0.5, 0.4, {"linear": score}, {"all": Recall(1, 2)}, Alarms(1, 0, 0))
     write_metrics(
-        folder / METRICS, Metrics(sha256, "A machine", EARLIER, DefaultConfidence(0.25, "usual"), 0.25, (report,))
+        folder / METRICS,
+        Metrics(
+            sha256,
+            "A machine",
+            EARLIER,
+            DefaultHead("one2one", "usual"),
+            DefaultConfidence(0.25, "usual"),
+            0.25,
+            (report,),
+        ),
     )
     return folder / WEIGHTS
 
