@@ -153,7 +153,13 @@ def _open(graph: Path, batch: int, threads: int, folder: Path | None) -> BoundRu
             "ONNX Runtime could not start TensorRT; its libraries or the driver are missing or do not fit. Set "
             "YOLOFOLD_ENGINE=onnxruntime."
         )
-    return BoundRuns(session, "cuda")
+    runs = BoundRuns(session, "cuda")
+    # What ONNX Runtime builds at a first run only has to lie in the folder, too, before that gets its name.
+    try:
+        runs.run(np.zeros((batch, *session.get_inputs()[0].shape[1:]), np.uint8))
+    except Exception as error:  # its exceptions share no public base class
+        raise EngineError(f"TensorRT failed: {error}") from error
+    return runs
 
 
 @cache  # once in a process
