@@ -25,7 +25,7 @@ from service.inference.onnxruntime_engine import (
     provider_options,
     session_options,
 )
-from service.machine import gpu_driver, gpu_models
+from service.machine import first_cuda_device, gpu_driver
 
 TENSORRT = "TensorrtExecutionProvider"
 #: Of the graph's input; so ``service.prepare.export`` names it.
@@ -62,7 +62,7 @@ class TensorRtEngine:
         self._threads, self._half = threads, half
         machine: dict[str, object] = {
             "graph": sha256,
-            "gpus": gpu_models(),
+            "gpu": first_cuda_device(),
             "driver": gpu_driver(),
             "onnxruntime": ort.__version__,
             "tensorrt": _load_libraries(),

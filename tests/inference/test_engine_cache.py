@@ -126,7 +126,7 @@ def test_what_is_kept_is_trusted_whatever_the_umask(tmp_path: Path) -> None:
 
 
 def test_any_difference_has_a_folder_of_its_own_and_none_is_a_bundle(tmp_path: Path) -> None:
-    parts = {"graph": "a", "gpus": ["A100"], "driver": "580", "onnxruntime": "1.31.1", "tensorrt": 101303, "batch": 1}
+    parts = {"graph": "a", "gpu": "A100, 8.0", "driver": "580", "onnxruntime": "1.31.1", "tensorrt": 101303, "batch": 1}
     folders = {cache_folder(tmp_path, "tensorrt", parts)}
     for name in parts:
         folders.add(cache_folder(tmp_path, "tensorrt", parts | {name: "other"}))
