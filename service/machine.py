@@ -1,5 +1,6 @@
 """The machine as this process sees it: what it may use, not what the host has. For POSIX systems."""
 
+import ctypes
 import math
 import os
 import platform
@@ -13,6 +14,8 @@ PROC, CGROUP_ROOT = Path("/proc"), Path("/sys/fs/cgroup")
 
 #: As Linux names them; the last one is ARM's.
 _INT8_DOT_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"})
+#: Of CUdevice_attribute in cuda.h.
+_COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
 #: Of the machine's cores. Where other work took more during a measurement, the measurement says little.
 BUSY_SHARE = 0.25
 
@@ -78,6 +81,26 @@ def gpu_models(proc: Path = PROC) -> list[str]:
 def gpu_driver(proc: Path = PROC) -> str:
     """Release of NVIDIA's kernel driver as it describes itself, empty where there is none."""
     return _read(proc / "driver" / "nvidia" / "version").partition("\n")[0].strip()
+
+
+def first_cuda_device() -> str:
+    """Name and compute capability of the GPU that CUDA counts first, such as ``NVIDIA H200, 9.0``; empty without one.
+
+    ``CUDA_VISIBLE_DEVICES`` decides which one that is, where there are several.
+    """
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return ""
+    device, major, minor, name = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
+    failed = (
+        cuda.cuInit(0)
+        or cuda.cuDeviceGet(ctypes.byref(device), 0)
+        or cuda.cuDeviceGetName(name, len(name), device)
+        or cuda.cuDeviceGetAttribute(ctypes.byref(major), _COMPUTE_CAPABILITY_MAJOR, device)
+        or cuda.cuDeviceGetAttribute(ctypes.byref(minor), _COMPUTE_CAPABILITY_MINOR, device)
+    )
+    return "" if failed else f"{name.value.decode(errors='replace')}, {major.value}.{minor.value}"
 
 
 def usable_cores(proc: Path = PROC, cgroup_root: Path = CGROUP_ROOT) -> int:

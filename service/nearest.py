@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-from rapidfuzz import process
-
 _SIMILAR = 60  # per cent
 
 
@@ -11,6 +9,8 @@ def near_matches(name: str, known: Sequence[str], limit: int = 3) -> list[str]:
     """The names most like ``name``, best first: what lies below it (``model.0.bn`` below ``model.0``), what contains
     it, what is spelt like it.
     """
+    from rapidfuzz import process  # 2.6 MB, which a service that nobody mistypes a name to does without
+
     name = name.lower()
     below: list[str] = []
     containing: list[str] = []

@@ -2,6 +2,9 @@
 
 import os
 import platform
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -180,3 +183,29 @@ def test_gpus_and_their_driver(tmp_path: Path) -> None:
     proc, _ = tree(tmp_path, files)
     assert (gpu_driver(proc), gpu_models(proc)) == (version, ["NVIDIA H200", "NVIDIA L4"])
     assert (gpu_driver(tmp_path), gpu_models(tmp_path)) == ("", [])
+
+
+_CUDA = """
+#include <string.h>
+int cuInit(unsigned flags) { return BROKEN; }
+int cuDeviceGet(int *device, int number) { *device = 7 + number; return 0; }
+int cuDeviceGetName(char *name, int length, int device) { strncpy(name, "NVIDIA H200", length); return device != 7; }
+int cuDeviceGetAttribute(int *value, int attribute, int device) {
+    *value = attribute == 75 ? 9 : 0;
+    return device != 7;
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@pytest.mark.parametrize(("broken", "expected"), [(0, "NVIDIA H200, 9.0"), (100, "")])
+def test_the_first_gpu_is_told_by_its_driver(tmp_path: Path, broken: int, expected: str) -> None:
+    """By a library in the place of NVIDIA's, with the numbers of its header."""
+    source = tmp_path / "cuda.c"
+    source.write_text(_CUDA)
+    build = ["cc", f"-DBROKEN={broken}", "-shared", "-fPIC", "-o", str(tmp_path / "libcuda.so.1"), str(source)]
+    subprocess.run(build, check=True)
+    program = "from service.machine import first_cuda_device; print(first_cuda_device())"
+    environ = os.environ | {"LD_LIBRARY_PATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environ, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == expected

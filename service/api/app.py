@@ -163,6 +163,9 @@ def start_service(settings: Settings, bundle: Bundle) -> Service:
         checker,
         watch,
     )
+    # A session takes the memory of its first run piece by piece, and that of all later ones in one block. Kept, the
+    # pieces would lie beside the blocks: 13 MB with YOLO26n at 640 px.
+    shrink_arena()
     give_back_freed()  # what loading the network left behind
     log.info("%s ready: %s", bundle.path, service.runs_on)
     return service

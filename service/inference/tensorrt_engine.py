@@ -25,7 +25,7 @@ from service.inference.onnxruntime_engine import (
     provider_options,
     session_options,
 )
-from service.machine import gpu_driver, gpu_models
+from service.machine import first_cuda_device, gpu_driver
 
 TENSORRT = "TensorrtExecutionProvider"
 #: Of the graph's input; so ``service.prepare.export`` names it.
@@ -62,7 +62,7 @@ class TensorRtEngine:
         self._threads, self._half = threads, half
         machine: dict[str, object] = {
             "graph": sha256,
-            "gpus": gpu_models(),
+            "gpu": first_cuda_device(),
             "driver": gpu_driver(),
             "onnxruntime": ort.__version__,
             "tensorrt": _load_libraries(),
@@ -153,7 +153,13 @@ def _open(graph: Path, batch: int, threads: int, folder: Path | None) -> BoundRu
             "ONNX Runtime could not start TensorRT; its libraries or the driver are missing or do not fit. Set "
             "YOLOFOLD_ENGINE=onnxruntime."
         )
-    return BoundRuns(session, "cuda")
+    runs = BoundRuns(session, "cuda")
+    # What ONNX Runtime builds at a first run only has to lie in the folder, too, before that gets its name.
+    try:
+        runs.run(np.zeros((batch, *session.get_inputs()[0].shape[1:]), np.uint8))
+    except Exception as error:  # its exceptions share no public base class
+        raise EngineError(f"TensorRT failed: {error}") from error
+    return runs
 
 
 @cache  # once in a process

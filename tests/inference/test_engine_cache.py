@@ -1,6 +1,7 @@
 """What is kept between starts is whole or not there, and never taken for a bundle."""
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -79,8 +80,53 @@ def test_where_nothing_can_be_kept_each_start_builds_and_says_so(
     assert "YOLOFOLD_STATE_DIR" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["", "graph.engine"])
+def test_what_others_may_write_to_is_neither_loaded_nor_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    folder, runtime = cache_folder(tmp_path, "tensorrt", {"graph": "a"}), Runtime()
+    open_cached(folder, runtime)
+    path = folder / name
+    for mode in (0o020, 0o002):
+        path.chmod(path.stat().st_mode | mode)
+        with caplog.at_level(logging.WARNING):
+            assert open_cached(folder, runtime) == "built"
+        assert f"{path.name} is a link, or others may write to it" in caplog.text
+        path.chmod(path.stat().st_mode & ~mode)
+    assert open_cached(folder, runtime) == "kept"
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_link_to_a_folder_of_engines_is_not_followed(tmp_path: Path) -> None:
+    folder, runtime = cache_folder(tmp_path, "tensorrt", {"graph": "a"}), Runtime()
+    elsewhere = tmp_path / "elsewhere"
+    open_cached(elsewhere, runtime)
+    folder.symlink_to(elsewhere)
+    assert open_cached(folder, runtime) == "built"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_engines_of_another_user_are_not_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder, runtime = cache_folder(tmp_path, "tensorrt", {"graph": "a"}), Runtime()
+    open_cached(folder, runtime)
+    os.chown(folder / "graph.engine", 1234, -1)
+    with caplog.at_level(logging.WARNING):
+        assert open_cached(folder, runtime) == "built"
+    assert "graph.engine belongs to another user" in caplog.text
+
+
+def test_what_is_kept_is_trusted_whatever_the_umask(tmp_path: Path) -> None:
+    folder, runtime = cache_folder(tmp_path, "tensorrt", {"graph": "a"}), Runtime()
+    before = os.umask(0o002)
+    try:
+        open_cached(folder, runtime)
+    finally:
+        os.umask(before)
+    assert open_cached(folder, runtime) == "kept"
+
+
 def test_any_difference_has_a_folder_of_its_own_and_none_is_a_bundle(tmp_path: Path) -> None:
-    parts = {"graph": "a", "gpus": ["A100"], "driver": "580", "onnxruntime": "1.31.1", "tensorrt": 101303, "batch": 1}
+    parts = {"graph": "a", "gpu": "A100, 8.0", "driver": "580", "onnxruntime": "1.31.1", "tensorrt": 101303, "batch": 1}
     folders = {cache_folder(tmp_path, "tensorrt", parts)}
     for name in parts:
         folders.add(cache_folder(tmp_path, "tensorrt", parts | {name: "other"}))

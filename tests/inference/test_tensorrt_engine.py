@@ -1,8 +1,5 @@
 """What of TensorRT can be seen without it: graphs for one size of batch, and why it is not used."""
 
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +10,8 @@ from service.bundle.store import Bundle
 from service.errors import EngineError
 from service.inference.onnxruntime_engine import PROCESSOR, OnnxRuntimeEngine, provider_options
 from service.inference.tensorrt_engine import TENSORRT, TensorRtEngine, open_static, tensorrt_obstacle
-from tests.conftest import ROOT, clean_environ
 from tests.inference.processors import NO_TENSORRT
+from tests.inference.stand_in_tensorrt import RELEASE, needs_compiler, run_with_tensorrt
 
 ON_PROCESSOR = provider_options([PROCESSOR])
 
@@ -47,16 +44,7 @@ def test_where_it_is_missing_it_says_so_and_leaves_nothing(bundle: Bundle, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@needs_compiler
 def test_libraries_that_pip_installed_are_found_and_asked_for_their_release(tmp_path: Path) -> None:
-    """A library that only tells its release, where the package of TensorRT's libraries would lie."""
-    package = tmp_path / "tensorrt_libs"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    source = tmp_path / "nvinfer.c"
-    source.write_text("int getInferLibVersion(void) { return 101601; }\n")
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(package / "libnvinfer.so.10"), str(source)], check=True)
     program = "from service.inference.tensorrt_engine import _load_libraries as load; print(load())"
-    environ = clean_environ() | {"PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environ, capture_output=True, text=True)
-    assert done.stdout.split()[-1:] == ["101601"], done.stderr
+    assert run_with_tensorrt(tmp_path, program).split()[-1:] == [str(RELEASE)]

@@ -1,5 +1,7 @@
 """What is loaded for each candidate is what would be served."""
 
+from pathlib import Path
+
 import pytest
 
 from service.bundle.store import Bundle
@@ -13,6 +15,7 @@ from service.tuning.candidates import Installed, Listing, list_candidates
 from service.tuning.measure import build_engines, load_entries
 from service.tuning.process import longest_s
 from tests.inference.processors import NO_TENSORRT
+from tests.inference.stand_in_tensorrt import needs_compiler, run_with_tensorrt
 from tests.tuning.choices import candidate
 
 NOTHING_ELSE = Installed(
@@ -63,12 +66,23 @@ def test_what_tensorrt_cannot_build_is_said_when_it_is_loaded_and_not_before(bun
 
 
 @pytest.mark.skipif(NO_TENSORRT is None, reason="TensorRT is there")
-def test_only_what_tensorrt_may_build_gets_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_libraries_that_are_missing_get_no_hour(monkeypatch: pytest.MonkeyPatch) -> None:
     # As with onnxruntime-gpu, which lists the provider though its libraries are missing.
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [TENSORRT, "CPUExecutionProvider"])
     assert tensorrt_obstacle() is not None
     assert longest_s(load_settings({}, engine="auto")) == 300
-    monkeypatch.setattr("service.inference.tensorrt_engine._load_libraries", lambda: 101303)
-    assert tensorrt_obstacle() is None
-    assert longest_s(load_settings({}, engine="auto")) == 3600
-    assert longest_s(load_settings({}, engine="auto", device="cpu")) == 300
+
+
+_LONGEST = """
+import onnxruntime
+from service.settings import load_settings
+onnxruntime.get_available_providers = lambda: ["TensorrtExecutionProvider", "CPUExecutionProvider"]
+from service.tuning.process import longest_s
+print(*(longest_s(load_settings({}, engine="auto", device=device)) for device in ("auto", "cpu")))
+"""
+
+
+@needs_compiler
+def test_what_tensorrt_may_build_gets_an_hour(tmp_path: Path) -> None:
+    """Its library can be loaded; the provider is one that this ONNX Runtime only says it has."""
+    assert run_with_tensorrt(tmp_path, _LONGEST).split()[-2:] == ["3600.0", "300.0"]
