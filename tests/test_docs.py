@@ -2,16 +2,17 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
+from fastapi.testclient import TestClient
 
 from service.api.app import create_app
-from service.bundle.store import Bundle
+from service.bundle.store import Bundle, load_bundle
 from service.settings import Settings, load_settings
-from tests.conftest import ROOT
+from tests.conftest import ROOT, prepare_with_command
 
 README = (ROOT / "README.md").read_text()
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
@@ -61,10 +62,14 @@ def test_every_route_is_in_the_table_and_nothing_else(bundle: Bundle) -> None:
     assert described | {"GET /", "GET /docs"} == set(table("| route | answer |"))
 
 
-def test_the_answer_shown_is_the_answer_given(server_url: str) -> None:
+def test_the_answer_shown_is_the_answer_given(tmp_path: Path) -> None:
+    """With the defaults: nothing is said but that the embedded weights are wanted."""
+    prepare_with_command(tmp_path, weights="embedded")
+    (prepared,) = (path.parent for path in tmp_path.glob("*/manifest.json"))
     (shown,) = (json.loads(text) for text in blocks("json"))
     path = re.search(r"file=@(\S+) http://127.0.0.1:8000/detect", README).group(1)
-    given = httpx.post(f"{server_url}/detect", files={"file": (ROOT / path).read_bytes()}).json()
+    with TestClient(create_app(load_settings({}), load_bundle(prepared))) as client:
+        given = client.post("/detect", files={"file": (ROOT / path).read_bytes()}).json()
     assert shown["model"]["name"] == given["model"]["name"] and shown["image"] == given["image"]
     assert set(shown["timing_ms"]) == set(given["timing_ms"])
     assert len(shown["detections"]) == len(given["detections"])

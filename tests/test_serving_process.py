@@ -45,7 +45,7 @@ def hook(event, arguments):
         busy = False
 sys.addaudithook(hook)
 """
-NAME = "embedded-640-auto-small"
+NAME = "embedded-640-one2one-small"
 FOREIGN = ("libtorch", "/torch/", "/torchvision/", "/ultralytics/", ".pt")
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
