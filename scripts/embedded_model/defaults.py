@@ -11,12 +11,13 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pycocotools  # noqa: F401  the evaluation needs it: to be missed before hours of training, not after
 
+from scripts.embedded_model.evaluation import HEADS, Head
+
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
-HeadName = Literal["one2one", "one2many"]
 #: By how much the F1 of the one2many head must be higher. The other needs no suppression, and less is chance.
 _WORTH_SUPPRESSION = 0.005
 
@@ -33,7 +34,7 @@ class DefaultConfidence:
 class DefaultHead:
     """A head and, in words, how it was chosen."""
 
-    value: HeadName
+    value: Head
     chosen: str
 
 
@@ -63,13 +64,13 @@ def measure_defaults(checkpoint: Path, data: Path, work: Path) -> Defaults:
         subprocess.CalledProcessError: a command failed; it has said why.
         ValueError: not one box of a head is right at any confidence.
     """
-    one, many = (_measure_head(checkpoint, data, work / "defaults" / head, head) for head in ("one2one", "one2many"))
+    one, many = (_measure_head(checkpoint, data, work / "defaults" / head, head) for head in HEADS)
     return choose_defaults(one, many)
 
 
 def choose_defaults(one: Measured, many: Measured) -> Defaults:
     """The one2one head, of which `one` says how good it is, unless one2many is better than that by more than chance."""
-    value: HeadName = "one2many" if many.highest_f1 > one.highest_f1 + _WORTH_SUPPRESSION else "one2one"
+    value: Head = "one2many" if many.highest_f1 > one.highest_f1 + _WORTH_SUPPRESSION else "one2one"
     head = DefaultHead(
         value,
         f"its highest F1 is {many.highest_f1:.3f} for one2many and {one.highest_f1:.3f} for one2one, {one.words}; "
@@ -78,7 +79,7 @@ def choose_defaults(one: Measured, many: Measured) -> Defaults:
     return Defaults(head, (many if value == "one2many" else one).confidence)
 
 
-def _measure_head(checkpoint: Path, data: Path, work: Path, head: HeadName) -> Measured:
+def _measure_head(checkpoint: Path, data: Path, work: Path, head: Head) -> Measured:
     bundles = work / "bundles"
     _service("prepare", "--force", "--weights", str(checkpoint), "--head", head, "--bundle-dir", str(bundles))
     bundle = max(bundles.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime).parent
