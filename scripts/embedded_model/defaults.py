@@ -16,6 +16,7 @@ from typing import Any
 import pycocotools  # noqa: F401  the evaluation needs it: to be missed before hours of training, not after
 
 from scripts.embedded_model.evaluation import HEADS, Head
+from service.evaluation.thresholds import SLACK
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 #: By how much the F1 of the one2many head must be higher. The other needs no suppression, and less is chance.
@@ -105,7 +106,7 @@ def measure_bundle(bundle: Path, data: Path, work: Path) -> Measured:
         "right from IoU 0.5"
     )
     chosen = (
-        f"the lowest whose F1 ({lenient['f1']:.3f}) is within 0.01 of the highest ({best['f1']:.3f}, at "
+        f"the lowest whose F1 ({lenient['f1']:.3f}) is within {SLACK:g} of the highest ({best['f1']:.3f}, at "
         f"{best['confidence']:g}) with the {model['head']['kind']} head {words}"
     )
     return Measured(best["f1"], DefaultConfidence(lenient["confidence"], chosen), words)

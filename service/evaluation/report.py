@@ -78,7 +78,7 @@ class OperatingPoints(Part):
         description="Where F1 is highest among 0.001, 0.002 ... 0.999; None if no box is right at any."
     )
     lenient: OperatingPoint | None = Field(
-        description="The lowest of these at which F1 is within 0.01 of the highest: it finds most for that."
+        description="The lowest of these at which F1 is within 0.005 of the highest: it finds most for that."
     )
 
 

@@ -11,7 +11,7 @@ from service.evaluation.matches import ClassMatches
 #: Confidences tried: as fine as anyone would write them into a request.
 GRID = np.arange(1, 1000) / 1000
 #: Of F1, in which ``lenient_confidence`` trades precision for recall.
-SLACK = 0.01
+SLACK = 0.005
 #: Row of IoU 0.5, at which a box counts as right here.
 _IOU_50 = 0
 
