@@ -13,7 +13,7 @@ from service.errors import SettingsError
 
 ENV_PREFIX = "YOLOFOLD_"
 
-#: More workers only decode more pictures at once: the network's own threads fill the cores already.
+#: Of the network at once: its own threads fill more cores.
 MOST_DEFAULT_WORKERS = 4
 
 # The three strides of a YOLO pyramid give 336 anchors at 128 px: the smallest square that can fill 300 rows.
@@ -82,7 +82,7 @@ class Settings(BaseSettings):
         "empty takes none of the last three, but lets YOLOFOLD_ENGINE=auto try them.",
     )
     workers: int = Field(
-        0, ge=0, le=256, description="Requests worked on at once; 0 chooses from the cores and the batches."
+        0, ge=0, le=256, description="Requests worked on at once; 0 chooses from the cores, the batches and the engine."
     )
     threads: int = Field(
         0,
@@ -141,7 +141,7 @@ class Settings(BaseSettings):
         return value
 
     def workers_on(self, cores: int) -> int:
-        """Requests worked on at once by a process that may use ``cores``."""
+        """Runs of the network at once in a process that may use ``cores``, and the workers that they take."""
         return self.workers or max(min(cores, MOST_DEFAULT_WORKERS), workers_for_batches(self.max_batch_size))
 
     def network_callers_on(self, cores: int) -> int:

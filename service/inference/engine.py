@@ -44,6 +44,11 @@ class InferenceEngine(Protocol):
         ...
 
     @property
+    def runs_apart(self) -> bool:
+        """Whether the caller's thread only waits, while threads of the runtime's own or another device work."""
+        ...
+
+    @property
     def layouts(self) -> "Sequence[InferenceEngine]":
         """Those that take turns, each to be checked by itself: first the one for a run that is alone, last the one
         for as many as fill the cores; only this engine where there is no difference."""

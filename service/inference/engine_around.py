@@ -30,6 +30,11 @@ class EngineAround:
         """See ``InferenceEngine.threads``."""
         return self._engine.threads
 
+    @property
+    def runs_apart(self) -> bool:
+        """See ``InferenceEngine.runs_apart``."""
+        return self._engine.runs_apart
+
     def release_memory(self) -> None:
         """See ``InferenceEngine.release_memory``."""
         self._engine.release_memory()

@@ -76,6 +76,11 @@ class OnnxRuntimeEngine:
         return self._threads
 
     @property
+    def runs_apart(self) -> bool:
+        """On a GPU; on the processor the caller's thread is one of a run's."""
+        return self.provider != PROCESSOR
+
+    @property
     def layouts(self) -> Sequence[InferenceEngine]:
         """This engine."""
         return (self,)

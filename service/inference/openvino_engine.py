@@ -87,6 +87,11 @@ class OpenVinoEngine:
         return self._single.streams
 
     @property
+    def runs_apart(self) -> bool:
+        """True: runs are started on the streams' threads."""
+        return True
+
+    @property
     def layouts(self) -> Sequence[InferenceEngine]:
         """This engine."""
         return (self,)

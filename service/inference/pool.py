@@ -65,7 +65,9 @@ class WorkerPool:
             hung_after_s: a job running this long past its deadline means the pool is not alive, seconds.
         """
         self._queue_size, self._hung_after_s = queue_size, hung_after_s
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        #: Of the threads that wait for a job, the one that has waited shortest last.
+        self._idle: list[threading.Condition] = []
         self._waiting: deque[_Job] = deque()
         self._running: set[_Job] = set()
         self._own = threading.local()
@@ -104,7 +106,7 @@ class WorkerPool:
         """Every worker thread lives, none hangs, and the pool is open."""
         if self._closed or not all(thread.is_alive() for thread in self._threads):
             return False
-        with self._changed:
+        with self._lock:
             latest = time.monotonic() - self._hung_after_s
             return all(job.deadline >= latest for job in self._running)
 
@@ -114,7 +116,7 @@ class WorkerPool:
         Raises:
             Overloaded: every worker is busy and the queue is full, or the pool is closed.
         """
-        with self._changed:
+        with self._lock:
             self._require_room()
 
     def retry_after_s(self, jobs: int) -> int:
@@ -177,13 +179,13 @@ class WorkerPool:
             Overloaded: the queue is full; carries when to try again.
         """
         place = Place(self)
-        with self._changed:
+        with self._lock:
             self._require_room()
             self._places.add(place)
         try:
             yield place
         finally:
-            with self._changed:
+            with self._lock:
                 self._places.discard(place)
 
     async def _run(self, job: _Job) -> Finished[Any]:
@@ -203,21 +205,23 @@ class WorkerPool:
             self._forget(job)
 
     def _enqueue(self, job: _Job) -> None:
-        with self._changed:
+        with self._lock:
             if job.is_bulk or job.place in self._places:
                 self._require_open()
             else:
                 self._require_room()
             self._waiting.append(job)
-            self._changed.notify()
+            if self._idle:
+                self._idle.pop().notify()
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Refuse new work, drop what waits and give running jobs ``timeout_s`` seconds to end."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             dropped = list(self._waiting)
             self._waiting.clear()
-            self._changed.notify_all()
+            while self._idle:
+                self._idle.pop().notify()
         for job in dropped:
             if job.future.set_running_or_notify_cancel():
                 job.future.set_exception(Overloaded("The service is shutting down."))
@@ -244,14 +248,17 @@ class WorkerPool:
 
     def _forget(self, job: _Job) -> None:
         job.is_wanted = False
-        with self._changed:
+        with self._lock:
             if job in self._waiting:
                 self._waiting.remove(job)
 
-    def _next_job(self) -> _Job | None:
-        with self._changed:
+    def _next_job(self, called: threading.Condition) -> _Job | None:
+        with self._lock:
             while True:
-                self._changed.wait_for(lambda: self._waiting or self._closed)
+                while not self._waiting and not self._closed:
+                    # The last to go is the first to be called: what it worked with may still be in the caches.
+                    self._idle.append(called)
+                    called.wait()
                 if not self._waiting:
                     return None
                 job = self._waiting.popleft()
@@ -262,7 +269,8 @@ class WorkerPool:
                     return job
 
     def _work(self) -> None:
-        while (job := self._next_job()) is not None:
+        called = threading.Condition(self._lock)
+        while (job := self._next_job(called)) is not None:
             started = time.monotonic()
             self._own.job = job
             try:
@@ -285,7 +293,7 @@ class WorkerPool:
 
     def _finish(self, job: _Job, started: float | None) -> None:
         """``started`` is None where the job ended early and says nothing about how long jobs take."""
-        with self._changed:
+        with self._lock:
             self._running.discard(job)
             if started is None:
                 return

@@ -95,6 +95,11 @@ class TensorRtEngine:
         return self._threads
 
     @property
+    def runs_apart(self) -> bool:
+        """True: the GPU works."""
+        return True
+
+    @property
     def layouts(self) -> Sequence[InferenceEngine]:
         """This engine."""
         return (self,)

@@ -25,7 +25,9 @@ class Candidate(Record):
         description="Threads of one run; 0 shares the cores out by load: all of them for a run that is alone, fewer "
         "for each of several."
     )
-    workers: int = Field(description="Requests worked on at once.")
+    workers: int = Field(
+        description="Workers that run the network at once; where it runs on threads of its own as many again decode."
+    )
     max_batch_size: int = Field(1, description="Most pictures in one run; 1 runs them one by one.")
 
     @property

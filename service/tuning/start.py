@@ -123,7 +123,7 @@ def start_engine(bundle: Bundle, settings: Settings, cores: int) -> StartedEngin
         BundleSchemaError: the stored picture or answer cannot be read.
     """
     if settings.engine != "auto":
-        return _start(bundle, settings, cores)
+        return _start(bundle, settings, settings, cores)
     try:
         return _start_measured(bundle, settings, cores)
     except EngineNotMeasured as error:
@@ -132,13 +132,13 @@ def start_engine(bundle: Bundle, settings: Settings, cores: int) -> StartedEngin
             raise
         warning = f"{error} Meanwhile ONNX Runtime serves in fp32, and the next start measures again."
         log.warning(warning)
-    return replace(_start(bundle, plain, cores), warning=warning)
+    return replace(_start(bundle, settings, plain, cores), warning=warning)
 
 
 def _start_measured(bundle: Bundle, settings: Settings, cores: int) -> StartedEngine:
     choice = make_choice(bundle, settings, cores)
     try:
-        return _start(bundle, choice.made.chosen.candidate.settle(settings), cores, choice)
+        return _start(bundle, settings, choice.made.chosen.candidate.settle(settings), cores, choice)
     except Exception as error:
         if not choice.remembered:
             raise
@@ -146,7 +146,7 @@ def _start_measured(bundle: Bundle, settings: Settings, cores: int) -> StartedEn
             "%s no longer works and is measured anew: %s", choice.made.chosen.candidate.title, fault_in_words(error)
         )
     choice = make_choice(bundle, settings, cores, anew=True)
-    return _start(bundle, choice.made.chosen.candidate.settle(settings), cores, choice)
+    return _start(bundle, settings, choice.made.chosen.candidate.settle(settings), cores, choice)
 
 
 def settle_engine(bundle: Bundle, settings: Settings) -> Settings:
@@ -198,7 +198,13 @@ def make_choice(
     return Choice(made, remembered=False, kept_in=None if obstacle else memory.path, not_kept=obstacle)
 
 
-def _start(bundle: Bundle, settings: Settings, cores: int, choice: Choice | None = None) -> StartedEngine:
-    workers = settings.workers_on(cores)
-    engine = open_engine(bundle, settings, cores=cores, workers=workers)
-    return StartedEngine(engine, settings, workers, check_engine(bundle, engine), choice)
+def _start(
+    bundle: Bundle, asked: Settings, settled: Settings, cores: int, choice: Choice | None = None
+) -> StartedEngine:
+    """``asked`` is what the operator set, ``settled`` the same without ``auto``."""
+    runs = settled.workers_on(cores)
+    engine = open_engine(bundle, settled, cores=cores, workers=runs)
+    # A worker that only waits for its run leaves its core to one that decodes. With batches there are such already.
+    waits = engine.runs_apart and settled.max_batch_size <= 1
+    workers = 2 * runs if waits and not asked.workers else runs
+    return StartedEngine(engine, settled, workers, check_engine(bundle, engine), choice)

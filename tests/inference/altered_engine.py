@@ -18,6 +18,8 @@ class AlteredEngine:
         self._engine, self._change = OnnxRuntimeEngine(bundle.deployed_graph, "cpu", 1), change
         self.precision = precision
 
+    runs_apart = False
+
     @property
     def layouts(self) -> tuple["AlteredEngine"]:
         return (self,)
