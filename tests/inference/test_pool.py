@@ -48,6 +48,21 @@ async def until(condition) -> None:
             await asyncio.sleep(0)
 
 
+def test_the_worker_that_has_just_ended_is_called_first() -> None:
+    pool = WorkerPool(4, 2)
+
+    async def scenario() -> list[str]:
+        names = []
+        for _ in range(8):
+            await until(lambda: len(pool._idle) == 4)
+            names.append((await pool.submit(lambda: threading.current_thread().name, soon())).value)
+        return names
+
+    names = asyncio.run(scenario())
+    pool.close()
+    assert len(set(names)) == 1
+
+
 def test_values_and_errors_come_back(pool: WorkerPool) -> None:
     async def scenario() -> None:
         finished = await pool.submit(lambda: threading.current_thread().name, soon())
