@@ -3,6 +3,7 @@
 import math
 import mmap
 import struct
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 
 from service.onnx_message import (
     ATTRIBUTE_FLOAT,
+    ATTRIBUTE_GRAPH,
+    ATTRIBUTE_GRAPHS,
     ATTRIBUTE_INT,
     ATTRIBUTE_NAME,
     ATTRIBUTE_TENSOR,
@@ -21,6 +24,8 @@ from service.onnx_message import (
     GRAPH_INPUT,
     GRAPH_NODE,
     GRAPH_OUTPUT,
+    GRAPH_SPARSE,
+    MODEL_FUNCTION,
     MODEL_GRAPH,
     NODE_ATTRIBUTE,
     NODE_DOMAIN,
@@ -28,8 +33,11 @@ from service.onnx_message import (
     NODE_NAME,
     NODE_OP_TYPE,
     NODE_OUTPUT,
+    TENSOR_DESCRIPTION,
     TENSOR_DIMS,
     TENSOR_ELEMENT,
+    TENSOR_EXTERNAL,
+    TENSOR_LOCATION,
     TENSOR_NAME,
     TENSOR_RAW,
     VALUE_NAME,
@@ -45,12 +53,18 @@ _NO_CONTENT = {2, 10, 13}
 _TENSOR = {TENSOR_ELEMENT: VARINT, TENSOR_NAME: BYTES, TENSOR_RAW: BYTES}
 _NODE = {NODE_NAME: BYTES, NODE_OP_TYPE: BYTES, NODE_DOMAIN: BYTES}
 _VALUE = {VALUE_NAME: BYTES}
+#: All that a constant of float32 needs: values in another field, or in another file, are not looked at.
+_FLOATS = {TENSOR_DIMS, TENSOR_ELEMENT, TENSOR_NAME, TENSOR_RAW, TENSOR_DESCRIPTION}
 _ATTRIBUTE = {
     ATTRIBUTE_NAME: BYTES,
     ATTRIBUTE_FLOAT: FIXED32,
     ATTRIBUTE_INT: VARINT,
     ATTRIBUTE_TENSOR: BYTES,
 }
+
+
+class UnclearGraph(ValueError):
+    """What a runtime makes of the file may not be what stands in it for others to read; says which part, in words."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +82,10 @@ class Tensor:
         """Its values, a view of the file.
 
         Raises:
-            ValueError: it is not float32, or not as large as it says.
+            ValueError: it is not float32, not as large as it says, or has values elsewhere, too.
         """
+        if not _FLOATS.issuperset(field.number for field in self.fields):
+            raise ValueError("values that are not raw")
         dims = [size for field in self.fields if field.number == TENSOR_DIMS for size in _numbers(field)]
         (element,) = (read_number(field.value, 0)[0] for field in self.fields if field.number == TENSOR_ELEMENT)
         (raw,) = (field.value for field in self.fields if field.number == TENSOR_RAW)
@@ -80,25 +96,23 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Node:
-    """One operation; ``kind`` holds everything that decides what it computes from its inputs."""
+    """One operation; ``kind`` holds everything that decides what it computes from its inputs.
+
+    Attributes:
+        operator: the name of a standard one alone, of any other with its domain.
+        attributes: the parts of each by its name.
+    """
 
     name: str
-    op_type: str
-    domain: str
+    operator: str
     kind: tuple[bytes, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    attributes: tuple[Field, ...]
-
-    def attribute(self, name: str) -> tuple[Field, ...]:
-        """The parts of an attribute; none where the node lacks it."""
-        # Looked into when asked for: most nodes are never asked.
-        found = (_parts(field, _ATTRIBUTE) for field in self.attributes)
-        return next((parts for parts in found if _text(parts, ATTRIBUTE_NAME) == name), ())
+    attributes: dict[str, tuple[Field, ...]]
 
     def number(self, attribute: str, default: float) -> float:
         """An attribute that is a float or an integer."""
-        for field in self.attribute(attribute):
+        for field in self.attributes.get(attribute, ()):
             if field.number == ATTRIBUTE_FLOAT:
                 value: float = struct.unpack("<f", field.value)[0]
                 return value
@@ -129,12 +143,15 @@ def read_graph(path: Path) -> Graph:
     """The graph of an ONNX file, whose bytes stay on disk until they are looked at.
 
     Raises:
+        UnclearGraph: a name is given twice, a constant lies in another file, or something else leaves open what is run.
         ValueError, IndexError: it is not an ONNX file.
         OSError: it cannot be read.
     """
     with path.open("rb") as stream:
         model = list(read_fields(memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))))
     (graph,) = (list(read_fields(field.value)) for field in model if field.number == MODEL_GRAPH)
+    if any(field.number == MODEL_FUNCTION for field in model):
+        raise UnclearGraph("brings functions of its own")
     nodes, tensors, frame = list[Node](), dict[str, Tensor](), list[bytes]()
     ends: dict[int, list[str]] = {GRAPH_INPUT: [], GRAPH_OUTPUT: []}
     frame += [bytes(field.whole) for field in model if field.number != MODEL_GRAPH]
@@ -142,13 +159,27 @@ def read_graph(path: Path) -> Graph:
         if field.number == GRAPH_NODE:
             nodes.append(_node(field))
         elif field.number == GRAPH_INITIALIZER:
-            parts = _parts(field, _TENSOR)
-            tensors[_text(parts, TENSOR_NAME)] = Tensor(parts)
+            _keep(tensors, _text(parts := _parts(field, _TENSOR), TENSOR_NAME), parts)
+        elif field.number == GRAPH_SPARSE:
+            raise UnclearGraph("holds sparse constants")
         elif field.number not in _NO_CONTENT:
             frame.append(bytes(field.whole))
             if field.number in ends:
                 ends[field.number].append(_text(_parts(field, _VALUE), VALUE_NAME))
+    given = [*ends[GRAPH_INPUT], *tensors, *(name for node in nodes for name in node.outputs if name)]
+    if len(set(given)) != len(given):
+        raise UnclearGraph(
+            f"gives the name {next(name for name, times in Counter(given).items() if times > 1)!r} twice"
+        )
     return _without_names(nodes, tensors, ends[GRAPH_INPUT], ends[GRAPH_OUTPUT], tuple(frame))
+
+
+def _keep(tensors: dict[str, Tensor], name: str, parts: tuple[Field, ...]) -> None:
+    if name in tensors:
+        raise UnclearGraph(f"gives the name {name!r} twice")
+    if any(part.number in (TENSOR_EXTERNAL, TENSOR_LOCATION) for part in parts):
+        raise UnclearGraph(f"leaves {name!r} to another file")
+    tensors[name] = Tensor(parts)
 
 
 def _without_names(
@@ -157,13 +188,11 @@ def _without_names(
     """Constants that are nodes become tensors; what an Identity names goes by its first name."""
     kept, first_name = list[Node](), dict[str, str]()
     for node in nodes:
-        # A function of the file's own may have any name, in a domain of its own.
-        standard = node.domain in ("", "ai.onnx")
-        value = node.attribute("value") if standard and node.op_type == "Constant" else ()
+        value = node.attributes.get("value", ()) if node.operator == "Constant" else ()
         constant = next((part for part in value if part.number == ATTRIBUTE_TENSOR), None)
         if constant is not None:
-            tensors[node.outputs[0]] = Tensor(_parts(constant, _TENSOR))
-        elif standard and node.op_type == "Identity" and len(node.inputs) == len(node.outputs) == 1:
+            _keep(tensors, node.outputs[0], _parts(constant, _TENSOR))
+        elif node.operator == "Identity" and len(node.inputs) == len(node.outputs) == 1:
             first_name[node.outputs[0]] = first_name.get(node.inputs[0], node.inputs[0])
         else:
             read = tuple(first_name.get(name, name) for name in node.inputs)
@@ -173,14 +202,25 @@ def _without_names(
 
 def _node(field: Field) -> Node:
     parts = _parts(field, _NODE, several={NODE_INPUT: BYTES, NODE_OUTPUT: BYTES, NODE_ATTRIBUTE: BYTES})
+    name, domain, operator = (_text(parts, number) for number in (NODE_NAME, NODE_DOMAIN, NODE_OP_TYPE))
+    attributes = dict[str, tuple[Field, ...]]()
+    for part in parts:
+        if part.number == NODE_ATTRIBUTE:
+            found = _parts(part, _ATTRIBUTE)
+            of = _text(found, ATTRIBUTE_NAME)
+            if of in attributes:
+                raise UnclearGraph(f"gives {name} the attribute {of!r} twice")
+            if any(field.number in (ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS) for field in found):
+                # It could read any value by its name, also one that folding changes.
+                raise UnclearGraph(f"has a graph in {name}")
+            attributes[of] = found
     return Node(
-        name=_text(parts, NODE_NAME),
-        op_type=_text(parts, NODE_OP_TYPE),
-        domain=_text(parts, NODE_DOMAIN),
+        name=name,
+        operator=operator if domain in ("", "ai.onnx") else f"{domain}.{operator}",
         kind=tuple(sorted(bytes(p.whole) for p in parts if p.number in (NODE_OP_TYPE, NODE_DOMAIN, NODE_ATTRIBUTE))),
         inputs=tuple(part.text for part in parts if part.number == NODE_INPUT),
         outputs=tuple(part.text for part in parts if part.number == NODE_OUTPUT),
-        attributes=tuple(part for part in parts if part.number == NODE_ATTRIBUTE),
+        attributes=attributes,
     )
 
 

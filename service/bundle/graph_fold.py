@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle.graph_file import Graph, Node, Tensor, read_graph
+from service.bundle.graph_file import Graph, Node, Tensor, UnclearGraph, read_graph
 from service.bundle.store import Bundle
 from service.errors import BundleUncertified
 
@@ -49,6 +49,8 @@ def find_graph_flaw(reference: Path, deployed: Path, folded: int) -> str | None:
     for path in (reference, deployed):
         try:
             graphs.append(read_graph(path))
+        except UnclearGraph as error:
+            return f"{path.name} {error}"
         except (OSError, ValueError, IndexError):
             return f"{path.name} is not an ONNX file"
     try:
@@ -85,7 +87,7 @@ class _Comparison:
             raise _Different("they differ in their inputs, outputs or operator set")
         folded = 0
         for node in self._reference.nodes:
-            if node.op_type == _BATCH_NORM and not self._stays(node):
+            if node.operator == _BATCH_NORM and not self._stays(node):
                 self._fold(node)
                 folded += 1
             else:
@@ -108,7 +110,7 @@ class _Comparison:
         if own is None or own.kind != node.kind or len(own.outputs) != len(node.outputs):
             raise _Different(f"where the reference has {node.name} it has {own.name if own else 'nothing'}")
         self._same |= zip(node.outputs, own.outputs, strict=True)
-        if node.op_type in _CONVOLUTIONS:
+        if node.operator in _CONVOLUTIONS:
             if not self._same_value(node.inputs[0], own.inputs[0]):
                 raise _Different(f"{own.name} reads another value")
             self._convs[node.outputs[0]] = node, own
@@ -183,7 +185,7 @@ def _wrong_channels(conv: Node, norm: Node, before: list[Tensor], after: list[Te
 
 def _by_channel(conv: Node, weight: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     """Weights of a convolution as (output channels, all others)."""
-    if conv.op_type == "Conv":
+    if conv.operator == "Conv":
         return weight.reshape(len(weight), -1)
     # A transposed one stores (in, out / groups, kh, kw): output channels are spread over groups of inputs.
     groups = int(conv.number("group", 1))

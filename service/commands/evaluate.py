@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from service.bundle.graph_fold import require_folded_graph
 from service.bundle.store import MANIFEST, Bundle, bundle_key, find_bundle, load_bundle
 from service.commands.console import StepProgress
 from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, Rect, ReportFile, Weights, missing_folder
@@ -85,4 +86,6 @@ def _load_other(name: str, bundle: Bundle, settings: Settings) -> Bundle:
         raise BundleMissing(f"{name} is neither a bundle's folder nor weights that a bundle was prepared for.")
     if path.resolve() == bundle.path.resolve():
         raise EvaluationError(f"{path} is the bundle that is evaluated; compare it with another one.")
-    return load_bundle(path)
+    other = load_bundle(path)
+    require_folded_graph(other)
+    return other

@@ -8,7 +8,7 @@ import typer
 from service.bundle.store import Bundle
 from service.commands.console import print_warning
 from service.commands.options import BundleDir, DefaultConf, Head, Imgsz, Rect, Weights
-from service.commands.served_bundle import load_served, warning_of_new_weights
+from service.commands.served_bundle import read_served, warning_of_new_weights
 from service.settings import load_settings
 
 #: To be found where the repository is the working directory, which it is not in a container.
@@ -36,7 +36,7 @@ def serve(
         host=host,
         port=port,
     )
-    bundle = load_served(settings)
+    bundle = read_served(settings)
     if warning := warning_of_new_weights(settings, bundle):
         print_warning(warning)
     from service.api.server import run_server

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from service.bundle.graph_fold import require_folded_graph
 from service.bundle.store import Bundle, bundle_key, find_bundle, load_bundle, sha256_file
 from service.errors import BundleMissing, SettingsError, WeightsHashMismatch
 from service.settings import Settings
@@ -11,7 +12,19 @@ _MOST_READ_BYTES = 1_000_000_000
 
 
 def load_served(settings: Settings) -> Bundle:
-    """Read and verify the bundle that these settings serve.
+    """The bundle that these settings serve, after all that serving checks before it runs the graph.
+
+    Raises:
+        BundleUncertified: the graph that it deploys is not the fold of its reference graph.
+        BundleError, WeightsHashMismatch, SettingsError: as for ``read_served``.
+    """
+    bundle = read_served(settings)
+    require_folded_graph(bundle)
+    return bundle
+
+
+def read_served(settings: Settings) -> Bundle:
+    """Read the bundle that these settings serve, for what walks through its graphs itself.
 
     Raises:
         BundleError: there is none, or none that can be served.

@@ -186,6 +186,131 @@ def test_a_name_that_stands_twice_is_refused(bundle: Bundle, tmp_path: Path) -> 
     assert flaw(bundle, tmp_path / "model.onnx") == "model.onnx is not an ONNX file"
 
 
+def give_weights_twice(model: onnx.ModelProto) -> str:
+    """What is loaded is the last, or the first, of the two."""
+    weights = model.graph.initializer[0]
+    model.graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(weights) * 2, weights.name))
+    return f"gives the name '{weights.name}' twice"
+
+
+def give_weights_as_a_node(model: onnx.ModelProto) -> str:
+    weights = model.graph.initializer[0]
+    other = numpy_helper.from_array(numpy_helper.to_array(weights) * 2)
+    model.graph.node.insert(0, helper.make_node("Constant", [], [weights.name], value=other))
+    return f"gives the name '{weights.name}' twice"
+
+
+def reckon_weights(model: onnx.ModelProto) -> str:
+    weights = model.graph.initializer[0]
+    model.graph.node.insert(0, helper.make_node("Relu", [model.graph.initializer[1].name], [weights.name]))
+    return f"gives the name '{weights.name}' twice"
+
+
+def let_weights_be_sent(model: onnx.ModelProto) -> str:
+    """Who asks may send others: what stands in the file is only the default."""
+    weights = model.graph.initializer[0]
+    model.graph.input.append(helper.make_tensor_value_info(weights.name, onnx.TensorProto.FLOAT, weights.dims))
+    return f"gives the name '{weights.name}' twice"
+
+
+def give_a_value_twice(model: onnx.ModelProto) -> str:
+    last = model.graph.node[-1]
+    model.graph.node.append(helper.make_node("Relu", [last.input[0]], [last.output[0]]))
+    return f"gives the name '{last.output[0]}' twice"
+
+
+def give_weights_sparsely(model: onnx.ModelProto) -> str:
+    weights = model.graph.initializer[0]
+    values = numpy_helper.from_array(np.ones(1, np.float32), weights.name)
+    places = numpy_helper.from_array(np.zeros(1, np.int64), "places")
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, list(weights.dims)))
+    return "holds sparse constants"
+
+
+def leave_weights_to_another_file(model: onnx.ModelProto) -> str:
+    """With what is right beside it in the file, which nobody reads."""
+    weights = model.graph.initializer[0]
+    weights.data_location = onnx.TensorProto.EXTERNAL
+    weights.external_data.add(key="location", value="weights.bin")
+    return f"leaves '{weights.name}' to another file"
+
+
+def bring_a_function(model: onnx.ModelProto) -> str:
+    """Of the name of a standard operation, which only the deployed graph gives a bias."""
+    body = [helper.make_node("Relu", ["x"], ["y"])]
+    model.functions.append(helper.make_function("", "Conv", ["x", "w", "b"], ["y"], body, model.opset_import))
+    return "brings functions of its own"
+
+
+def read_in_a_branch(model: onnx.ModelProto) -> str:
+    """A value that folding changes, read from inside an attribute, where no input shows it."""
+    conv = next(node for node in model.graph.node if node.op_type == "Conv")
+    value = helper.make_tensor_value_info("inside", onnx.TensorProto.FLOAT, None)
+    branch = helper.make_graph([helper.make_node("Relu", [conv.output[0]], ["inside"])], "branch", [], [value])
+    always = numpy_helper.from_array(np.array(True), "always")
+    model.graph.initializer.append(always)
+    model.graph.node.append(
+        helper.make_node("If", ["always"], ["of the branch"], name="fork", then_branch=branch, else_branch=branch)
+    )
+    return "has a graph in fork"
+
+
+def give_an_attribute_twice(model: onnx.ModelProto) -> str:
+    conv = next(node for node in model.graph.node if node.op_type == "Conv")
+    conv.attribute.append(helper.make_attribute("group", 1))
+    return f"gives {conv.name} the attribute 'group' twice"
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        give_weights_twice,
+        give_weights_as_a_node,
+        reckon_weights,
+        let_weights_be_sent,
+        give_a_value_twice,
+        give_weights_sparsely,
+        leave_weights_to_another_file,
+        bring_a_function,
+        read_in_a_branch,
+        give_an_attribute_twice,
+    ],
+)
+def test_what_leaves_open_what_is_run_is_refused(
+    bundle: Bundle, tmp_path: Path, forge: Callable[[onnx.ModelProto], str]
+) -> None:
+    for file, given in ((bundle.deployed_graph, "deployed"), (bundle.reference_graph, "reference")):
+        model = onnx.load(file)
+        expected = forge(model)
+        (tmp_path / file.name).write_bytes(model.SerializeToString())
+        assert flaw(bundle, **{given: tmp_path / file.name}) == f"{file.name} {expected}"
+
+
+def test_weights_that_stand_in_another_field_too_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+    """Of two fields with values a runtime takes the one it looks for first."""
+    model = onnx.load(bundle.deployed_graph)
+    (weights,) = (t for t in model.graph.initializer if t.name == "network.model.4.cv1.conv.weight")
+    weights.float_data.extend([0.0] * int(np.prod(weights.dims)))
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    assert "does not hold weights and a bias that fit" in str(flaw(bundle, tmp_path / "model.onnx"))
+
+
+def test_a_convolution_of_another_domain_is_none(tmp_path: Path) -> None:
+    """ONNX Runtime's own ones take an activation into themselves, before the BatchNorm."""
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(4, 6, 3), batchnorm(6)
+    files = [
+        export(nn.Sequential(conv, norm), tmp_path / "reference.onnx"),
+        export(folded_by_hand(conv, norm), tmp_path / "model.onnx"),
+    ]
+    assert find_graph_flaw(*files, 1) is None
+    for file in files:
+        model = onnx.load(file)
+        next(node for node in model.graph.node if node.op_type == "Conv").domain = "com.microsoft.nchwc"
+        file.write_bytes(model.SerializeToString())
+    assert "Conv has other weights, constants or inputs" in str(find_graph_flaw(*files, 1))
+
+
 def message(key: int, content: bytes) -> bytes:
     size, length = len(content), bytearray()
     while size > 0x7F:
