@@ -175,8 +175,8 @@ def test_layers_of_another_width_or_name_are_not_compared(side: Side) -> None:
     assert "2 layers cannot be compared" in verdicts(diff)["incomparable"]
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environ = clean_environ() | {"COLUMNS": "200"}
+def run(*arguments: str, columns: int = 200) -> subprocess.CompletedProcess[str]:
+    environ = clean_environ() | {"COLUMNS": str(columns)}
     return subprocess.run(
         command("bn-diff", *arguments), cwd=ROOT, env=environ, capture_output=True, text=True, timeout=120
     )
@@ -213,6 +213,18 @@ def test_the_table_names_the_furthest_layer_first(checkpoint: Path, faulty_root:
     lines = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("model.")]
     assert lines[0] == "model.8.cv1.bn"  # the one whose variance was planted to be 100 000
     assert "moved most" in done.stdout
+
+
+def test_a_narrow_terminal_or_a_pipe_still_shows_what_was_frozen(checkpoint: Path, faulty_root: Path) -> None:
+    done = run(str(checkpoint), str(faulty_root / "faulty.pt"), columns=80)
+    lines = done.stdout.splitlines()
+    (titles,) = (line for line in lines if line.startswith("BatchNorm ") and "Stage" in line)
+    for title in ("Divergence", "furthest channel", "d gamma rms", "d beta rms", "Movement"):
+        assert title in titles
+    movements = ("identical", "statistics-frozen", "affine-frozen", "moved")
+    for line in lines:
+        if line.startswith("model."):
+            assert line[titles.index("Movement") :].startswith(movements)
 
 
 def test_what_is_neither_a_bundle_nor_a_checkpoint_is_refused(checkpoint: Path, tmp_path: Path) -> None:
