@@ -231,10 +231,13 @@ def require_writable(root: Path) -> None:
     """Make the folder bundles are kept in, and clear away what killed preparations left there over a day ago.
 
     Raises:
-        BundleDirUnusable: it is a bundle itself, or cannot be made or written to.
+        BundleDirUnusable: it is a bundle itself, lies in one, or cannot be made or written to.
     """
     if (root / MANIFEST).is_file():
         raise BundleDirUnusable(f"{root} is a bundle itself, to be served as it is. Set YOLOFOLD_BUNDLE_DIR.")
+    nearest = next((folder for folder in root.parents if folder.exists()), root)
+    if (nearest / MANIFEST).is_file() and (nearest / DEPLOYED).is_file():  # other programs have manifests, too
+        raise BundleDirUnusable(f"{root} lies in the bundle {nearest}, to which nothing may be added.")
     try:
         root.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=root).close()

@@ -19,6 +19,8 @@ _ARRAYS = ("gamma", "beta", "running_mean", "running_var")
 #: A layer has diverged from this mean divergence on: it is what every mean moving by one standard deviation gives.
 DIVERGED = 1.0
 _STAGES: tuple[Stage, ...] = ("backbone", "neck", "head")
+#: Movements that leave the running statistics where they were.
+_STILL: tuple[Movement, ...] = ("identical", "statistics-frozen")
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Verdict(Record):
     """One conclusion in words."""
 
     code: Literal[
-        "identical", "frozen", "partly-frozen", "affine-frozen", "diverged", "furthest", "eps", "incomparable"
+        "identical", "frozen", "partly-frozen", "affine-frozen", "diverged", "furthest", "eps", "heads", "incomparable"
     ] = Field(description="Stable name of the kind of conclusion.")
     message: str = Field(description="The conclusion, with its figures.")
 
@@ -75,8 +77,8 @@ class BatchNormDiff(Record):
     first: str = Field(description="Name and version of the model that is the point of departure.")
     second: str = Field(description="Name and version of the model that it is compared with.")
     verdicts: list[Verdict] = Field(
-        description="What follows: first what cannot be compared, then whether eps is another one, then what was "
-        "frozen, then how far the rest moved."
+        description="What follows: first what cannot be compared, then whether the two deploy different heads, then "
+        "whether eps is another one, then what was frozen, then how far the rest moved."
     )
     layers: list[LayerDiff] = Field(description="In the order of the first checkpoint.")
     incomparable: list[Incomparable] = Field(
@@ -101,7 +103,7 @@ def compare_batchnorm(first: Side, second: Side) -> BatchNormDiff:
     return BatchNormDiff(
         first=first.label,
         second=second.label,
-        verdicts=list(_verdicts(layers, incomparable)),
+        verdicts=list(_verdicts(layers, incomparable, _deployed_by_one(layers, first, second))),
         layers=layers,
         incomparable=incomparable,
     )
@@ -176,11 +178,25 @@ def _same(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
     return saved_in_half and np.array_equal(half_a, half_b)
 
 
-def _verdicts(layers: Sequence[LayerDiff], incomparable: Sequence[Incomparable]) -> Iterator[Verdict]:
+def _deployed_by_one(layers: Sequence[LayerDiff], first: Side, second: Side) -> int:
+    """How many of the layers belong to the head of one of the two alone."""
+    before, after = ({layer.name: layer.status == "dropped" for layer in side.layers} for side in (first, second))
+    return sum(before[layer.name] != after[layer.name] for layer in layers)
+
+
+def _verdicts(
+    layers: Sequence[LayerDiff], incomparable: Sequence[Incomparable], deployed_by_one: int
+) -> Iterator[Verdict]:
     if incomparable:
         first = incomparable[0]
         message = f"{_layers(len(incomparable))} cannot be compared, such as {first.name}: {first.reason}."
         yield Verdict(code="incomparable", message=message)
+    if deployed_by_one:
+        message = (
+            f"The two deploy different heads: what follows leaves out {_layers(deployed_by_one)} that only one of them "
+            "deploys."
+        )
+        yield Verdict(code="heads", message=message)
     deployed = [layer for layer in layers if not layer.dropped]
     if not deployed:
         return
@@ -198,7 +214,7 @@ def _verdicts(layers: Sequence[LayerDiff], incomparable: Sequence[Incomparable])
 
 
 def _frozen(layers: Sequence[LayerDiff]) -> Iterator[Verdict]:
-    still = [layer for layer in layers if layer.movement in ("identical", "statistics-frozen")]
+    still = [layer for layer in layers if layer.movement in _STILL]
     if len(still) == len(layers):
         message = f"BatchNorm was frozen: the running statistics are the same in all {_layers(len(layers))}."
         yield Verdict(code="frozen", message=f"{message} gamma or beta did move.")
@@ -212,7 +228,8 @@ def _frozen(layers: Sequence[LayerDiff]) -> Iterator[Verdict]:
 
 
 def _divergence(layers: Sequence[LayerDiff]) -> Iterator[Verdict]:
-    if not any(layer.divergence_mean > 0 for layer in layers):
+    # Rounding to half precision moves the figure, but nobody moved the layer.
+    if not any(layer.divergence_mean > 0 and (layer.eps_changed or layer.movement not in _STILL) for layer in layers):
         return
     medians = {
         stage: float(np.median([layer.divergence_mean for layer in layers if layer.stage == stage]))

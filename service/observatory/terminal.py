@@ -18,6 +18,8 @@ from service.observatory.selection import LayerView, Selection, select_layers, s
 _BARS = " ▁▂▃▄▅▆▇█"
 _BINS, _WIDE_BINS = 12, 48
 _MOST_LISTED = 40
+#: Least width of a table, in characters: rich leaves whole columns out where a pipe or a terminal has less.
+_LEAST_WIDTH = 140
 _STYLES: dict[Severity, str] = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 
 
@@ -33,7 +35,7 @@ def print_bn_stats(console: Console, bundle: Bundle, selection: Selection, rule:
         for view in views:
             console.print(_layer_in_depth(bundle, view))
     else:
-        console.print(_table(bundle, views))
+        _print_table(console, _table(bundle, views))
         console.print(_summary(bundle, len(views), prunable), highlight=False)
     console.print(_warnings(select_warnings(bundle, selection, views)))
 
@@ -68,7 +70,17 @@ def print_bn_diff(console: Console, diff: BatchNormDiff) -> None:
             f"{layer.beta_change_max:.2g}",
             layer.movement + (", dropped" if layer.dropped else ""),
         )
-    console.print(table)
+    _print_table(console, table)
+
+
+def _print_table(console: Console, table: Table) -> None:
+    """Print a table with all its columns. Lines that the terminal is too narrow for go on in the next."""
+    width = console.width
+    console.width = max(width, _LEAST_WIDTH)
+    try:
+        console.print(table)
+    finally:
+        console.width = width
 
 
 def sparkline(values: NDArray[np.floating], low: float, high: float, bins: int = _BINS) -> str:

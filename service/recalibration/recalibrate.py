@@ -131,7 +131,8 @@ def _find_checkpoint(served: Bundle, settings: Settings) -> Checkpoint:
         return resolve_weights(WeightsRequest(asked, weights.sha256, settings.download_timeout_s, cache))
     except WeightsHashMismatch as error:
         raise WeightsHashMismatch(
-            f"{served.path} was prepared from another checkpoint, which is needed: {error}"
+            f"{served.path} was prepared from another checkpoint, which is needed: {error} Give the path of that one, "
+            f"then called {weights.file}, by --weights or YOLOFOLD_WEIGHTS."
         ) from error
 
 

@@ -14,7 +14,7 @@ from torch.distributions import Normal, kl_divergence
 from service.bundle.store import Bundle
 from service.observatory.diff import BatchNormDiff, Side, compare_batchnorm, symmetric_divergence
 from service.prepare.checkpoint_stats import read_checkpoint_stats
-from tests.conftest import ROOT, clean_environ, command
+from tests.conftest import ROOT, clean_environ, command, prepare_with_command
 from tests.networks import calibrated_network, save_checkpoint
 
 Change = Callable[[str, str, np.ndarray], np.ndarray]
@@ -97,6 +97,7 @@ def test_frozen_batchnorm_is_recognised_through_half_precision(side: Side) -> No
         return (values + 0.05 if key in ("gamma", "beta") else values).astype(np.float16)
 
     diff = compare_batchnorm(side, changed(side, train))
+    assert list(verdicts(diff)) == ["frozen"]  # and not which of the frozen layers moved most
     assert "the same in all 96 layers" in verdicts(diff)["frozen"]
     assert {layer.movement for layer in diff.layers} == {"statistics-frozen"}
 
@@ -152,6 +153,16 @@ def test_the_head_that_is_not_deployed_decides_nothing(side: Side) -> None:
     assert {layer.name for layer in diff.layers if layer.dropped} == dropped
 
 
+def test_that_two_heads_leave_layers_out_is_said(checkpoint: Path, side: Side) -> None:
+    stats = read_checkpoint_stats(checkpoint, "one2many")
+    diff = compare_batchnorm(side, Side("the other head", stats.report.layers, stats.arrays))
+    found = verdicts(diff)
+    own, theirs = ({x.name for x in s.layers if x.status == "dropped"} for s in (side, stats.report))
+    assert list(found) == ["heads", "identical"]
+    assert f"leaves out {len(own ^ theirs)} layers" in found["heads"]
+    assert {layer.name for layer in diff.layers if layer.dropped} == own | theirs
+
+
 def test_layers_of_another_width_or_name_are_not_compared(side: Side) -> None:
     wider = side.layers[0].model_copy(update={"channels": 99})
     other = replace(side, label="after", layers=[wider, *side.layers[2:]])
@@ -164,8 +175,8 @@ def test_layers_of_another_width_or_name_are_not_compared(side: Side) -> None:
     assert "2 layers cannot be compared" in verdicts(diff)["incomparable"]
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environ = clean_environ() | {"COLUMNS": "200"}
+def run(*arguments: str, columns: int = 200) -> subprocess.CompletedProcess[str]:
+    environ = clean_environ() | {"COLUMNS": str(columns)}
     return subprocess.run(
         command("bn-diff", *arguments), cwd=ROOT, env=environ, capture_output=True, text=True, timeout=120
     )
@@ -177,12 +188,43 @@ def test_a_bundle_is_compared_with_the_checkpoint_it_came_from(faulty_root: Path
     assert [verdict["code"] for verdict in json.loads(done.stdout)["verdicts"]] == ["identical"]
 
 
+def test_of_a_checkpoint_with_two_heads_the_one_that_the_bundle_deploys_is_compared(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    """As the embedded model and what was trained on from it: the bundle deploys the head that is no checkpoint's
+    default."""
+    prepare_with_command(tmp_path / "bundles", weights=str(checkpoint), imgsz="128", head="one2many")
+    (bundle,) = (tmp_path / "bundles").iterdir()
+    network, far = calibrated_network("yolo26n.yaml"), "model.23.cv3.1.0.1.bn"
+    layer = network.get_submodule(far)
+    layer.running_mean += 5 * layer.running_var.sqrt()
+    trained = save_checkpoint(network, tmp_path / "after.pt")
+    for arguments in ((bundle, trained), (trained, bundle)):
+        done = run(*map(str, arguments), "--json")
+        assert done.returncode == 0, done.stderr
+        found = {verdict["code"]: verdict["message"] for verdict in json.loads(done.stdout)["verdicts"]}
+        assert "heads" not in found
+        assert far in found["furthest"] and found["diverged"].endswith(f"1 in the head, first {far}.")
+
+
 def test_the_table_names_the_furthest_layer_first(checkpoint: Path, faulty_root: Path) -> None:
     done = run(str(checkpoint), str(faulty_root / "faulty.pt"))
     assert done.returncode == 0, done.stderr
     lines = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("model.")]
     assert lines[0] == "model.8.cv1.bn"  # the one whose variance was planted to be 100 000
     assert "moved most" in done.stdout
+
+
+def test_a_narrow_terminal_or_a_pipe_still_shows_what_was_frozen(checkpoint: Path, faulty_root: Path) -> None:
+    done = run(str(checkpoint), str(faulty_root / "faulty.pt"), columns=80)
+    lines = done.stdout.splitlines()
+    (titles,) = (line for line in lines if line.startswith("BatchNorm ") and "Stage" in line)
+    for title in ("Divergence", "furthest channel", "d gamma rms", "d beta rms", "Movement"):
+        assert title in titles
+    movements = ("identical", "statistics-frozen", "affine-frozen", "moved")
+    for line in lines:
+        if line.startswith("model."):
+            assert line[titles.index("Movement") :].startswith(movements)
 
 
 def test_what_is_neither_a_bundle_nor_a_checkpoint_is_refused(checkpoint: Path, tmp_path: Path) -> None:

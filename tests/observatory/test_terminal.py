@@ -40,6 +40,17 @@ def test_the_table_has_a_line_per_layer_and_the_warnings_in_words(
     assert f"critical fp16-variance-overflow {HUGE}: 1 of" in done.stdout
 
 
+def test_a_narrow_terminal_or_a_pipe_costs_no_column(environ: dict[str, str], faulty_bundle: Bundle) -> None:
+    done = run(environ | {"COLUMNS": "80"})
+    titles, *lines = done.stdout.splitlines()
+    for title in ("BatchNorm", "Block", "Ch ", "min var", "Dead", "eps", "Prune", "int8 dB", "Status", "Warnings"):
+        assert title in titles
+    table = {line.split()[0]: line for line in lines if line.strip()}
+    for layer in faulty_bundle.batchnorm.layers:
+        assert f" {layer.status} " in table[layer.name]
+    assert "collapsed-layer" in table[COLLAPSED]
+
+
 def test_one_layer_in_depth_shows_every_array_and_its_ledger(environ: dict[str, str]) -> None:
     done = run(environ, "--layer", EXACT.replace("bn", "conv"))
     assert done.returncode == 0, done.stderr

@@ -244,6 +244,9 @@ def test_nothing_that_exists_is_replaced(run: Run, data: Path, tmp_path: Path) -
         refused(run, replace(request, out=tmp_path / f"{run.served.name[:-12]}0123456789ab"))
     with pytest.raises(BundleDirUnusable, match="is a bundle itself"):
         refused(run, replace(request, out=run.served / "inside"))
+    with pytest.raises(BundleDirUnusable, match="lies in the bundle"):
+        refused(run, replace(request, out=run.served / "inside" / "deeper" / "still"))
+    assert not (run.served / "inside").exists()
 
 
 @pytest.mark.parametrize(
@@ -275,7 +278,7 @@ def test_too_few_pictures_are_refused(run: Run, data: Path) -> None:
 def test_weights_that_are_not_the_served_ones_are_refused(run: Run, data: Path, tmp_path: Path) -> None:
     other = Path(shutil.copy(run.new.path / "our-own-recalibrated.pt", tmp_path / "other.pt"))
     with pytest.raises(
-        WeightsHashMismatch, match=r"was prepared from another checkpoint, which is needed: .* It was not opened"
+        WeightsHashMismatch, match=r"which is needed: .* It was not opened\. .* called our-own\.pt, by --weights"
     ):
         refused(run, Request(data, 0.0, 0.2, None, 1, 1), weights=str(other))
 
