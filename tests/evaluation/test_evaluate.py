@@ -17,7 +17,7 @@ from ultralytics import YOLO
 
 from scripts.embedded_model.dataset import write_dataset
 from service.bundle.manifest import BundleManifest
-from service.bundle.store import DEPLOYED, MANIFEST, Bundle, fingerprint_files, write_json
+from service.bundle.store import DEPLOYED, MANIFEST, REFERENCE, Bundle, fingerprint_files, write_json
 from service.evaluation.layouts import open_data_set
 from service.inference.detections import Detections
 from service.inference.detector import Detector, Selection
@@ -203,16 +203,17 @@ def test_the_unfolded_graph_is_really_run_unfolded(bundle: Bundle) -> None:
 def plant_shift(bundle: Bundle, folder: Path, pixels: float) -> Path:
     """A copy of the bundle whose graph moves every box right and down."""
     copy = Path(shutil.copytree(bundle.path, folder / "shifted"))
-    model = onnx.load(copy / DEPLOYED)
-    (output,) = model.graph.output
-    inner = f"{output.name}_before"
-    for node in model.graph.node:
-        node.output[:] = [inner if name == output.name else name for name in node.output]
-    shift = numpy_helper.from_array(np.array([pixels] * 4 + [0, 0], np.float32), "shift")
-    assert shift.data_type == TensorProto.FLOAT
-    model.graph.initializer.append(shift)
-    model.graph.node.append(helper.make_node("Add", [inner, "shift"], [output.name]))
-    onnx.save(model, copy / DEPLOYED)
+    for file in (REFERENCE, DEPLOYED):  # a graph that is no fold of the other would not be evaluated
+        model = onnx.load(copy / file)
+        (output,) = model.graph.output
+        inner = f"{output.name}_before"
+        for node in model.graph.node:
+            node.output[:] = [inner if name == output.name else name for name in node.output]
+        shift = numpy_helper.from_array(np.array([pixels] * 4 + [0, 0], np.float32), "shift")
+        assert shift.data_type == TensorProto.FLOAT
+        model.graph.initializer.append(shift)
+        model.graph.node.append(helper.make_node("Add", [inner, "shift"], [output.name]))
+        onnx.save(model, copy / file)
     manifest = BundleManifest.model_validate_json((copy / MANIFEST).read_bytes())
     (copy / MANIFEST).unlink()
     write_json(copy / MANIFEST, manifest.model_copy(update={"files": fingerprint_files(copy)}))
