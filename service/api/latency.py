@@ -64,12 +64,12 @@ async def start_latency(
         Query(max_length=MAX_BATCH, description="Images per run; repeat it to measure several, such as 1, 4 and 8."),
     ] = [1],  # noqa: B006 (FastAPI copies it)
 ) -> Response:
-    """Returns at once; GET shows progress. Latency, throughput with as many callers as the service has workers (where
-    it serves in batches, as many as fill the cores, four at most), and the peak memory of each arm are measured, in
-    ONNX Runtime on the processor and, where these are installed, in OpenVINO in each precision that the processor and
-    the bundle have, and on CUDA if the setting of the device allows it. The measurement waits while requests are worked
-    on and repeats rounds that one fell into. It holds seven loaded graphs until it ends, up to eleven with OpenVINO and
-    thirteen with int8, each with the activations of a whole batch. Only one runs at a time."""
+    """Returns at once; GET shows progress. Latency, throughput with as many callers as there are runs of the network at
+    once (where it serves in batches, as many as fill the cores, four at most), and the peak memory of each arm are
+    measured, in ONNX Runtime on the processor and, where these are installed, in OpenVINO in each precision that the
+    processor and the bundle have, and on CUDA if the setting of the device allows it. The measurement waits while
+    requests are worked on and repeats rounds that one fell into. It holds seven loaded graphs until it ends, up to
+    eleven with OpenVINO and thirteen with int8, each with the activations of a whole batch. Only one runs at a time."""
     service.latency.start(rounds, batch)
     return json_answer(_answer(service), status_code=202, headers={"Location": PATH})
 
